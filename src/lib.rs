@@ -1,0 +1,16 @@
+//! A shared-memory store of immutable objects for one machine.
+//!
+//! The server, `plasma_store`, owns a pool of memory. Any process creates an object in it, seals
+//! it, and every other process reads it in place, without a copy.
+//!
+//! Features: `server` (default) is the store itself, without it the crate is the client alone;
+//! `arrow` adds putting and getting Arrow record batches.
+
+// The modules, in the order in which they may use each other:
+pub mod ids;
+pub mod limits;
+pub mod time;
+
+pub mod protocol;
+
+pub use ids::ObjectId;

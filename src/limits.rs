@@ -1,0 +1,138 @@
+//! Every bound of the program, with its unit, what it costs, and what happens beyond it.
+//!
+//! A limit is enforced in one place, and `tests/limits.rs` has a test for each that a peer can reach.
+
+use std::time::Duration;
+
+/// Version of the wire protocol. A client that speaks another one is told so and hung up on.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Bytes of a frame's payload. The header is checked against it before anything is allocated; a peer
+/// that announces more is disconnected.
+pub const FRAME_PAYLOAD_BYTES_MAX: u32 = 4 << 20;
+
+/// Descriptors that may ride with one frame: a writable and a read-only one for a few segments.
+pub const FRAME_DESCRIPTORS_MAX: u16 = 8;
+
+/// Ids in one request: bounds the time that the store's thread spends on it (about 100 ns an id).
+/// The client splits longer lists; on the wire more is a protocol error.
+pub const REQUEST_IDS_MAX: usize = 8192;
+
+/// Bytes (data and metadata) of all objects in one put or batch that travels inside the message.
+/// They are copied by the store's thread, so the bound is also the time that others wait for it.
+/// The client writes larger objects in place; on the wire more is a protocol error.
+pub const INLINE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes up to which the client's `put` sends an object inside the message. Beyond, a second round trip costs less
+/// than the two extra copies.
+pub const PUT_INLINE_BYTES: usize = 64 << 10;
+
+/// Objects in one batch of puts: as [`REQUEST_IDS_MAX`], but each of them also costs an allocation.
+pub const BATCH_OBJECTS_MAX: usize = 4096;
+
+/// Bytes of a client's name. The client refuses a longer one; on the wire it is a protocol error.
+pub const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+/// Requests of one client that may wait at a time (gets, waits, creates). One costs about 200 bytes
+/// and its ids. The next one is refused.
+pub const CLIENT_WAITS_MAX: usize = 65_536;
+
+/// Ids that the waiting requests of one client may name together, 64 bytes each. A request beyond
+/// is refused.
+pub const CLIENT_WAITED_IDS_MAX: usize = 1 << 20;
+
+/// Entries in one part of a listing; about 100 bytes and 100 ns each.
+pub const LIST_PART_MAX: usize = 2048;
+
+/// Entries in one part of the list of clients.
+pub const CLIENTS_PART_MAX: usize = 1024;
+
+/// Events that the store remembers for subscribers, 48 bytes each, once for all of them. A
+/// subscriber that is further behind is told so and hung up on.
+pub const EVENT_LOG_MAX: usize = 1 << 20;
+
+/// Events (or snapshot entries) in one frame to a subscriber.
+pub const EVENTS_PART_MAX: usize = 1024;
+
+/// Clients connected at a time, whatever the descriptor limit allows. Beyond, new ones wait in the
+/// listen queue.
+pub const CLIENTS_MAX: usize = 65_536;
+
+/// Queue of the listening socket; the kernel caps it by `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Bytes of replies that may lie unsent for one client before the store stops reading its requests.
+/// Replies to requests that were waiting may still be added, which [`CLIENT_WAITS_MAX`] bounds.
+pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// Unsent bytes below which a stream of events is given the next part. A subscriber that does not
+/// read costs this much and one part more.
+pub const STREAM_REFILL_BYTES: usize = 64 << 10;
+
+/// How long a connection that is being closed may take to read what it was still sent. Then it is
+/// closed all the same.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Sockets that one poll reports as ready, and so those served in one turn; the others follow in
+/// the next one.
+pub const TURN_EVENTS_MAX: usize = 256;
+
+/// Streams of events given something to send in one turn of the loop.
+pub const TURN_STREAMS_MAX: usize = 64;
+
+/// Bytes read from one connection in one turn of the loop before the next one is served.
+pub const TURN_READ_BYTES_MAX: usize = 256 << 10;
+
+/// Requests of one connection applied in one turn of the loop.
+pub const TURN_REQUESTS_MAX: usize = 128;
+
+/// Connections accepted in one turn of the loop.
+pub const TURN_ACCEPTS_MAX: usize = 64;
+
+/// How long accepting pauses when descriptors or memory ran out. A departing client ends the pause.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Address granularity of objects in a segment, bytes: a cache line, and what SIMD code wants.
+pub const ALIGNMENT: u64 = 64;
+
+/// Smallest capacity of a store, bytes.
+pub const CAPACITY_MIN: u64 = 1;
+
+/// Largest capacity of a store, bytes: keeps every sum of sizes inside 63 bits.
+pub const CAPACITY_MAX: u64 = 1 << 50;
+
+/// Most objects a store can be told to hold, about 200 bytes of the server's own memory each.
+pub const OBJECTS_MAX: u32 = 1 << 30;
+
+/// Longest path of a unix socket, bytes: `sun_path` without its final zero.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// How often a client tries again to connect while there is no store, unless told otherwise. With
+/// [`CONNECT_RETRY_INTERVAL`] that is 8 seconds, as in the original.
+pub const CONNECT_RETRIES: u32 = 80;
+
+/// Time between two of these attempts.
+pub const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a client waits for the first reply of what it has connected to. A store that has too
+/// many clients lets new ones wait; something else than a store may never answer.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a client that waits asks its caller whether to go on.
+pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Bytes from which on a new object is made ready for writing in one call. Below, its page faults
+/// cost less than the call.
+pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
+
+const _: () = {
+    assert!(STREAM_REFILL_BYTES <= OUTBOX_BYTES_MAX);
+    assert!(INLINE_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX as usize / 2);
+    assert!(PUT_INLINE_BYTES <= INLINE_BYTES_MAX);
+    assert!(REQUEST_IDS_MAX * 64 < FRAME_PAYLOAD_BYTES_MAX as usize, "a reply has to fit as well");
+    assert!(LIST_PART_MAX * 256 < FRAME_PAYLOAD_BYTES_MAX as usize);
+    assert!(CLIENTS_PART_MAX * (CLIENT_NAME_BYTES_MAX + 256) < FRAME_PAYLOAD_BYTES_MAX as usize);
+    assert!(EVENTS_PART_MAX * 128 < FRAME_PAYLOAD_BYTES_MAX as usize);
+    assert!(REQUEST_IDS_MAX <= CLIENT_WAITED_IDS_MAX);
+    assert!(TURN_READ_BYTES_MAX >= 4096);
+};

@@ -1,0 +1,389 @@
+//! The messages as plain data. A value of these types is valid by construction: [`super::codec`]
+//! has checked lengths, counts and sums, so that the store need not.
+
+use std::time::Duration;
+
+use crate::ids::{ClientId, Location, ObjectId};
+use crate::protocol::refusal::Refusal;
+
+/// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+impl RequestId {
+    /// No reply is wanted.
+    pub const NONE: Self = Self(0);
+}
+
+/// How long a request may wait: `None` for ever, `Some(Duration::ZERO)` not at all.
+pub type Timeout = Option<Duration>;
+
+/// The opening of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connect {
+    /// Version of the protocol that the client speaks.
+    pub protocol_version: u32,
+    /// The client's name for lists and logs.
+    pub client_name: String,
+}
+
+/// How to make room for a new object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Whether idle objects may be evicted for it.
+    pub evict: bool,
+    /// How long to wait for room.
+    pub timeout: Timeout,
+}
+
+/// An object that comes inside a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewObject {
+    /// Its name.
+    pub id: ObjectId,
+    /// Its data.
+    pub data: Vec<u8>,
+    /// Its metadata.
+    pub metadata: Vec<u8>,
+}
+
+impl NewObject {
+    /// Bytes of data and metadata together.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.data.len() as u64 + self.metadata.len() as u64
+    }
+}
+
+/// What a connected client can ask for. `proto/plasma.proto` describes each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
+pub enum Request {
+    SetOptions {
+        client_name: Option<String>,
+        quota: Option<u64>,
+    },
+    /// The sum of the two sizes fits into 64 bits.
+    Create {
+        id: ObjectId,
+        data_size: u64,
+        metadata_size: u64,
+        room: Room,
+    },
+    /// One object or a batch, all or nothing. Never empty.
+    Put {
+        objects: Vec<NewObject>,
+        room: Room,
+    },
+    Seal {
+        id: ObjectId,
+        release: bool,
+    },
+    Abort {
+        id: ObjectId,
+    },
+    Get {
+        ids: Vec<ObjectId>,
+        timeout: Timeout,
+        fail_if_abandoned: bool,
+    },
+    /// `count` is at most the number of ids.
+    Wait {
+        ids: Vec<ObjectId>,
+        count: usize,
+        timeout: Timeout,
+    },
+    Cancel {
+        request: RequestId,
+    },
+    /// How many holds of which objects; no count is zero.
+    Release {
+        holds: Vec<(ObjectId, u32)>,
+    },
+    GetState {
+        ids: Vec<ObjectId>,
+    },
+    Delete {
+        ids: Vec<ObjectId>,
+    },
+    Evict {
+        bytes: u64,
+    },
+    Refresh {
+        ids: Vec<ObjectId>,
+    },
+    List {
+        cursor: u32,
+    },
+    Subscribe,
+    GetStats,
+    GetDebugText,
+    ListClients {
+        after: ClientId,
+        holding: Option<ObjectId>,
+    },
+    Disconnect,
+}
+
+impl Request {
+    /// The name of the request, for counters and messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetOptions { .. } => "set_options",
+            Self::Create { .. } => "create",
+            Self::Put { .. } => "put",
+            Self::Seal { .. } => "seal",
+            Self::Abort { .. } => "abort",
+            Self::Get { .. } => "get",
+            Self::Wait { .. } => "wait",
+            Self::Cancel { .. } => "cancel",
+            Self::Release { .. } => "release",
+            Self::GetState { .. } => "get_state",
+            Self::Delete { .. } => "delete",
+            Self::Evict { .. } => "evict",
+            Self::Refresh { .. } => "refresh",
+            Self::List { .. } => "list",
+            Self::Subscribe => "subscribe",
+            Self::GetStats => "get_stats",
+            Self::GetDebugText => "get_debug_text",
+            Self::ListClients { .. } => "list_clients",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+/// What a client sends in one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// The opening; only as the first message.
+    Connect(Connect),
+    /// Everything after it.
+    Request(Request),
+}
+
+/// The store's side of the opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Version of the protocol that the store speaks.
+    pub protocol_version: u32,
+    /// Bytes that the store was given.
+    pub capacity: u64,
+    /// The store's process.
+    pub server_pid: u32,
+    /// The number of this connection.
+    pub client: ClientId,
+    /// Version of the program.
+    pub server_version: String,
+    /// Most ids in one request.
+    pub request_ids_max: usize,
+    /// Most bytes inside one put or batch.
+    pub inline_bytes_max: usize,
+    /// Most objects in one batch.
+    pub batch_objects_max: usize,
+    /// Whether the client must clear the memory of new objects.
+    pub clear_new_objects: bool,
+}
+
+/// Where the life of an object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectState {
+    /// There is no such object.
+    Absent,
+    /// Somebody is writing it.
+    Created,
+    /// It is complete and never changes any more.
+    Sealed,
+}
+
+/// What became of one id in a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeleteOutcome {
+    /// There was no such object.
+    NotFound,
+    /// It is gone.
+    Deleted,
+    /// Somebody uses it; it goes when the last one lets go.
+    DeferredInUse,
+    /// It is not sealed; it goes when its creator and its readers have let go.
+    DeferredNotSealed,
+}
+
+/// One object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub id: ObjectId,
+    /// Bytes of data.
+    pub data_size: u64,
+    /// Bytes of metadata.
+    pub metadata_size: u64,
+    /// Clients that hold it, the creator of an unsealed one included.
+    pub ref_count: u32,
+    /// When it was created, since the Unix epoch.
+    pub create_time: Duration,
+    /// From create to seal; `None` until then.
+    pub construct_duration: Option<Duration>,
+    /// [`ObjectState::Created`] or [`ObjectState::Sealed`].
+    pub state: ObjectState,
+    /// Gone when the last holder lets go.
+    pub delete_pending: bool,
+    /// Who is writing it, until it is sealed.
+    pub creator: Option<ClientId>,
+}
+
+/// One client in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientInfo {
+    /// The number of its connection.
+    pub id: u64,
+    /// The name it gave itself.
+    pub name: String,
+    /// Its process, as the socket says.
+    pub pid: u32,
+    /// Its user, as the socket says.
+    pub uid: u32,
+    /// Its group, as the socket says.
+    pub gid: u32,
+    /// Distinct objects that it holds.
+    pub objects: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+    /// How many of them it is creating.
+    pub unsealed_objects: u64,
+    /// Requests that wait.
+    pub waiting_requests: u64,
+    /// Its quota in bytes, if it has one.
+    pub quota: Option<u64>,
+    /// Bytes that count against the quota.
+    pub quota_used: u64,
+    /// Whether it is a stream of events.
+    pub subscribed: bool,
+}
+
+/// The state of the store in numbers; bytes unless the name says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// What the store was given.
+    pub capacity: u64,
+    /// What objects use.
+    pub used: u64,
+    /// What of it is held or being created.
+    pub pinned: u64,
+    /// What of it could be evicted.
+    pub evictable: u64,
+    /// The longest piece of free memory.
+    pub largest_free_run: u64,
+    /// Number of objects.
+    pub objects: u64,
+    /// Number of objects that are being created.
+    pub unsealed_objects: u64,
+    /// Number of connected clients.
+    pub clients: u64,
+    /// Number of requests that wait.
+    pub waiting_requests: u64,
+    /// Number of clients that are streams of events.
+    pub subscribers: u64,
+    /// Everything that only counts up, by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+impl Stats {
+    /// The counter of that name; 0 if there is none.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value)
+    }
+}
+
+/// Something that happened to an object, or a mark in the stream of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The object is complete: now, or (in the snapshot) before.
+    Sealed {
+        /// The object.
+        id: ObjectId,
+        /// Bytes of data.
+        data_size: u64,
+        /// Bytes of metadata.
+        metadata_size: u64,
+    },
+    /// The object was deleted.
+    Deleted {
+        /// The object.
+        id: ObjectId,
+        /// Bytes of data.
+        data_size: u64,
+        /// Bytes of metadata.
+        metadata_size: u64,
+    },
+    /// The object was removed to make room.
+    Evicted {
+        /// The object.
+        id: ObjectId,
+        /// Bytes of data.
+        data_size: u64,
+        /// Bytes of metadata.
+        metadata_size: u64,
+    },
+    /// All objects that were sealed at the time of the subscription, and still are, have been named.
+    SnapshotEnd,
+    /// The reader fell too far behind; the stream ends here.
+    Lagged,
+}
+
+/// What the store sends in one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
+pub enum Reply {
+    Connected(Connected),
+    Done,
+    Created(Location),
+    Objects(Vec<Option<Location>>),
+    Ready(Vec<bool>),
+    States(Vec<ObjectState>),
+    Deleted(Vec<DeleteOutcome>),
+    Evicted {
+        bytes: u64,
+        objects: u64,
+    },
+    Refreshed {
+        objects: u32,
+    },
+    ObjectList {
+        objects: Vec<ObjectInfo>,
+        next: Option<u32>,
+    },
+    Stats(Stats),
+    DebugText(String),
+    ClientList {
+        clients: Vec<ClientInfo>,
+        next: Option<ClientId>,
+    },
+    /// Comes unasked, with [`RequestId::NONE`].
+    Events(Vec<Event>),
+    Refused(Refusal),
+}
+
+/// What a descriptor of a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorInfo {
+    /// The segment that it opens.
+    pub segment: crate::ids::SegmentId,
+    /// Bytes to map from offset 0.
+    pub segment_size: u64,
+    /// Whether it may be mapped writable.
+    pub writable: bool,
+}
+
+/// What the store sends in one frame, with what it answers and what its descriptors are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerMessage {
+    /// The request that this answers; [`RequestId::NONE`] for events.
+    pub request: RequestId,
+    /// What the descriptors of the frame are, in their order.
+    pub descriptors: Vec<DescriptorInfo>,
+    /// The reply itself.
+    pub reply: Reply,
+}

@@ -1,0 +1,95 @@
+//! Why a legitimate request was not granted. Nothing has changed then, and the connection lives on.
+
+use crate::ids::ObjectId;
+
+/// Why a legitimate request was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// An object of this name exists, sealed or being created.
+    #[error("object {0} exists already")]
+    ObjectExists(ObjectId),
+    /// There is no object of this name.
+    #[error("object {0} does not exist")]
+    ObjectNotFound(ObjectId),
+    /// There is no room and none can be made (in time).
+    #[error("the store is full: {0}")]
+    StoreFull(FullStore),
+    /// Only the client that created an object may seal or abort it.
+    #[error("object {0} is being created by another client")]
+    NotCreator(ObjectId),
+    /// The object cannot be sealed or aborted (any more), because it is sealed.
+    #[error("object {0} is sealed already")]
+    AlreadySealed(ObjectId),
+    /// A release of something that this client does not hold, or not so often.
+    #[error("object {0} is not held by this client (so often)")]
+    NotHeld(ObjectId),
+    /// The object does not fit into the quota of this client.
+    #[error(
+        "an object of {requested} bytes does not fit into this client's quota of {quota} bytes, \
+         of which {used} are used"
+    )]
+    QuotaExceeded {
+        /// Bytes of the object.
+        requested: u64,
+        /// The quota in bytes.
+        quota: u64,
+        /// Bytes that count against it now.
+        used: u64,
+    },
+    /// Quotas may take at most 70 % of the store's capacity together.
+    #[error("a quota of {requested} bytes cannot be given, at most {available} bytes are left")]
+    QuotaUnavailable {
+        /// The quota asked for, in bytes.
+        requested: u64,
+        /// The largest one that could be given now.
+        available: u64,
+    },
+    /// A client's quota is set once.
+    #[error("this client has a quota of {0} bytes already")]
+    QuotaAlreadySet(u64),
+    /// Too many requests of this client wait already, or they name too many ids.
+    #[error("too many waiting requests of one client, the limit is {0} (requests or ids)")]
+    TooManyWaiting(u64),
+    /// The client cancelled its own request.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The creator of an object aborted it or died while this request waited for it.
+    #[error("the creator of object {0} aborted it or went away")]
+    Abandoned(ObjectId),
+    /// This connection is a stream of events already.
+    #[error("this connection is subscribed already")]
+    AlreadySubscribed,
+    /// Client and store speak different versions of the protocol.
+    #[error("the store speaks version {0} of the protocol")]
+    VersionMismatch(u32),
+    /// A newer store has a reason that this client has no name for.
+    #[error("the store refused for a reason that this client does not know (code {code})")]
+    Other {
+        /// The code on the wire.
+        code: i32,
+    },
+}
+
+/// The state of a store that has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{requested} bytes asked for, capacity {capacity}, in use {used}, pinned {pinned}, \
+     largest free run {largest_free_run}, objects {objects} of {objects_max}"
+)]
+pub struct FullStore {
+    /// Bytes that were asked for.
+    pub requested: u64,
+    /// Bytes that the store was given.
+    pub capacity: u64,
+    /// Bytes that objects use.
+    pub used: u64,
+    /// Bytes of those that cannot be evicted, because somebody holds or writes them.
+    pub pinned: u64,
+    /// Bytes of the longest piece of free memory.
+    pub largest_free_run: u64,
+    /// Number of objects.
+    pub objects: u64,
+    /// Most objects that the store may have.
+    pub objects_max: u64,
+}
