@@ -12,5 +12,6 @@ pub mod limits;
 pub mod time;
 
 pub mod protocol;
+pub mod shm;
 
 pub use ids::ObjectId;

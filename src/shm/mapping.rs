@@ -1,0 +1,233 @@
+//! A file of shared memory in this process's address space.
+//!
+//! A [`Mapping`] covers a segment from its first byte. Bytes come out of it as a [`View`] or a
+//! [`ViewMut`], bounds-checked, each keeping the mapping alive: memory is unmapped when the last of
+//! them is gone, whatever became of the client or the store. What makes the slices sound, and what
+//! a caller has to see to, is said in [`crate::shm`].
+//!
+//! Knows extents and access rights. Which objects lie there, and who may write them, is decided
+//! elsewhere.
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
+use nix::sys::stat::fstat;
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::ids::Extent;
+
+/// What may be done with mapped memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading. A write faults.
+    ReadOnly,
+    /// Reading and writing. Needs a writable descriptor.
+    ReadWrite,
+}
+
+/// A shared file, mapped from its start. Unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<c_void>,
+    bytes: NonZeroUsize,
+    access: Access,
+}
+
+// SAFETY: the memory belongs to the whole process, and any thread may unmap it.
+unsafe impl Send for Mapping {}
+
+// SAFETY: a shared `Mapping` is a constant address and length. Access to the memory behind it goes
+// by the rules in `crate::shm`, which are about extents and the same for threads and processes.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `bytes` bytes of a file. The descriptor may be closed afterwards.
+    ///
+    /// # Errors
+    /// `InvalidData` if the file is shorter than that, since touching what is beyond would be
+    /// fatal; otherwise those of `mmap`: `PermissionDenied` if [`Access::ReadWrite`] is wanted of
+    /// a descriptor that is open for reading.
+    pub fn new(file: BorrowedFd<'_>, bytes: u64, access: Access) -> io::Result<Self> {
+        let size = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
+        if size < bytes {
+            let problem = format!("shared memory of {bytes} bytes lies in a file of {size} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        let bytes = usize::try_from(bytes)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let protection = match access {
+            Access::ReadOnly => ProtFlags::PROT_READ,
+            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
+        let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
+        let mapping = Self { start, bytes, access };
+        // A crashing client must not write the whole store into its core file. Only a wish: where
+        // the kernel does not know it, nothing is lost but disk space.
+        let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_DONTDUMP);
+        Ok(mapping)
+    }
+
+    /// Bytes that are mapped.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.bytes.get() as u64
+    }
+
+    /// The bytes of an object that the caller holds, for as long as the view or a clone of it
+    /// lives. `None` if they are not inside the mapping.
+    ///
+    /// The segment that the extent names is for the caller to look up; only offset and length
+    /// matter here.
+    #[must_use]
+    pub fn view(self: &Arc<Self>, extent: Extent) -> Option<View> {
+        let range = self.range(extent.offset, extent.len)?;
+        Some(View { mapping: Arc::clone(self), range })
+    }
+
+    /// Bytes to fill in, of an object that the caller is creating. `None` if they are not inside
+    /// the mapping, or it is read-only.
+    ///
+    /// The view has to go before the store is told to seal or abort the object: from then on the
+    /// memory is others'. Data and metadata may have a view each, but no two views may overlap.
+    #[must_use]
+    pub fn view_mut(self: &Arc<Self>, extent: Extent) -> Option<ViewMut> {
+        let range = self.writable_range(extent.offset, extent.len)?;
+        Some(ViewMut { mapping: Arc::clone(self), range })
+    }
+
+    /// Copies `bytes` to `offset`, into an object that the caller is creating. False, with nothing
+    /// written, if that is not inside the mapping, or it is read-only.
+    #[must_use]
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let Some(range) = self.writable_range(offset, bytes.len() as u64) else {
+            return false;
+        };
+        // SAFETY: the range is inside the mapping, which is writable; the caller has the extent
+        // from the store for writing, so nobody has a slice of it (see `crate::shm`).
+        unsafe { ptr::copy(bytes.as_ptr(), self.address(range.start), bytes.len()) };
+        true
+    }
+
+    /// Makes the pages of a range present in one call, which is far cheaper than a fault for each.
+    /// For `write` they are also allocated and made writable. A kernel before 5.14 cannot do it;
+    /// that is no error, since the first touch does the same.
+    ///
+    /// # Errors
+    /// If the memory is not to be had, where touching it would have been fatal. `InvalidInput` if
+    /// the range is not inside the mapping, or is to be written in one that is read-only.
+    pub fn populate(&self, offset: u64, len: u64, write: bool) -> io::Result<()> {
+        let (range, advice) = if write {
+            (self.writable_range(offset, len), MmapAdvise::MADV_POPULATE_WRITE)
+        } else {
+            (self.range(offset, len), MmapAdvise::MADV_POPULATE_READ)
+        };
+        let range = range.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let page = page_bytes();
+        match self.advise(range.start / page * page..range.end, advice) {
+            Ok(()) | Err(Errno::EINVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// `range.start` must be a multiple of the page size.
+    fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
+        let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
+        // SAFETY: the range is inside this mapping, and neither of the two kinds of advice that
+        // are given here changes what is in the memory.
+        unsafe { mman::madvise(address, range.len(), advice) }
+    }
+
+    fn range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= self.bytes.get()).then_some(start..end)
+    }
+
+    fn writable_range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
+        match self.access {
+            Access::ReadOnly => None,
+            Access::ReadWrite => self.range(offset, len),
+        }
+    }
+
+    /// The address of a byte. Only what [`Self::range`] has checked may be accessed there.
+    const fn address(&self, offset: usize) -> *mut u8 {
+        self.start.as_ptr().cast::<u8>().wrapping_add(offset)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: views own a reference to the mapping, so there are none any more. The range is
+        // the one that `mmap` returned.
+        let result = unsafe { mman::munmap(self.start, self.bytes.get()) };
+        debug_assert_eq!(result, Ok(()), "a mapping can be unmapped");
+    }
+}
+
+/// Bytes of a held object, read in place. Cheap to clone; keeps the memory mapped.
+#[derive(Debug, Clone)]
+pub struct View {
+    mapping: Arc<Mapping>,
+    range: Range<usize>,
+}
+
+impl Deref for View {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let start = self.mapping.address(self.range.start);
+        // SAFETY: the range is inside the mapping, which lives as long as `self`. The object is
+        // sealed and held, so its bytes do not change (see `crate::shm` for who sees to that).
+        unsafe { slice::from_raw_parts(start, self.range.len()) }
+    }
+}
+
+/// Bytes of an object that is being created, written in place. Keeps the memory mapped.
+#[derive(Debug)]
+pub struct ViewMut {
+    mapping: Arc<Mapping>,
+    range: Range<usize>,
+}
+
+impl Deref for ViewMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let start = self.mapping.address(self.range.start);
+        // SAFETY: the range is inside the mapping, which lives as long as `self`. The store gave
+        // the extent to one creator, and that one asked for this view alone (see `crate::shm`).
+        unsafe { slice::from_raw_parts(start, self.range.len()) }
+    }
+}
+
+impl DerefMut for ViewMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let start = self.mapping.address(self.range.start);
+        // SAFETY: as for reading; and the mapping is writable, or there would be no such view.
+        unsafe { slice::from_raw_parts_mut(start, self.range.len()) }
+    }
+}
+
+/// Bytes of a page of memory, as long as it is not a huge one.
+pub(super) fn page_bytes() -> usize {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("the system knows its page size")
+}
+
+#[cfg(test)]
+mod tests;
