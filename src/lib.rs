@@ -14,4 +14,7 @@ pub mod time;
 pub mod protocol;
 pub mod shm;
 
+#[cfg(feature = "server")]
+pub mod eviction;
+
 pub use ids::ObjectId;
