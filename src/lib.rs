@@ -16,5 +16,7 @@ pub mod shm;
 
 #[cfg(feature = "server")]
 pub mod eviction;
+#[cfg(feature = "server")]
+pub mod store;
 
 pub use ids::ObjectId;

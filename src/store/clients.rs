@@ -1,0 +1,124 @@
+//! The connected clients: who they are, what each one holds, and how much of it waits.
+//!
+//! A hold is a count: every grant of an object to a client adds one, every release takes one away,
+//! and the store sees the client as *one* holder while the count is above zero. Counting makes it
+//! harmless that a release and a grant of the same object cross on the wire. States and places of
+//! objects are not known here, beyond their sizes for the totals.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{ClientId, Slot};
+use crate::limits;
+
+/// Who a client is. Everything but the name comes from the socket, not from the client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// The name it gave itself.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// One connected client.
+#[derive(Debug)]
+pub struct Client {
+    /// Who it is.
+    pub peer: Peer,
+    /// How often it holds which object. Ordered, so that a disconnect is deterministic.
+    pub holds: BTreeMap<Slot, u64>,
+    /// Bytes of the objects it holds.
+    pub held_bytes: u64,
+    /// How many of them it is creating.
+    pub unsealed: u64,
+    /// Its requests that wait, for objects or for room.
+    pub waiting: usize,
+    /// Ids that those requests still miss or want to create.
+    pub waited_ids: usize,
+}
+
+impl Client {
+    /// The limit that one more waiting request with so many ids would break.
+    pub fn broken_limit(&self, ids: usize) -> Option<usize> {
+        if self.waiting >= limits::CLIENT_WAITS_MAX {
+            Some(limits::CLIENT_WAITS_MAX)
+        } else if self.waited_ids + ids > limits::CLIENT_WAITED_IDS_MAX {
+            Some(limits::CLIENT_WAITED_IDS_MAX)
+        } else {
+            None
+        }
+    }
+
+    /// One more request waits.
+    pub fn wait_began(&mut self, ids: usize) {
+        self.waiting += 1;
+        self.waited_ids += ids;
+    }
+
+    /// A request does not wait any more.
+    pub fn wait_ended(&mut self, ids: usize) {
+        self.waiting -= 1;
+        self.waited_ids -= ids;
+    }
+}
+
+/// All connected clients.
+#[derive(Debug, Default)]
+pub struct Clients {
+    table: BTreeMap<ClientId, Client>,
+}
+
+impl Clients {
+    /// Number of clients.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether this client is connected.
+    pub fn contains(&self, id: ClientId) -> bool {
+        self.table.contains_key(&id)
+    }
+
+    /// A client that is connected.
+    pub fn get(&self, id: ClientId) -> &Client {
+        self.table.get(&id).expect("the client is connected")
+    }
+
+    /// A client that is connected, to be changed.
+    pub fn get_mut(&mut self, id: ClientId) -> &mut Client {
+        self.table.get_mut(&id).expect("the client is connected")
+    }
+
+    /// Adds a client.
+    pub fn insert(&mut self, id: ClientId, peer: Peer) {
+        let client = Client {
+            peer,
+            holds: BTreeMap::new(),
+            held_bytes: 0,
+            unsealed: 0,
+            waiting: 0,
+            waited_ids: 0,
+        };
+        let former = self.table.insert(id, client);
+        assert!(former.is_none(), "a client id is used once");
+    }
+
+    /// Takes a client out.
+    pub fn remove(&mut self, id: ClientId) -> Client {
+        self.table.remove(&id).expect("the client is connected")
+    }
+
+    /// The clients with ids above `after`, in order.
+    pub fn after(&self, after: ClientId) -> impl Iterator<Item = (ClientId, &Client)> {
+        let above = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        self.table.range(above).map(|(id, client)| (*id, client))
+    }
+
+    /// All clients, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+        self.table.iter().map(|(id, client)| (*id, client))
+    }
+}

@@ -1,0 +1,158 @@
+//! Creates and puts that wait for room, first come first served.
+//!
+//! The one at the head is tried whenever room may have appeared; those behind it wait even if they
+//! would fit, or a large object would never get its turn. How room is made is not known here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{ClientId, ObjectId};
+use crate::protocol::message::{NewObject, RequestId};
+use crate::time::Timestamp;
+
+/// What is to be created.
+#[derive(Debug)]
+pub enum Creation {
+    /// An object that its creator will write.
+    Empty {
+        /// Its name.
+        id: ObjectId,
+        /// Bytes of data.
+        data_size: u64,
+        /// Bytes of metadata.
+        metadata_size: u64,
+    },
+    /// Objects that come with their bytes, all or none.
+    Filled {
+        /// The objects; never empty.
+        objects: Vec<NewObject>,
+    },
+}
+
+impl Creation {
+    /// The names of the objects.
+    pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
+        let (one, many) = match self {
+            Self::Empty { id, .. } => (Some(id), [].as_slice()),
+            Self::Filled { objects } => (None, objects.as_slice()),
+        };
+        one.into_iter().chain(many.iter().map(|object| &object.id))
+    }
+
+    /// The sizes of the objects in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = u64> {
+        let (one, many) = match self {
+            Self::Empty { data_size, metadata_size, .. } => {
+                (Some(data_size + metadata_size), [].as_slice())
+            }
+            Self::Filled { objects } => (None, objects.as_slice()),
+        };
+        one.into_iter().chain(many.iter().map(NewObject::size))
+    }
+}
+
+/// One request that waits for room.
+#[derive(Debug)]
+pub struct QueuedCreate {
+    /// Who asked.
+    pub client: ClientId,
+    /// The request to answer.
+    pub request: RequestId,
+    /// What is to be created.
+    pub creation: Creation,
+    /// Whether idle objects may be evicted for it.
+    pub evict: bool,
+    /// When it is refused at the latest.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Creates that wait for room.
+#[derive(Debug, Default)]
+pub struct CreateQueue {
+    // The key counts up, so the first entry is the head of the queue.
+    queue: BTreeMap<u64, QueuedCreate>,
+    by_deadline: BTreeSet<(Timestamp, u64)>,
+    next_ticket: u64,
+}
+
+impl CreateQueue {
+    /// Number of waiting creates.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Adds a create at the end.
+    pub fn push(&mut self, create: QueuedCreate) {
+        self.next_ticket += 1;
+        self.by_deadline.extend(create.deadline.map(|deadline| (deadline, self.next_ticket)));
+        self.queue.insert(self.next_ticket, create);
+    }
+
+    /// The head of the queue.
+    pub fn head(&self) -> Option<&QueuedCreate> {
+        self.queue.first_key_value().map(|(_, create)| create)
+    }
+
+    /// Takes the head out.
+    pub fn pop(&mut self) -> Option<QueuedCreate> {
+        let ticket = *self.queue.first_key_value()?.0;
+        Some(self.remove(ticket))
+    }
+
+    /// Takes out one create whose deadline has come.
+    pub fn expired(&mut self, now: Timestamp) -> Option<QueuedCreate> {
+        let (deadline, ticket) = *self.by_deadline.first()?;
+        (deadline <= now).then(|| self.remove(ticket))
+    }
+
+    /// The earliest deadline.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.by_deadline.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Takes out the create of one request.
+    pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<QueuedCreate> {
+        let wanted = |create: &QueuedCreate| create.client == client && create.request == request;
+        let ticket = *self.queue.iter().find(|(_, create)| wanted(create))?.0;
+        Some(self.remove(ticket))
+    }
+
+    /// Drops the creates of a client that left.
+    pub fn disconnected(&mut self, client: ClientId) {
+        self.queue.retain(|ticket, create| {
+            let left = create.client == client;
+            if let (true, Some(deadline)) = (left, create.deadline) {
+                self.by_deadline.remove(&(deadline, *ticket));
+            }
+            !left
+        });
+    }
+
+    /// All waiting creates, head first.
+    pub fn iter(&self) -> impl Iterator<Item = &QueuedCreate> {
+        self.queue.values()
+    }
+
+    fn remove(&mut self, ticket: u64) -> QueuedCreate {
+        let create = self.queue.remove(&ticket).expect("the create is queued");
+        if let Some(deadline) = create.deadline {
+            self.by_deadline.remove(&(deadline, ticket));
+        }
+        create
+    }
+
+    /// Checks that the index agrees with the queue.
+    pub fn check_invariants(&self) {
+        let deadlines = self.queue.values().filter(|create| create.deadline.is_some()).count();
+        assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of creates are indexed");
+        for (ticket, create) in &self.queue {
+            let indexed =
+                create.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *ticket)));
+            assert!(indexed, "the deadline of a create is indexed");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What always holds between two requests, checked in one walk over the whole state.
+//!
+//! Run after every step in tests, in simulation and while fuzzing. It never repairs anything: a
+//! failure is a bug of ours, and its message is the fact that does not hold.
+
+use std::collections::BTreeMap;
+
+use crate::ids::Slot;
+use crate::limits::ALIGNMENT;
+use crate::store::Store;
+use crate::store::object_table::State;
+use crate::store::waitlist::Want;
+
+impl Store {
+    /// Walks the whole state and checks that its parts agree.
+    ///
+    /// # Panics
+    /// If they do not, with the fact that is wrong.
+    pub fn check_invariants(&self) {
+        self.pool.check_invariants();
+        self.idle.check_invariants();
+        self.quotas.check_invariants();
+        self.waits.check_invariants();
+        self.creates.check_invariants();
+        self.subscriptions.check_invariants();
+        self.check_holds();
+        self.check_memory();
+        self.check_idle();
+        self.check_waiters();
+    }
+
+    /// An object's holders are the clients that hold it; an unsealed one has exactly its creator.
+    fn check_holds(&self) {
+        let mut holders: BTreeMap<Slot, u32> = BTreeMap::new();
+        for (_, client) in self.clients.iter() {
+            let mut bytes = 0;
+            let mut unsealed = 0;
+            for (slot, count) in &client.holds {
+                assert!(*count > 0, "a hold counts at least one");
+                *holders.entry(*slot).or_default() += 1;
+                bytes += self.objects.get(*slot).size();
+                unsealed += u64::from(!self.objects.get(*slot).is_sealed());
+            }
+            assert_eq!(client.held_bytes, bytes, "a client's bytes are those of what it holds");
+            assert_eq!(client.unsealed, unsealed, "a client's unsealed objects are those it holds");
+        }
+        let mut unsealed = 0;
+        for (slot, object) in self.objects.from_slot(0) {
+            let counted = holders.get(&slot).copied().unwrap_or(0);
+            assert_eq!(object.holders, counted, "an object's holders are the clients holding it");
+            if let State::Created { creator } = object.state {
+                unsealed += 1;
+                assert_eq!(object.holders, 1, "an unsealed object has one holder");
+                let holds = &self.clients.get(creator).holds;
+                assert!(holds.contains_key(&slot), "the creator holds its unsealed object");
+            }
+            assert_eq!(
+                self.objects.find(&object.id),
+                Some(slot),
+                "every object is found by its id"
+            );
+        }
+        assert_eq!(self.unsealed, unsealed, "the number of unsealed objects is kept");
+    }
+
+    /// Extents are disjoint and inside the segment; used and free memory make up all of it.
+    fn check_memory(&self) {
+        let mut extents: Vec<(u64, u64)> = Vec::new();
+        let mut used = 0;
+        for (_, object) in self.objects.from_slot(0) {
+            used += object.size();
+            if object.size() > 0 {
+                extents.push((object.location.offset, object.size().next_multiple_of(ALIGNMENT)));
+            }
+        }
+        assert_eq!(self.used, used, "used bytes are the sum of the objects");
+        assert!(self.used <= self.config.capacity, "the capacity is not exceeded");
+        assert!(self.objects.len() <= self.config.objects_max as usize, "nor the object count");
+        extents.sort_unstable();
+        for pair in extents.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "no two objects overlap");
+        }
+        for (offset, len) in &extents {
+            assert_eq!(offset % ALIGNMENT, 0, "objects are aligned");
+            assert!(offset + len <= self.config.segment_bytes, "objects are inside the segment");
+        }
+        let taken: u64 = extents.iter().map(|(_, len)| len).sum();
+        let all = taken + self.pool.free_bytes();
+        assert_eq!(all, self.config.segment_bytes, "memory is either taken or free");
+    }
+
+    /// The policies hold exactly the sealed objects without holders.
+    fn check_idle(&self) {
+        let (mut idle_objects, mut idle_bytes) = (0, 0);
+        let mut charged: BTreeMap<_, u64> = BTreeMap::new();
+        for (slot, object) in self.objects.from_slot(0) {
+            let is_idle = object.is_sealed() && object.holders == 0;
+            let policy = match object.account {
+                None => &self.idle,
+                Some(owner) => {
+                    *charged.entry(owner).or_default() += object.size();
+                    &self.quotas.get(owner).expect("a charged object's owner has a quota").idle
+                }
+            };
+            assert_eq!(policy.is_idle(slot), is_idle, "idle objects are known to their policy");
+            if is_idle && object.account.is_none() {
+                idle_objects += 1;
+                idle_bytes += object.size();
+            }
+        }
+        assert_eq!(self.idle.idle_objects(), idle_objects, "the policy has no other objects");
+        assert_eq!(self.idle.idle_bytes(), idle_bytes, "the policy's bytes are those objects'");
+        for (owner, account) in self.quotas.iter() {
+            assert!(self.clients.contains(owner), "the owner of a quota is connected");
+            let used = charged.get(&owner).copied().unwrap_or(0);
+            assert_eq!(account.used, used, "a quota's use is the sum of its objects");
+        }
+    }
+
+    /// Waiters are connected and miss only what is not sealed; a get holds the rest.
+    fn check_waiters(&self) {
+        let mut waiting: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+        for waiter in self.waits.iter() {
+            let count = waiting.entry(waiter.client).or_default();
+            count.0 += 1;
+            count.1 += waiter.missing.len();
+            for id in &waiter.ids {
+                let sealed = self.find_sealed(id);
+                if waiter.missing.contains_key(id) {
+                    // A wait remembers what it has seen; only a get must not miss what is there.
+                    assert!(sealed.is_none(), "no missing id is sealed");
+                } else if matches!(waiter.want, Want::Get { .. }) {
+                    let slot = sealed.expect("what a waiting get has got is there");
+                    let holds = &self.clients.get(waiter.client).holds;
+                    assert!(holds.contains_key(&slot), "a waiting get holds what it has got");
+                }
+            }
+        }
+        for create in self.creates.iter() {
+            let count = waiting.entry(create.client).or_default();
+            count.0 += 1;
+            count.1 += create.creation.ids().count();
+        }
+        for (id, client) in self.clients.iter() {
+            let counted = waiting.remove(&id).unwrap_or_default();
+            assert_eq!((client.waiting, client.waited_ids), counted, "waits are counted");
+        }
+        assert!(waiting.is_empty(), "only connected clients wait");
+    }
+}

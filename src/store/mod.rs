@@ -1,0 +1,332 @@
+//! The store: which objects there are, who holds them, who waits for them, and what is evicted.
+//!
+//! [`Store`] is a plain value. It does no I/O, reads no clock and knows no sockets, descriptors or
+//! addresses: requests come in as values with the time they are served at, and what has to be done
+//! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
+//! a simulation or by a fuzzer alike. Its surface is five verbs: [`Store::connect`],
+//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`] and [`Store::next_deadline`].
+//!
+//! Each file here owns one part of the state and the transitions of that part; the verbs of the
+//! protocol are in [`creating`](self) (create, put, seal, abort, and making room), `using` (get,
+//! wait, release), `removing` (delete, evict, refresh) and `reports` (everything that only looks).
+//! `invariants` says what always holds.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::eviction::{EvictionPolicy, PolicyKind, Population};
+use crate::ids::{ClientId, SegmentId};
+use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
+use crate::protocol::refusal::Refusal;
+use crate::time::Timestamp;
+
+mod clients;
+mod counters;
+mod create_queue;
+mod creating;
+pub mod directory;
+mod effect;
+mod invariants;
+mod object_table;
+pub mod pool;
+mod quota;
+mod removing;
+mod reports;
+mod subscriptions;
+mod using;
+mod waitlist;
+
+#[cfg(test)]
+mod tests;
+
+pub use clients::Peer;
+pub use counters::StoreCounters;
+pub use effect::{Effect, Effects};
+
+use clients::Clients;
+use create_queue::CreateQueue;
+use directory::{Directory, Unpublished};
+use object_table::ObjectTable;
+use pool::Pool;
+use quota::Quotas;
+use subscriptions::Subscriptions;
+use waitlist::Waitlist;
+
+/// What a store is made of.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Bytes that objects may use; exactly what the user asked for.
+    pub capacity: u64,
+    /// The segment that holds the objects.
+    pub segment: SegmentId,
+    /// Bytes of that segment: the capacity and something for rounding, a multiple of the alignment.
+    pub segment_bytes: u64,
+    /// Most objects at a time.
+    pub objects_max: u32,
+    /// What is evicted first.
+    pub policy: PolicyKind,
+    /// Wall-clock time at [`Timestamp::ZERO`], since the Unix epoch.
+    pub unix_start: Duration,
+}
+
+/// The state of the store.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    objects: ObjectTable,
+    clients: Clients,
+    pool: Pool,
+    /// Bytes of all objects, as asked for.
+    used: u64,
+    /// Number of objects that are being created.
+    unsealed: u64,
+    /// The idle objects that count against no quota.
+    idle: Box<dyn EvictionPolicy>,
+    quotas: Quotas,
+    waits: Waitlist,
+    creates: CreateQueue,
+    subscriptions: Subscriptions,
+    directory: Box<dyn Directory>,
+    counters: StoreCounters,
+    /// Something was freed or became idle, so the head of the create queue may fit now.
+    room_appeared: bool,
+}
+
+/// What a request leads to.
+enum Outcome {
+    /// This reply, now.
+    Reply(Reply),
+    /// A reply later: the request waits.
+    Waits,
+}
+
+impl From<Reply> for Outcome {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+impl Store {
+    /// An empty store whose clients read by message.
+    #[must_use]
+    pub fn new(config: StoreConfig) -> Self {
+        Self::with_directory(config, Box::new(Unpublished))
+    }
+
+    /// An empty store that publishes its sealed objects in a directory.
+    #[must_use]
+    pub fn with_directory(config: StoreConfig, directory: Box<dyn Directory>) -> Self {
+        Self {
+            objects: ObjectTable::default(),
+            clients: Clients::default(),
+            pool: Pool::new(config.segment_bytes),
+            used: 0,
+            unsealed: 0,
+            idle: config.policy.build(Population::Most),
+            quotas: Quotas::new(config.capacity, config.policy),
+            waits: Waitlist::default(),
+            creates: CreateQueue::default(),
+            subscriptions: Subscriptions::default(),
+            directory,
+            counters: StoreCounters::default(),
+            room_appeared: false,
+            config,
+        }
+    }
+
+    /// A client has connected. Its id has never been used before.
+    pub fn connect(&mut self, client: ClientId, peer: Peer) {
+        self.clients.insert(client, peer);
+        self.counters.clients_connected += 1;
+    }
+
+    /// Serves one request of a connected client. The reply is among the effects, unless the request
+    /// waits or wants none.
+    pub fn apply(
+        &mut self,
+        client: ClientId,
+        request_id: RequestId,
+        request: Request,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        self.counters.requests += 1;
+        let outcome = self.serve(client, request_id, request, now, effects);
+        match outcome {
+            Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
+            Ok(Outcome::Waits) => {}
+            Err(refusal) => self.refuse(client, request_id, refusal, effects),
+        }
+        self.serve_create_queue(now, effects);
+    }
+
+    fn serve(
+        &mut self,
+        client: ClientId,
+        request_id: RequestId,
+        request: Request,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<Outcome, Refusal> {
+        let asked = Asked { client, request: request_id, now };
+        match request {
+            Request::SetOptions { client_name, quota } => {
+                self.set_options(client, client_name, quota).map(Into::into)
+            }
+            Request::Create { id, data_size, metadata_size, room } => {
+                let creation = create_queue::Creation::Empty { id, data_size, metadata_size };
+                self.create(asked, creation, room, effects)
+            }
+            Request::Put { objects, room } => {
+                let creation = create_queue::Creation::Filled { objects };
+                self.create(asked, creation, room, effects)
+            }
+            Request::Seal { id, release } => {
+                self.seal(asked, &id, release, effects).map(Into::into)
+            }
+            Request::Abort { id } => self.abort(client, &id, effects).map(Into::into),
+            Request::Get { ids, timeout, fail_if_abandoned } => {
+                self.get(asked, ids, timeout, fail_if_abandoned)
+            }
+            Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
+            Request::Cancel { request } => Ok(self.cancel(client, request, effects).into()),
+            Request::Release { holds } => self.release(client, &holds, effects).map(Into::into),
+            Request::GetState { ids } => Ok(self.states(&ids).into()),
+            Request::Delete { ids } => Ok(self.delete(&ids).into()),
+            Request::Evict { bytes } => Ok(self.evict(bytes).into()),
+            Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
+            Request::List { cursor } => Ok(self.list(cursor).into()),
+            Request::Subscribe => self.subscribe(asked, effects),
+            Request::GetStats => Ok(Reply::Stats(self.stats()).into()),
+            Request::GetDebugText => Ok(Reply::DebugText(self.debug_text()).into()),
+            Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
+            Request::Disconnect => {
+                effects.reply(client, request_id, Reply::Done);
+                effects.push(Effect::HangUp { client });
+                Ok(Outcome::Waits)
+            }
+        }
+    }
+
+    /// Answers every waiting request whose deadline has come.
+    pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
+        while let Some(waiter) = self.waits.expired(now) {
+            self.counters.waits_timed_out += 1;
+            self.answer_waiter(waiter, effects);
+        }
+        while let Some(create) = self.creates.expired(now) {
+            self.counters.creates_timed_out += 1;
+            self.clients.get_mut(create.client).wait_ended(create.creation.ids().count());
+            let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
+            self.refuse(create.client, create.request, full, effects);
+            // The next in the queue may be one that fits.
+            self.room_appeared = true;
+        }
+        self.serve_create_queue(now, effects);
+    }
+
+    /// When [`Store::expire`] has something to do at the earliest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let deadlines = [self.waits.next_deadline(), self.creates.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// A client has gone, in whatever way. What it was creating is removed, what it held is
+    /// released, what it waited for is forgotten.
+    pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
+        self.counters.clients_disconnected += 1;
+        self.subscriptions.unsubscribe(client);
+        // Its waiters first: they are not told anything any more.
+        for waiter in self.waits.disconnected(client) {
+            self.clients.get_mut(client).wait_ended(waiter.missing.len());
+        }
+        self.creates.disconnected(client);
+        self.room_appeared = true;
+        self.close_account(client);
+        let holds = std::mem::take(&mut self.clients.get_mut(client).holds);
+        for slot in holds.keys() {
+            self.let_go(client, *slot, effects);
+        }
+        self.clients.remove(client);
+        self.serve_create_queue(now, effects);
+    }
+
+    /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
+    /// mark; leaves it empty if there is nothing new. After [`Event::Lagged`] the stream ends.
+    pub fn next_events(&mut self, client: ClientId, max: usize, out: &mut Vec<Event>) {
+        if !self.subscriptions.next_events(client, max, &self.objects, out) {
+            self.counters.subscribers_lagged += 1;
+        }
+    }
+
+    /// Grows with every event: tells whether any subscriber may have something new.
+    #[must_use]
+    pub fn event_sequence(&self) -> u64 {
+        self.subscriptions.sequence()
+    }
+
+    fn set_options(
+        &mut self,
+        client: ClientId,
+        name: Option<String>,
+        quota: Option<u64>,
+    ) -> Result<Reply, Refusal> {
+        if let Some(quota) = quota {
+            self.quotas.grant(client, quota)?;
+        }
+        if let Some(name) = name {
+            self.clients.get_mut(client).peer.name = name;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn subscribe(&mut self, asked: Asked, effects: &mut Effects) -> Result<Outcome, Refusal> {
+        if self.subscriptions.contains(asked.client) {
+            return Err(Refusal::AlreadySubscribed);
+        }
+        self.subscriptions.subscribe(asked.client);
+        effects.reply(asked.client, asked.request, Reply::Done);
+        effects.push(Effect::Stream { client: asked.client });
+        Ok(Outcome::Waits)
+    }
+
+    fn record(&mut self, event: Event) {
+        self.counters.events += 1;
+        self.subscriptions.push(event);
+    }
+
+    fn refuse(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        refusal: Refusal,
+        effects: &mut Effects,
+    ) {
+        self.counters.refusals += 1;
+        if matches!(refusal, Refusal::StoreFull(_)) {
+            self.counters.refusals_full += 1;
+        }
+        effects.reply(client, request, Reply::Refused(refusal));
+    }
+}
+
+/// Who asks, under which number, and when.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    client: ClientId,
+    request: RequestId,
+    now: Timestamp,
+}
+
+impl Asked {
+    fn deadline(&self, timeout: Timeout) -> Option<Timestamp> {
+        timeout.map(|timeout| self.now.after(timeout))
+    }
+}
+
+/// Whether a request with this timeout may not wait at all.
+fn is_now(timeout: Timeout) -> bool {
+    timeout == Some(Duration::ZERO)
+}

@@ -1,0 +1,169 @@
+//! All objects of the store, sealed or being created, by slot and by id.
+//!
+//! An object lives in a slot, a small number that stays the same for its life and is reused
+//! afterwards; everything else in the store refers to it by that. The index from id to slot holds
+//! slots only and compares ids in place, which keeps an object's whole book-keeping near 130 bytes.
+//! Who waits for an object and how the policy orders it is not known here.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::ids::{ClientId, Location, ObjectId, Slot};
+use crate::time::Timestamp;
+
+/// Where an object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its creator writes it. The creator is connected and the only holder.
+    Created {
+        /// Who may write, seal and abort it.
+        creator: ClientId,
+    },
+    /// It never changes any more.
+    Sealed {
+        /// When it was sealed.
+        at: Timestamp,
+        /// The number of its event, which tells whether a snapshot has to name it.
+        event: u64,
+    },
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Its name.
+    pub id: ObjectId,
+    /// Where its bytes are.
+    pub location: Location,
+    /// Created or sealed.
+    pub state: State,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Number of distinct clients that hold it.
+    pub holders: u32,
+    /// It goes when the last holder lets go. A field of the object, so that it cannot survive it.
+    pub delete_pending: bool,
+    /// The client whose quota it counts against.
+    pub account: Option<ClientId>,
+}
+
+impl Object {
+    /// Bytes of data and metadata.
+    pub const fn size(&self) -> u64 {
+        self.location.size()
+    }
+
+    /// Whether it is sealed.
+    pub const fn is_sealed(&self) -> bool {
+        matches!(self.state, State::Sealed { .. })
+    }
+}
+
+/// All objects.
+#[derive(Debug, Default)]
+pub struct ObjectTable {
+    slots: Vec<Option<Object>>,
+    free: Vec<Slot>,
+    index: HashTable<Slot>,
+    // Seeded at random against crafted ids. The index is never iterated, so this does not show.
+    hasher: RandomState,
+}
+
+impl ObjectTable {
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The slot of an object.
+    pub fn find(&self, id: &ObjectId) -> Option<Slot> {
+        let same = |slot: &Slot| self.get(*slot).id == *id;
+        self.index.find(self.hasher.hash_one(id), same).copied()
+    }
+
+    /// The object in a slot that is in use.
+    pub fn get(&self, slot: Slot) -> &Object {
+        self.slots[slot.index()].as_ref().expect("the slot is in use")
+    }
+
+    /// The object in a slot that is in use, to be changed. Its id must stay.
+    pub fn get_mut(&mut self, slot: Slot) -> &mut Object {
+        self.slots[slot.index()].as_mut().expect("the slot is in use")
+    }
+
+    /// Adds an object whose id is not there yet.
+    pub fn insert(&mut self, object: Object) -> Slot {
+        debug_assert!(self.find(&object.id).is_none(), "an id is inserted once");
+        let hash = self.hasher.hash_one(object.id);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            let index = u32::try_from(self.slots.len()).expect("objects_max bounds the slots");
+            self.slots.push(None);
+            Slot(index)
+        });
+        self.slots[slot.index()] = Some(object);
+        let Self { slots, index, hasher, .. } = self;
+        let rehash = |slot: &Slot| {
+            hasher.hash_one(slots[slot.index()].as_ref().expect("indexed slots are in use").id)
+        };
+        index.insert_unique(hash, slot, rehash);
+        slot
+    }
+
+    /// Takes an object out; its slot may be reused from now on.
+    pub fn remove(&mut self, slot: Slot) -> Object {
+        let hash = self.hasher.hash_one(self.get(slot).id);
+        let entry = self.index.find_entry(hash, |indexed| *indexed == slot);
+        entry.expect("every object is in the index").remove();
+        self.free.push(slot);
+        self.slots[slot.index()].take().expect("the slot is in use")
+    }
+
+    /// The objects in the slots from `cursor` on, in slot order.
+    pub fn from_slot(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
+        let start = (cursor as usize).min(self.slots.len());
+        (cursor..)
+            .zip(&self.slots[start..])
+            .filter_map(|(index, object)| object.as_ref().map(|object| (Slot(index), object)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentId;
+
+    fn object(byte: u8) -> Object {
+        Object {
+            id: ObjectId::from([byte; 20]),
+            location: Location { segment: SegmentId(0), offset: 0, data_size: 1, metadata_size: 0 },
+            state: State::Created { creator: ClientId(1) },
+            created_at: Timestamp::ZERO,
+            holders: 1,
+            delete_pending: false,
+            account: None,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_reused_and_the_index_follows() {
+        let mut table = ObjectTable::default();
+        let slots: Vec<Slot> = (0..100).map(|byte| table.insert(object(byte))).collect();
+        assert_eq!(table.len(), 100);
+        table.remove(slots[7]);
+        assert_eq!(table.find(&object(7).id), None);
+        let reused = table.insert(object(200));
+        assert_eq!(reused, slots[7]);
+        assert_eq!(table.find(&object(200).id), Some(reused));
+        assert_eq!(
+            table.from_slot(98).map(|(_, o)| o.id).collect::<Vec<_>>(),
+            [object(98).id, object(99).id]
+        );
+    }
+
+    #[test]
+    fn an_object_costs_little() {
+        assert!(size_of::<Option<Object>>() <= 128, "{} bytes", size_of::<Option<Object>>());
+    }
+}

@@ -1,0 +1,182 @@
+//! Looking at the store: lists, statistics and the debug text. Part of [`Store`]; changes nothing.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::ids::{ClientId, ObjectId, Slot};
+use crate::limits;
+use crate::protocol::message::{ClientInfo, ObjectInfo, ObjectState, Reply, Stats};
+use crate::store::Store;
+use crate::store::clients::Client;
+use crate::store::object_table::{Object, State};
+
+impl Store {
+    pub(super) fn list(&self, cursor: u32) -> Reply {
+        let mut rest = self.objects.from_slot(cursor);
+        let part = rest.by_ref().take(limits::LIST_PART_MAX);
+        let objects = part.map(|(_, object)| self.object_info(object)).collect();
+        Reply::ObjectList { objects, next: rest.next().map(|(slot, _)| slot.0) }
+    }
+
+    fn object_info(&self, object: &Object) -> ObjectInfo {
+        let created = object.created_at;
+        let (state, creator, construct_duration) = match object.state {
+            State::Created { creator } => (ObjectState::Created, Some(creator), None),
+            State::Sealed { at, .. } => (ObjectState::Sealed, None, Some(at.since(created))),
+        };
+        ObjectInfo {
+            id: object.id,
+            data_size: object.location.data_size,
+            metadata_size: object.location.metadata_size,
+            ref_count: object.holders,
+            create_time: self.config.unix_start + Duration::from_nanos(created.as_nanos()),
+            construct_duration,
+            state,
+            delete_pending: object.delete_pending,
+            creator,
+        }
+    }
+
+    pub(super) fn list_clients(&self, after: ClientId, holding: Option<ObjectId>) -> Reply {
+        // An object that is not there is held by nobody.
+        let wanted = match holding.map(|id| self.objects.find(&id)) {
+            None => None,
+            Some(Some(slot)) => Some(slot),
+            Some(None) => return Reply::ClientList { clients: Vec::new(), next: None },
+        };
+        let holds = |client: &Client, slot: Slot| client.holds.contains_key(&slot);
+        let mut rest = self.clients.after(after).take(limits::CLIENTS_PART_MAX);
+        let mut clients = Vec::new();
+        let mut last = None;
+        for (id, client) in rest.by_ref() {
+            last = Some(id);
+            if wanted.is_none_or(|slot| holds(client, slot)) {
+                clients.push(self.client_info(id, client));
+            }
+        }
+        let next = last.filter(|last| self.clients.after(*last).next().is_some());
+        Reply::ClientList { clients, next }
+    }
+
+    fn client_info(&self, id: ClientId, client: &Client) -> ClientInfo {
+        let account = self.quotas.get(id);
+        ClientInfo {
+            id: id.0,
+            name: client.peer.name.clone(),
+            pid: client.peer.pid,
+            uid: client.peer.uid,
+            gid: client.peer.gid,
+            objects: client.holds.len() as u64,
+            bytes: client.held_bytes,
+            unsealed_objects: client.unsealed,
+            waiting_requests: client.waiting as u64,
+            quota: account.map(|account| account.quota),
+            quota_used: account.map_or(0, |account| account.used),
+            subscribed: self.subscriptions.contains(id),
+        }
+    }
+
+    /// The state of the store in numbers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let evictable = self.evictable_bytes();
+        Stats {
+            capacity: self.config.capacity,
+            used: self.used,
+            pinned: self.used - evictable,
+            evictable,
+            largest_free_run: self.largest_free_run(),
+            objects: self.objects.len() as u64,
+            unsealed_objects: self.unsealed,
+            clients: self.clients.len() as u64,
+            waiting_requests: (self.waits.len() + self.creates.len()) as u64,
+            subscribers: self.subscriptions.len() as u64,
+            counters: self.counters.named().map(|(name, n)| (name.to_owned(), n)).collect(),
+        }
+    }
+
+    pub(super) fn evictable_bytes(&self) -> u64 {
+        let charged: u64 = self.quotas.iter().map(|(_, account)| account.idle.idle_bytes()).sum();
+        self.idle.idle_bytes() + charged
+    }
+
+    /// The largest object that could be created now without evicting anything.
+    pub(super) fn largest_free_run(&self) -> u64 {
+        self.pool.largest_free_run().min(self.config.capacity - self.used)
+    }
+
+    /// The text that the original printed, line for line; programs match on parts of it.
+    pub(super) fn debug_text(&self) -> String {
+        let capacity = self.config.capacity;
+        let charged: usize = self.quotas.iter().map(|(_, account)| account.objects()).sum();
+        let busy: usize = self.quotas.iter().map(|(_, account)| account.busy_objects()).sum();
+        let global = ListReport {
+            name: "global lru",
+            capacity: capacity - self.quotas.granted(),
+            original_capacity: capacity,
+            used: self.idle.idle_bytes(),
+            objects: self.idle.idle_objects(),
+        };
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "num clients with quota: {}\nquota map size: {charged}\npinned quota map size: {busy}\n\
+             allocated bytes: {}\nallocation limit: {capacity}\npinned bytes: {}\n{global}\n\
+             (global lru) num evictions: {}\n(global lru) bytes evicted: {}",
+            self.quotas.iter().count(),
+            self.used,
+            self.used - self.evictable_bytes(),
+            self.counters.objects_evicted,
+            self.counters.bytes_evicted,
+        );
+        for (client, account) in self.quotas.iter() {
+            let list = ListReport {
+                name: &self.clients.get(client).peer.name,
+                capacity: account.quota,
+                original_capacity: account.quota,
+                used: account.used,
+                objects: account.objects(),
+            };
+            let _ = write!(text, "\n{list}");
+        }
+        text
+    }
+}
+
+/// The lines of the debug text about one eviction list.
+struct ListReport<'a> {
+    name: &'a str,
+    capacity: u64,
+    original_capacity: u64,
+    used: u64,
+    objects: usize,
+}
+
+impl std::fmt::Display for ListReport<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, capacity, original_capacity, used, objects } = self;
+        // What quotas have taken from the capacity counts as used.
+        let gone = original_capacity - capacity + used;
+        let percent = if *original_capacity == 0 {
+            0.0
+        } else {
+            100.0 * gone as f64 / *original_capacity as f64
+        };
+        let percent = six_digits(percent);
+        writeln!(f, "({name}) capacity: {capacity}")?;
+        writeln!(f, "({name}) used: {percent}%")?;
+        write!(f, "({name}) num objects: {objects}")
+    }
+}
+
+/// A number from 0 up with six significant digits and no zeros at the end, as C's `%g` prints it.
+fn six_digits(number: f64) -> String {
+    let whole_digits = if number < 1.0 { 1 } else { number.log10().floor() as usize + 1 };
+    let text = format!("{number:.*}", 6_usize.saturating_sub(whole_digits));
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}

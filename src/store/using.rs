@@ -1,0 +1,271 @@
+//! Getting, waiting for and letting go of objects: the part of [`Store`] that keeps holds.
+//!
+//! [`Store::hold`] and [`Store::let_go`] are the only places where an object changes between idle
+//! and in use.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{ClientId, Location, ObjectId, Slot};
+use crate::protocol::message::{ObjectState, Reply, RequestId, Timeout};
+use crate::protocol::refusal::Refusal;
+use crate::store::object_table::State;
+use crate::store::waitlist::{Waiter, Want};
+use crate::store::{Asked, Effects, Outcome, Store, is_now};
+
+impl Store {
+    pub(super) fn get(
+        &mut self,
+        asked: Asked,
+        ids: Vec<ObjectId>,
+        timeout: Timeout,
+        fail_if_abandoned: bool,
+    ) -> Result<Outcome, Refusal> {
+        let found: Vec<Option<Slot>> = ids.iter().map(|id| self.find_sealed(id)).collect();
+        let missing = count_missing(&ids, &found);
+        let waits = !missing.is_empty() && !is_now(timeout);
+        if waits {
+            self.may_wait(asked.client, missing.len())?;
+        }
+        self.counters.ids_requested += ids.len() as u64;
+        self.counters.ids_hit += found.iter().flatten().count() as u64;
+        for slot in found.iter().flatten() {
+            self.hold(asked.client, *slot, 1);
+        }
+        if !waits {
+            let locate = |slot: Slot| self.objects.get(slot).location;
+            return Ok(Reply::Objects(found.iter().map(|slot| slot.map(locate)).collect()).into());
+        }
+        self.begin_wait(Waiter {
+            client: asked.client,
+            request: asked.request,
+            ids,
+            missing,
+            want: Want::Get { fail_if_abandoned },
+            deadline: asked.deadline(timeout),
+        });
+        Ok(Outcome::Waits)
+    }
+
+    pub(super) fn wait(
+        &mut self,
+        asked: Asked,
+        ids: Vec<ObjectId>,
+        count: usize,
+        timeout: Timeout,
+    ) -> Result<Outcome, Refusal> {
+        let found: Vec<Option<Slot>> = ids.iter().map(|id| self.find_sealed(id)).collect();
+        let missing = count_missing(&ids, &found);
+        let distinct = ids.iter().collect::<std::collections::BTreeSet<_>>().len();
+        let ready = distinct - missing.len();
+        let remaining = count.min(distinct).saturating_sub(ready);
+        if remaining == 0 || is_now(timeout) {
+            return Ok(Reply::Ready(found.iter().map(Option::is_some).collect()).into());
+        }
+        self.may_wait(asked.client, missing.len())?;
+        self.begin_wait(Waiter {
+            client: asked.client,
+            request: asked.request,
+            ids,
+            missing,
+            want: Want::Seen { remaining },
+            deadline: asked.deadline(timeout),
+        });
+        Ok(Outcome::Waits)
+    }
+
+    pub(super) fn may_wait(&self, client: ClientId, ids: usize) -> Result<(), Refusal> {
+        match self.clients.get(client).broken_limit(ids) {
+            Some(limit) => Err(Refusal::TooManyWaiting(limit as u64)),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_wait(&mut self, waiter: Waiter) {
+        self.counters.waits += 1;
+        self.clients.get_mut(waiter.client).wait_began(waiter.missing.len());
+        self.waits.add(waiter);
+    }
+
+    /// Tells everybody who waited for this object that it is there; a get holds it from now on.
+    pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
+        let id = self.objects.get(slot).id;
+        for progress in self.waits.sealed(&id) {
+            self.clients.get_mut(progress.client).waited_ids -= 1;
+            if progress.holds > 0 {
+                self.hold(progress.client, slot, u64::from(progress.holds));
+            }
+            if let Some(waiter) = progress.completed {
+                self.answer_waiter(waiter, effects);
+            }
+        }
+    }
+
+    /// Answers a request that is not in the waitlist any more with what there is.
+    pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
+        self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
+        let reply = match waiter.want {
+            Want::Get { .. } => Reply::Objects(self.held_locations(&waiter)),
+            Want::Seen { .. } => {
+                let is_ready = |id| !waiter.missing.contains_key(id);
+                Reply::Ready(waiter.ids.iter().map(is_ready).collect())
+            }
+        };
+        effects.reply(waiter.client, waiter.request, reply);
+    }
+
+    /// What a waiting get has got so far. It holds all of it, so it is all still there.
+    fn held_locations(&self, waiter: &Waiter) -> Vec<Option<Location>> {
+        let locate = |id: &ObjectId| {
+            let slot = self.objects.find(id).expect("a held object exists");
+            self.objects.get(slot).location
+        };
+        let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
+        waiter.ids.iter().map(|id| Some(id).filter(is_there).map(locate)).collect()
+    }
+
+    /// The creator of an object gave up. Waiters that wanted to know are refused, and let go of
+    /// what they held while they waited; the others wait for somebody to create it again.
+    pub(super) fn tell_abandoned(&mut self, id: &ObjectId, effects: &mut Effects) {
+        for waiter in self.waits.abandoned(id) {
+            self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
+            for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
+                let slot = self.objects.find(held).expect("a held object exists");
+                self.release_hold(waiter.client, slot, 1, effects);
+            }
+            let abandoned = Refusal::Abandoned(*id);
+            self.refuse(waiter.client, waiter.request, abandoned, effects);
+        }
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        effects: &mut Effects,
+    ) -> Reply {
+        if let Some(waiter) = self.waits.cancelled(client, request) {
+            self.answer_waiter(waiter, effects);
+        } else if let Some(create) = self.creates.cancelled(client, request) {
+            self.clients.get_mut(client).wait_ended(create.creation.ids().count());
+            self.refuse(client, request, Refusal::Cancelled, effects);
+            self.room_appeared = true;
+        }
+        Reply::Done
+    }
+
+    pub(super) fn release(
+        &mut self,
+        client: ClientId,
+        holds: &[(ObjectId, u32)],
+        effects: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        let mut total: BTreeMap<Slot, u64> = BTreeMap::new();
+        for (id, count) in holds {
+            let slot = self.objects.find(id).ok_or(Refusal::ObjectNotFound(*id))?;
+            let sum = total.entry(slot).or_default();
+            *sum += u64::from(*count);
+            let held = self.clients.get(client).holds.get(&slot).copied().unwrap_or(0);
+            if held < *sum {
+                return Err(Refusal::NotHeld(*id));
+            }
+        }
+        // In the order of the request, which is the order in which they become least recent.
+        for (id, count) in holds {
+            if let Some(slot) = self.objects.find(id) {
+                self.counters.releases += u64::from(*count);
+                self.release_hold(client, slot, u64::from(*count), effects);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn states(&self, ids: &[ObjectId]) -> Reply {
+        let state = |id: &ObjectId| match self.objects.find(id) {
+            None => ObjectState::Absent,
+            Some(slot) if self.objects.get(slot).is_sealed() => ObjectState::Sealed,
+            Some(_) => ObjectState::Created,
+        };
+        Reply::States(ids.iter().map(state).collect())
+    }
+
+    pub(super) fn find_sealed(&self, id: &ObjectId) -> Option<Slot> {
+        self.objects.find(id).filter(|slot| self.objects.get(*slot).is_sealed())
+    }
+
+    /// A client holds an object so many times more.
+    pub(super) fn hold(&mut self, client: ClientId, slot: Slot, count: u64) {
+        let holder = self.clients.get_mut(client);
+        let holds = holder.holds.entry(slot).or_insert(0);
+        let is_new = *holds == 0;
+        *holds += count;
+        if !is_new {
+            return;
+        }
+        let object = self.objects.get_mut(slot);
+        holder.held_bytes += object.size();
+        object.holders += 1;
+        if object.holders == 1 && object.is_sealed() {
+            match object.account.and_then(|owner| self.quotas.get_mut(owner)) {
+                Some(account) => account.became_busy(slot),
+                None => self.idle.became_busy(slot),
+            }
+        }
+    }
+
+    /// A client gives so many of its holds back; it has at least that many.
+    pub(super) fn release_hold(
+        &mut self,
+        client: ClientId,
+        slot: Slot,
+        count: u64,
+        effects: &mut Effects,
+    ) {
+        let holds = &mut self.clients.get_mut(client).holds;
+        let held = holds.get_mut(&slot).expect("the client holds the object");
+        *held -= count;
+        if *held == 0 {
+            holds.remove(&slot);
+            self.let_go(client, slot, effects);
+        }
+    }
+
+    /// A client does not hold an object any more. An unsealed one is removed, since nobody else may
+    /// ever seal it.
+    pub(super) fn let_go(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
+        let object = self.objects.get_mut(slot);
+        object.holders -= 1;
+        let size = object.size();
+        self.clients.get_mut(client).held_bytes -= size;
+        match object.state {
+            State::Created { .. } => self.abandon(client, slot, effects),
+            State::Sealed { .. } if object.holders > 0 => {}
+            State::Sealed { .. } => {
+                if !(object.delete_pending && self.delete_idle(slot)) {
+                    self.becomes_idle(slot);
+                }
+            }
+        }
+    }
+
+    /// Nobody holds a sealed object any more: it is now the most recently used one that may go.
+    fn becomes_idle(&mut self, slot: Slot) {
+        let object = self.objects.get(slot);
+        let size = object.size();
+        match object.account.and_then(|owner| self.quotas.get_mut(owner)) {
+            Some(account) => account.became_idle(slot, size),
+            None => self.idle.became_idle(slot, size),
+        }
+        self.room_appeared = true;
+    }
+}
+
+/// The ids that are not there, each with how often it is named.
+fn count_missing(ids: &[ObjectId], found: &[Option<Slot>]) -> BTreeMap<ObjectId, u32> {
+    let mut missing = BTreeMap::new();
+    for (id, slot) in ids.iter().zip(found) {
+        if slot.is_none() {
+            *missing.entry(*id).or_insert(0) += 1;
+        }
+    }
+    missing
+}
