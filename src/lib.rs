@@ -17,6 +17,8 @@ pub mod shm;
 #[cfg(feature = "server")]
 pub mod eviction;
 #[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
 pub mod store;
 
 pub use ids::ObjectId;

@@ -1,0 +1,69 @@
+//! Why connections end, and how much of a matter that is.
+//!
+//! Clients come and go, and die: that is their business and no more than a note. Only a peer that
+//! does not speak the protocol is worth a warning, for somebody should mend it. Our own mistakes
+//! are errors. What led to the end is not known here.
+
+use std::io;
+
+use log::Level;
+
+use super::metrics::ServerCounters;
+use crate::limits::PROTOCOL_VERSION;
+use crate::protocol::ProtocolError;
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// The peer said so, or hung up between two frames.
+    #[error("goodbye")]
+    Goodbye,
+    /// The peer hung up inside a frame.
+    #[error("cut off inside a frame")]
+    CutOff,
+    /// The peer does not keep to the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The peer speaks another version of the protocol, and was told so.
+    #[error("it speaks version {0} of the protocol, and not {PROTOCOL_VERSION}")]
+    Version(u32),
+    /// A subscriber did not keep up, and was told so.
+    #[error("a subscriber fell too far behind")]
+    Lagged,
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// We were about to break the protocol ourselves.
+    #[error("bug: a reply that breaks the protocol: {0}")]
+    BadReply(ProtocolError),
+}
+
+impl CloseReason {
+    /// How much a person who looks after the store wants to know it. Clients come and go and die;
+    /// only those that misbehave are worth a warning.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Goodbye => Level::Debug,
+            Self::CutOff | Self::Lagged => Level::Info,
+            Self::Socket(error) if is_departure(error) => Level::Info,
+            Self::Protocol(_) | Self::Version(_) | Self::Socket(_) => Level::Warn,
+            Self::BadReply(_) => Level::Error,
+        }
+    }
+
+    /// Counts the end of a connection.
+    pub fn count(&self, counters: &mut ServerCounters) {
+        match self {
+            Self::Goodbye => {}
+            Self::Protocol(_) | Self::Version(_) => counters.protocol_errors += 1,
+            Self::CutOff | Self::Lagged | Self::Socket(_) | Self::BadReply(_) => {
+                counters.connections_lost += 1;
+            }
+        }
+    }
+}
+
+/// Whether this is how the system says that the peer is gone.
+fn is_departure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,165 @@
+//! What the store is told at its start: the arguments, checked, as plain data.
+//!
+//! [`Config::from_arguments`] goes three steps. `options` turns arguments into values and finds
+//! what is wrong whatever the machine looks like ([`UsageError`], exit code 2). Defaults that
+//! depend on the machine are filled in. `environment` compares the result with the machine: socket,
+//! directories, memory, file systems, huge pages ([`EnvironmentError`], exit code 1). Everything
+//! that can be known before any memory is taken is known when it returns. Each error is one line
+//! that has the value and the cure.
+//!
+//! It creates nothing, and does not know how anything here is used.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use self::byte_size::Bytes;
+pub use self::environment::EnvironmentError;
+pub use self::options::UsageError;
+use self::options::{Arguments, Parsed, TABLE};
+use super::memory_limit::MemoryLimit;
+use crate::eviction::PolicyKind;
+use crate::limits::{ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX};
+use crate::shm::segment::Backing;
+
+mod byte_size;
+mod environment;
+mod options;
+#[cfg(test)]
+mod tests;
+
+/// Objects that a store of any size can hold by default, beside one for each line of its memory.
+const OBJECTS_EXTRA: u64 = 65_536;
+
+/// How to run a store. Sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect.
+    pub socket: PathBuf,
+    /// Permissions of the socket.
+    pub socket_mode: u32,
+    /// What all objects may use together, to the byte.
+    pub capacity: u64,
+    /// What the memory is made of.
+    pub backing: Backing,
+    /// How many objects there can be.
+    pub objects_max: u32,
+    /// Which objects leave first.
+    pub policy: PolicyKind,
+    /// Take all memory from the system at the start.
+    pub reserve: bool,
+    /// Clients clear the memory of new objects.
+    pub clear_new_objects: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// Run a store.
+    Serve(Config),
+    /// Print this text and exit.
+    Print(String),
+}
+
+/// A store that cannot be started as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line is wrong.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The machine is not as the command line says.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+}
+
+impl ConfigError {
+    /// The exit code of the program: 2 for a wrong command line, 1 for the machine.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Environment(_) => 1,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the arguments, the program's own name not among them, and looks at the machine.
+    ///
+    /// # Errors
+    /// A command line that is wrong, or asks for what this machine does not have.
+    pub fn from_arguments(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Invocation, ConfigError> {
+        let machine = Path::new("/");
+        match options::parse(arguments)? {
+            Parsed::Help => Ok(Invocation::Print(options::help())),
+            Parsed::Version => {
+                let version = concat!("plasma_store ", env!("CARGO_PKG_VERSION"), "\n");
+                Ok(Invocation::Print(version.to_owned()))
+            }
+            Parsed::Serve(arguments) => {
+                let limit = MemoryLimit::of_this_process(machine)
+                    .map_err(EnvironmentError::MemoryUnknown)?;
+                let config = Self::from_values(&arguments, &limit)?;
+                environment::check(&config, &limit, machine)?;
+                Ok(Invocation::Serve(config))
+            }
+        }
+    }
+
+    fn from_values(given: &Arguments, limit: &MemoryLimit) -> Result<Self, UsageError> {
+        let capacity = match &given.memory {
+            Some(text) => TABLE.memory.number(text)?,
+            None => default_capacity(limit),
+        };
+        let objects_max = match &given.max_objects {
+            Some(text) => TABLE.max_objects.number(text)?,
+            None => (capacity / ALIGNMENT + OBJECTS_EXTRA).min(u64::from(OBJECTS_MAX)),
+        };
+        let socket = given.socket.as_deref().unwrap_or(TABLE.socket.default);
+        let mode = given.socket_mode.as_deref().unwrap_or(TABLE.socket_mode.default);
+        let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);
+        Ok(Self {
+            socket: TABLE.socket.path(socket)?.into(),
+            socket_mode: narrow(TABLE.socket_mode.number(mode)?),
+            capacity,
+            backing: backing(given)?,
+            objects_max: narrow(objects_max),
+            policy: TABLE.eviction_policy.policy(policy)?,
+            reserve: given.reserve,
+            clear_new_objects: given.clear_new_objects,
+        })
+    }
+}
+
+/// One line for the log.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { socket, socket_mode, backing, objects_max, policy, .. } = self;
+        write!(f, "{} in {backing}", Bytes(self.capacity))?;
+        f.write_str(if self.reserve { ", all reserved" } else { "" })?;
+        write!(f, ", at most {objects_max} objects, eviction policy {policy}")?;
+        f.write_str(if self.clear_new_objects { ", new objects are cleared" } else { "" })?;
+        write!(f, ", socket {} with mode {socket_mode:03o}", socket.display())
+    }
+}
+
+fn default_capacity(limit: &MemoryLimit) -> u64 {
+    (limit.memory / 10 * 3).clamp(CAPACITY_MIN, CAPACITY_MAX)
+}
+
+fn backing(given: &Arguments) -> Result<Backing, UsageError> {
+    let directory =
+        given.directory.as_deref().map(|path| TABLE.directory.path(path)).transpose()?;
+    Ok(match (directory.map(PathBuf::from), given.huge_pages) {
+        (None, false) => Backing::Memfd,
+        (Some(directory), false) => Backing::Directory(directory),
+        (None, true) => Backing::HugeMemfd,
+        (Some(directory), true) => Backing::HugeDirectory(directory),
+    })
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).expect("the ranges in the table of options keep this within 32 bits")
+}

@@ -1,0 +1,219 @@
+//! Compares a configuration with the machine, before anything is made.
+//!
+//! Each check is one that would otherwise fail later and worse: as a client's SIGBUS when memory
+//! that was promised is not there, as a signal for a file beyond `ulimit -f`, as a panic. Nothing
+//! is created, and what is free now may be gone a moment later, so whoever takes the memory still
+//! has to look at its errors.
+//!
+//! It knows where a system keeps its numbers only through [`MemoryLimit`] and [`HugePages`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::statvfs;
+
+use super::Config;
+use super::byte_size::Bytes;
+use crate::server::listener::{self, ListenError};
+use crate::server::memory_limit::{HugePages, MemoryLimit};
+use crate::shm::segment::Backing;
+
+/// The machine is not as the command line says: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvironmentError {
+    /// The system does not say how much memory there is.
+    #[error("cannot find out how much memory there is from /proc: {0}; mount /proc")]
+    MemoryUnknown(#[source] io::Error),
+    /// The socket cannot be made there.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
+    /// `-d` is no directory, or not ours to write.
+    #[error(
+        "-d {directory:?}: cannot make a file there: {reason}; create the directory, mend its \
+         permissions, or leave -d out to use memory without a file"
+    )]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        reason: Errno,
+    },
+    /// `-d` without `-h` is a file system of huge pages.
+    #[error("-d {0:?}: this is a file system of huge pages (hugetlbfs); add -h to use them")]
+    HugeWithoutFlag(PathBuf),
+    /// `-d` with `-h` is some other file system.
+    #[error(
+        "-h -d {0:?}: this is no file system of huge pages (hugetlbfs); let \
+         scripts/hugepages-setup.sh mount one, or leave -d out to take huge pages without a file"
+    )]
+    NotHuge(PathBuf),
+    /// There is no such thing as a huge page.
+    #[error("-h: this system has no huge pages (of this size); leave -h out")]
+    NoHugePages,
+    /// There are not enough of them.
+    #[error(
+        "-h: {} need {needed} huge pages of {} and {available} are free; let \
+         scripts/hugepages-setup.sh --pages {needed} prepare them, or use a smaller -m",
+        Bytes(*.capacity), Bytes(*.page_bytes)
+    )]
+    TooFewHugePages {
+        /// Bytes asked for.
+        capacity: u64,
+        /// Bytes of one page.
+        page_bytes: u64,
+        /// Pages asked for.
+        needed: u64,
+        /// Pages that can be had.
+        available: u64,
+    },
+    /// More than the memory of the machine or of the control group.
+    #[error(
+        "-m: {} are more than the {} of memory and swap {}",
+        Bytes(*.capacity),
+        Bytes(*.limit),
+        .cgroup.as_ref().map_or_else(
+            || "of this machine; use a smaller -m, or a directory on a disk with -d".to_owned(),
+            |group| format!("in the cgroup {group:?}; use a smaller -m, or raise its limit")
+        )
+    )]
+    MoreThanMemory {
+        /// Bytes asked for.
+        capacity: u64,
+        /// Bytes there are.
+        limit: u64,
+        /// Who says so, if not the machine.
+        cgroup: Option<PathBuf>,
+    },
+    /// More than is free in `-d`.
+    #[error(
+        "-m: {} are more than the {} that are free in -d {directory:?}; use a smaller -m, make \
+         room there, or choose another directory",
+        Bytes(*.capacity), Bytes(*.free)
+    )]
+    MoreThanDirectory {
+        /// Bytes asked for.
+        capacity: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// More than a limit of this process.
+    #[error(
+        "-m: {} are more than the {} that `{command}` allows; use a smaller -m, or \
+         `{command} unlimited` before the start",
+        Bytes(*.capacity), Bytes(*.limit)
+    )]
+    MoreThanResourceLimit {
+        /// Bytes asked for.
+        capacity: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// How the limit is shown and set in a shell.
+        command: &'static str,
+    },
+}
+
+/// Whether this store can be started here. `machine` is the root directory.
+pub(super) fn check(
+    config: &Config,
+    limit: &MemoryLimit,
+    machine: &Path,
+) -> Result<(), EnvironmentError> {
+    let capacity = config.capacity;
+    listener::check(&config.socket)?;
+    match &config.backing {
+        Backing::Memfd => check_memory(capacity, limit)?,
+        Backing::Directory(directory) => check_directory(capacity, limit, directory)?,
+        Backing::HugeMemfd => {
+            let pages = HugePages::of_default_size(machine).ok_or(EnvironmentError::NoHugePages)?;
+            check_huge_pages(capacity, pages)?;
+        }
+        Backing::HugeDirectory(directory) => check_huge_directory(capacity, directory, machine)?,
+    }
+    for (resource, command) in
+        [(Resource::RLIMIT_FSIZE, "ulimit -f"), (Resource::RLIMIT_AS, "ulimit -v")]
+    {
+        // If the system does not tell, whoever takes the memory finds out.
+        let limit = getrlimit(resource).map_or(u64::MAX, |(soft, _)| soft);
+        check_resource_limit(capacity, limit, command)?;
+    }
+    Ok(())
+}
+
+fn check_memory(capacity: u64, limit: &MemoryLimit) -> Result<(), EnvironmentError> {
+    if capacity > limit.memory_and_swap {
+        let (limit, cgroup) = (limit.memory_and_swap, limit.cgroup.clone());
+        return Err(EnvironmentError::MoreThanMemory { capacity, limit, cgroup });
+    }
+    Ok(())
+}
+
+fn check_directory(
+    capacity: u64,
+    limit: &MemoryLimit,
+    directory: &Path,
+) -> Result<(), EnvironmentError> {
+    let failed = |reason| EnvironmentError::Directory { directory: directory.to_owned(), reason };
+    listener::check_writable(directory).map_err(failed)?;
+    let kind = statfs(directory).map_err(failed)?.filesystem_type();
+    if kind == HUGETLBFS_MAGIC {
+        return Err(EnvironmentError::HugeWithoutFlag(directory.to_owned()));
+    }
+    let room = statvfs(directory).map_err(failed)?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    check_room(capacity, free, directory)?;
+    // Files of a tmpfs are memory, however large it claims to be.
+    if kind == TMPFS_MAGIC { check_memory(capacity, limit) } else { Ok(()) }
+}
+
+fn check_huge_directory(
+    capacity: u64,
+    directory: &Path,
+    machine: &Path,
+) -> Result<(), EnvironmentError> {
+    let failed = |reason| EnvironmentError::Directory { directory: directory.to_owned(), reason };
+    listener::check_writable(directory).map_err(failed)?;
+    let mount = statfs(directory).map_err(failed)?;
+    if mount.filesystem_type() != HUGETLBFS_MAGIC {
+        return Err(EnvironmentError::NotHuge(directory.to_owned()));
+    }
+    let page_bytes = u64::try_from(mount.block_size()).unwrap_or(0);
+    let pages = HugePages::of_size(machine, page_bytes).ok_or(EnvironmentError::NoHugePages)?;
+    check_huge_pages(capacity, pages)?;
+    // A mount without a size of its own says that it has no blocks at all.
+    let free = if mount.blocks() == 0 { u64::MAX } else { mount.blocks_free() };
+    check_room(capacity, free.saturating_mul(page_bytes), directory)
+}
+
+fn check_huge_pages(capacity: u64, pages: HugePages) -> Result<(), EnvironmentError> {
+    let HugePages { page_bytes, available } = pages;
+    let needed = capacity.div_ceil(page_bytes);
+    if needed > available {
+        return Err(EnvironmentError::TooFewHugePages { capacity, page_bytes, needed, available });
+    }
+    Ok(())
+}
+
+fn check_room(capacity: u64, free: u64, directory: &Path) -> Result<(), EnvironmentError> {
+    if capacity > free {
+        let directory = directory.to_owned();
+        return Err(EnvironmentError::MoreThanDirectory { capacity, free, directory });
+    }
+    Ok(())
+}
+
+pub(super) fn check_resource_limit(
+    capacity: u64,
+    limit: u64,
+    command: &'static str,
+) -> Result<(), EnvironmentError> {
+    if capacity > limit {
+        return Err(EnvironmentError::MoreThanResourceLimit { capacity, limit, command });
+    }
+    Ok(())
+}

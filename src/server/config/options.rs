@@ -1,0 +1,332 @@
+//! The options of the command line: one table, from which the parser, `--help`, the ranges, the
+//! defaults and the texts of errors are made.
+//!
+//! [`options!`] takes the table once and makes two things of it: the structure that argh fills, and
+//! [`TABLE`]. argh knows `--name value` and nothing else, so [`normalize`] first turns what people
+//! type into that. The original took its flags with gflags, where one dash or two mean the same, a
+//! value may follow `=`, and a switch may be given as `--h=false`; old command lines go on working.
+//!
+//! It knows how a value is written and what range it has to be in, and nothing about the machine.
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+
+use argh::FromArgs;
+
+use super::byte_size;
+use crate::eviction::PolicyKind;
+use crate::limits::{CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, SOCKET_PATH_BYTES_MAX};
+
+/// The command line is wrong, whatever the machine looks like: exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// An argument is not text.
+    #[error("the argument {0:?} is not UTF-8, and only such arguments and paths can be used")]
+    NotUtf8(OsString),
+    /// An option that does not exist, is given twice or lacks its value; or a stray argument.
+    #[error("{0}; `plasma_store --help` lists the options")]
+    Arguments(String),
+    /// The value of an option is not what it has to be.
+    #[error("{option} {value:?}: {reason}; expected {expected}")]
+    Value {
+        /// The option as people type it.
+        option: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    Help,
+    Version,
+    Serve(Arguments),
+}
+
+/// What the value of an option is, and what it has to be.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Switch,
+    Path,
+    /// The path of a unix socket.
+    SocketPath,
+    Bytes(RangeInclusive<u64>),
+    Count(RangeInclusive<u64>),
+    Octal(RangeInclusive<u64>),
+    /// The name of an eviction policy.
+    Policy,
+}
+
+/// One option.
+#[derive(Debug)]
+pub(super) struct OptionRow {
+    /// With underscores, as gflags and Rust write it.
+    pub name: &'static str,
+    /// One letter, or nothing.
+    pub short: &'static str,
+    pub kind: Kind,
+    /// What counts if the option is absent: a value as it would be typed, or how it is found.
+    pub default: &'static str,
+    /// Lines for people.
+    pub help: &'static [&'static str],
+}
+
+macro_rules! options {
+    (
+        values { $($(#[doc = $value_help:tt])+ $value:ident
+            $kind:expr, short $value_short:literal, default $default:literal;)+ }
+        switches { $($(#[doc = $switch_help:tt])+ $switch:ident short $switch_short:literal;)+ }
+    ) => {
+        /// shared-memory store of immutable objects
+        #[derive(Debug, FromArgs)]
+        #[argh(help_triggers("--help"))]
+        pub(super) struct Arguments {
+            $($(#[doc = $value_help])+ #[argh(option)] pub $value: Option<String>,)+
+            $($(#[doc = $switch_help])+ #[argh(switch)] pub $switch: bool,)+
+        }
+
+        pub(super) struct Table {
+            $(pub $value: OptionRow,)+
+            $(pub $switch: OptionRow,)+
+        }
+
+        pub(super) const TABLE: Table = Table {
+            $($value: OptionRow {
+                name: stringify!($value),
+                short: $value_short,
+                kind: $kind,
+                default: $default,
+                help: &[$($value_help),+],
+            },)+
+            $($switch: OptionRow {
+                name: stringify!($switch),
+                short: $switch_short,
+                kind: Kind::Switch,
+                default: "off",
+                help: &[$($switch_help),+],
+            },)+
+        };
+
+        pub(super) const ROWS: &[OptionRow] = &[$(TABLE.$value,)+ $(TABLE.$switch,)+];
+    };
+}
+
+options! {
+    values {
+        /// memory for objects
+        memory Kind::Bytes(CAPACITY_MIN..=CAPACITY_MAX), short "m",
+            default "30 % of the memory that this process may use";
+        /// unix socket that clients connect to; a stale one is replaced
+        socket Kind::SocketPath, short "s", default "/tmp/plasma";
+        /// directory of the memory file, for example a mounted hugetlbfs; the
+        /// file has no name and is gone when the store is
+        directory Kind::Path, short "d", default "none, memory without a file";
+        /// who may connect: the permissions of the socket
+        socket_mode Kind::Octal(0..=0o777), short "", default "600";
+        /// which objects leave first when room is needed
+        eviction_policy Kind::Policy, short "", default "lru";
+        /// how many objects there can be
+        max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
+            default "one for each 64 bytes of memory, and 65536";
+    }
+    switches {
+        /// take huge pages: from the hugetlbfs that -d names, or without -d from
+        /// the system; scripts/hugepages-setup.sh prepares them
+        huge_pages short "h";
+        /// take all memory from the system at the start
+        reserve short "";
+        /// tell clients to clear the memory of a new object before they use it,
+        /// so that nobody sees what was there before
+        clear_new_objects short "";
+        /// print the version and exit
+        version short "";
+    }
+}
+
+/// What the arguments (without the program's name) ask for. Values are texts still.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let arguments = arguments
+        .into_iter()
+        .map(|argument| argument.into_string().map_err(UsageError::NotUtf8))
+        .collect::<Result<Vec<_>, _>>()?;
+    let normal = normalize(&arguments)?;
+    let texts: Vec<&str> = normal.iter().map(String::as_str).collect();
+    match Arguments::from_args(&["plasma_store"], &texts) {
+        Ok(arguments) if arguments.version => Ok(Parsed::Version),
+        Ok(arguments) => Ok(Parsed::Serve(arguments)),
+        Err(exit) if exit.status.is_ok() => Ok(Parsed::Help),
+        Err(exit) => {
+            // One line, whatever was typed.
+            let text = exit.output.trim_end().trim_end_matches('.');
+            Err(UsageError::Arguments(text.replace(char::is_control, " ")))
+        }
+    }
+}
+
+/// The text of `--help`.
+pub(super) fn help() -> String {
+    let mut text = String::from(
+        "Usage: plasma_store [OPTIONS]\n\n\
+         Shared-memory store of immutable objects: clients create objects in its memory,\n\
+         seal them, and read each other's objects in place. It runs until SIGTERM,\n\
+         SIGINT or SIGHUP, and logs to stderr what RUST_LOG says (default: info).\n\nOptions:",
+    );
+    for row in ROWS {
+        let value = row.kind.placeholder().map_or_else(String::new, |name| format!(" {name}"));
+        let short = if row.short.is_empty() { "   ".into() } else { format!("-{},", row.short) };
+        text += &format!("\n  {short} {}{value}\n", row.long());
+        for line in row.help {
+            text += &format!("          {}\n", line.trim());
+        }
+        if let Some(value) = row.kind.expected() {
+            text += &format!("          {value}\n          default: {}\n", row.default);
+        }
+    }
+    text += "\n      --help\n          print this text and exit\n";
+    text += "\nEviction policies:\n";
+    for policy in PolicyKind::ALL {
+        text += &format!("  {policy:<6}{}\n", policy.description());
+    }
+    text += "\nExit code: 0 after a signal, 1 if the machine does not have what was asked for,\n\
+             2 if the command line is wrong.\n";
+    text
+}
+
+impl OptionRow {
+    /// The number that `text` is; for the kinds that are numbers.
+    pub(super) fn number(&self, text: &str) -> Result<u64, UsageError> {
+        let invalid = |reason: String| self.invalid(text, reason);
+        let (number, range) = match &self.kind {
+            Kind::Bytes(range) => {
+                (byte_size::parse(text).map_err(|e| invalid(e.to_string()))?, range)
+            }
+            Kind::Count(range) => {
+                (text.parse().map_err(|_| invalid("no such number".into()))?, range)
+            }
+            Kind::Octal(range) => {
+                let digits = text.strip_prefix("0o").unwrap_or(text);
+                let number = u64::from_str_radix(digits, 8);
+                (number.map_err(|_| invalid("these are not octal digits".into()))?, range)
+            }
+            Kind::Switch | Kind::Path | Kind::SocketPath | Kind::Policy => {
+                unreachable!("{} is no number", self.name)
+            }
+        };
+        if range.contains(&number) { Ok(number) } else { Err(invalid("out of range".into())) }
+    }
+
+    /// The eviction policy that `text` names.
+    pub(super) fn policy(&self, text: &str) -> Result<PolicyKind, UsageError> {
+        text.parse().map_err(|_| self.invalid(text, "there is no such policy".to_owned()))
+    }
+
+    /// `text`, if it can be a path.
+    pub(super) fn path<'a>(&self, text: &'a str) -> Result<&'a str, UsageError> {
+        if text.is_empty() {
+            return Err(self.invalid(text, "it is empty".into()));
+        }
+        if matches!(self.kind, Kind::SocketPath) && text.len() > SOCKET_PATH_BYTES_MAX {
+            return Err(self.invalid(text, format!("it has {} bytes", text.len())));
+        }
+        Ok(text)
+    }
+
+    /// The error for a value that is not what it has to be.
+    fn invalid(&self, value: &str, reason: String) -> UsageError {
+        UsageError::Value {
+            option: self.typed(),
+            value: value.to_owned(),
+            reason,
+            expected: self.kind.expected().unwrap_or_default(),
+        }
+    }
+
+    /// As people type it: the short form if there is one.
+    fn typed(&self) -> String {
+        if self.short.is_empty() { self.long() } else { format!("-{}", self.short) }
+    }
+
+    fn long(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+}
+
+impl Kind {
+    fn placeholder(&self) -> Option<&str> {
+        match self {
+            Self::Switch => None,
+            Self::Path | Self::SocketPath => Some("PATH"),
+            Self::Bytes(_) => Some("BYTES"),
+            Self::Count(_) => Some("N"),
+            Self::Octal(_) => Some("OCTAL"),
+            Self::Policy => Some("NAME"),
+        }
+    }
+
+    fn expected(&self) -> Option<String> {
+        Some(match self {
+            Self::Switch => return None,
+            Self::Path => "a path".to_owned(),
+            Self::SocketPath => format!("a path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
+            Self::Bytes(range) => format!(
+                "bytes from {} to {}, or like 500M, 8GiB, 1.5G, 1e9",
+                range.start(),
+                range.end()
+            ),
+            Self::Count(range) => format!("a number from {} to {}", range.start(), range.end()),
+            Self::Octal(range) => {
+                format!("octal digits from {:o} to {:o}", range.start(), range.end())
+            }
+            Self::Policy => format!("one of {}", PolicyKind::ALL.map(PolicyKind::name).join(", ")),
+        })
+    }
+}
+
+/// The arguments with every known option as `--name` and its value as an argument of its own. The
+/// rest is left for argh to complain about.
+fn normalize(arguments: &[String]) -> Result<Vec<String>, UsageError> {
+    let mut normal = Vec::with_capacity(arguments.len() + 1);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let undashed = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
+        let flag = undashed.unwrap_or_default();
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name.replace('-', "_"), Some(value)),
+            None => (flag.replace('-', "_"), None),
+        };
+        if name == "help" {
+            // Whatever else is there: whoever asks for help gets it.
+            return Ok(vec!["--help".to_owned()]);
+        }
+        let named = |row: &&OptionRow| !name.is_empty() && (row.name == name || row.short == name);
+        let Some(row) = ROWS.iter().find(named) else {
+            normal.push(argument.clone());
+            continue;
+        };
+        match (&row.kind, value) {
+            (Kind::Switch, None | Some("true" | "t" | "yes" | "y" | "1")) => {
+                normal.push(row.long())
+            }
+            (Kind::Switch, Some("false" | "f" | "no" | "n" | "0")) => {}
+            (Kind::Switch, Some(value)) => {
+                let reason = "a switch has no value".to_owned();
+                let (option, value) = (row.typed(), value.to_owned());
+                let expected = format!("{option} alone, {option}=true or {option}=false");
+                return Err(UsageError::Value { option, value, reason, expected });
+            }
+            // The next argument is the value even if it looks like an option: `-m -5` is a
+            // negative size, not an unknown flag.
+            (_, value) => {
+                normal.push(row.long());
+                normal.extend(value.map(str::to_owned).or_else(|| rest.next().cloned()));
+            }
+        }
+    }
+    Ok(normal)
+}

@@ -1,0 +1,428 @@
+//! One peer: its socket, what has come from it, and what has still to go to it.
+//!
+//! This is the only reader and the only writer of a socket, and the place where bytes become
+//! messages and back. Neither direction ever blocks: reading stops at a budget, at an empty socket,
+//! or as long as the peer leaves too many replies unread; writing stops when the socket takes no
+//! more. Whatever goes wrong here makes this one connection [`ConnectionState::Draining`] and
+//! nothing else; it is taken away by the reactor's last phase, like every other.
+//!
+//! Other connections, the store and what a request means are not known here.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use super::close_reason::CloseReason;
+use super::memory::Memory;
+use super::metrics::ServerCounters;
+use super::outbox::{DescriptorKind, Outbox};
+use crate::ids::ClientId;
+use crate::limits;
+use crate::protocol::ProtocolError;
+use crate::protocol::codec::{decode_client, encode_server};
+use crate::protocol::frame::{FrameReader, append_frame};
+use crate::protocol::message::{
+    ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
+};
+use crate::protocol::refusal::Refusal;
+use crate::shm::fd_passing;
+use crate::store::Peer;
+use crate::time::Timestamp;
+
+/// Bytes to read at a time at first: more than most requests have.
+const READ_BYTES: usize = 4 << 10;
+
+/// Bytes to read at a time when there are many.
+const READ_BYTES_BUSY: usize = 64 << 10;
+
+/// Descriptors in a frame of a client: it has none to give.
+const CLIENT_DESCRIPTORS: u16 = 0;
+
+/// Where the life of a connection stands.
+#[derive(Debug)]
+enum ConnectionState {
+    /// Nothing but `Connect` may come. The store does not know the client.
+    Handshake,
+    /// Requests may come. The store knows the client.
+    Open,
+    /// It is to be closed as soon as the outbox is empty. Nothing is read or queued any more.
+    Draining {
+        /// Why it ends. The first reason stays.
+        reason: CloseReason,
+        /// Whether the store knows the client.
+        was_open: bool,
+        /// When it is closed in any case; set when the peer first leaves something unread.
+        deadline: Option<Timestamp>,
+    },
+}
+
+/// What came from a peer.
+#[derive(Debug)]
+pub enum Received {
+    /// A request to be served.
+    Request(RequestId, Request),
+    /// The peer has introduced itself and waits to be welcomed.
+    Opened(RequestId),
+    /// Nothing, until the socket or the outbox gives a reason to try again.
+    Nothing,
+    /// Nothing in this turn: the budget is spent.
+    Later,
+    /// Nothing any more: the connection has begun to drain.
+    Ended,
+}
+
+/// What one connection has used up in one turn.
+#[derive(Debug, Default)]
+pub struct Budget {
+    bytes: usize,
+    requests: usize,
+    /// The socket gave less than there was room for: it is empty.
+    socket_is_empty: bool,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct Connection {
+    id: ClientId,
+    peer: Peer,
+    state: ConnectionState,
+    socket: UnixStream,
+    /// Whether the selector also waits for the socket to take bytes. Usually it does not: a wake-up
+    /// for each reply that the peer reads would be one too many.
+    awaits_room: bool,
+    frames: FrameReader,
+    /// The peer has hung up. What it sent before is still there to be read.
+    hung_up: bool,
+    outbox: Outbox,
+    /// Requests are left unread until the peer has read some replies.
+    held_back: bool,
+    /// What the peer has been sent.
+    descriptors: Vec<DescriptorKind>,
+}
+
+impl Connection {
+    /// A connection just accepted, watched from now on under its id.
+    ///
+    /// # Errors
+    /// The system has no memory to watch it.
+    pub fn new(
+        id: ClientId,
+        mut socket: UnixStream,
+        peer: Peer,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        registry.register(&mut socket, token(id), Interest::READABLE)?;
+        Ok(Self {
+            id,
+            peer,
+            state: ConnectionState::Handshake,
+            socket,
+            awaits_room: false,
+            frames: FrameReader::new(CLIENT_DESCRIPTORS),
+            hung_up: false,
+            outbox: Outbox::default(),
+            held_back: false,
+            descriptors: Vec::new(),
+        })
+    }
+
+    /// Who is there.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Whether it is about to be closed.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.state, ConnectionState::Draining { .. })
+    }
+
+    /// Bytes that the peer has still to read or the socket to take.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Begins the end, unless it has begun already.
+    pub fn drain(&mut self, reason: CloseReason) {
+        let was_open = match self.state {
+            ConnectionState::Handshake => false,
+            ConnectionState::Open => true,
+            ConnectionState::Draining { .. } => return,
+        };
+        self.state = ConnectionState::Draining { reason, was_open, deadline: None };
+    }
+
+    /// The selector says that the peer has hung up, so that an emptied socket has an end to be read.
+    pub fn note_hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// The next thing that the peer said.
+    pub fn receive(&mut self, budget: &mut Budget, counters: &mut ServerCounters) -> Received {
+        match self.try_receive(budget, counters) {
+            Ok(received) => received,
+            Err(reason) => {
+                self.drain(reason);
+                Received::Ended
+            }
+        }
+    }
+
+    /// Whether the peer has this descriptor already.
+    pub fn has_descriptor(&self, kind: DescriptorKind) -> bool {
+        self.descriptors.contains(&kind)
+    }
+
+    /// Puts a reply behind everything that waits to be sent, with descriptors that ride with it.
+    pub fn queue(
+        &mut self,
+        request: RequestId,
+        reply: Reply,
+        kinds: Vec<DescriptorKind>,
+        memory: &Memory,
+        counters: &mut ServerCounters,
+    ) {
+        if self.is_draining() {
+            return;
+        }
+        let described = kinds.iter().map(|kind| DescriptorInfo {
+            segment: kind.segment,
+            segment_size: memory.bytes(),
+            writable: kind.writable,
+        });
+        let message = ServerMessage { request, descriptors: described.collect(), reply };
+        self.descriptors.extend_from_slice(&kinds);
+        self.append(&message, kinds, counters);
+    }
+
+    /// Sends until nothing is left or the socket takes no more. Returns whether nothing is left;
+    /// if something is, the selector tells when to go on.
+    pub fn flush(
+        &mut self,
+        memory: &Memory,
+        registry: &Registry,
+        counters: &mut ServerCounters,
+    ) -> bool {
+        let sent = self.send_outbox(memory, counters).and_then(|()| self.await_room(registry));
+        if let Err(error) = sent {
+            self.outbox.discard();
+            self.drain(error.into());
+        }
+        self.outbox.is_empty()
+    }
+
+    /// Whether reading can go on after it was held back. True once for each time.
+    pub fn resumes_reading(&mut self) -> bool {
+        let resumes = self.held_back && self.outbox.len() <= limits::OUTBOX_BYTES_MAX;
+        self.held_back &= !resumes;
+        resumes
+    }
+
+    /// The time by which a draining connection that leaves its last replies unread is closed, if
+    /// that was not known before.
+    pub fn set_drain_deadline(&mut self, time: Timestamp) -> bool {
+        match &mut self.state {
+            ConnectionState::Draining { deadline: deadline @ None, .. } => {
+                *deadline = Some(time);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends it: the selector forgets the socket, the log gets its line, the socket is closed.
+    /// Returns whether the store knows the client.
+    pub fn close(mut self, registry: &Registry, counters: &mut ServerCounters) -> bool {
+        // It fails for a socket that is not watched, and this one is.
+        let deregistered = registry.deregister(&mut self.socket);
+        debug_assert!(deregistered.is_ok(), "{deregistered:?}");
+        let ConnectionState::Draining { reason, was_open, .. } = &self.state else {
+            unreachable!("a connection drains before it is closed");
+        };
+        reason.count(counters);
+        let unread = match self.outbox.len() {
+            0 => String::new(),
+            bytes => format!("; it left {bytes} bytes unread"),
+        };
+        log::log!(reason.level(), "closed the connection of {self}: {reason}{unread}");
+        *was_open
+    }
+
+    fn append(
+        &mut self,
+        message: &ServerMessage,
+        kinds: Vec<DescriptorKind>,
+        counters: &mut ServerCounters,
+    ) {
+        let count = u16::try_from(kinds.len()).unwrap_or(u16::MAX);
+        let appended = self.outbox.append(kinds, |out| {
+            append_frame(out, count, |payload| encode_server(payload, message))
+        });
+        match appended {
+            Ok(()) => counters.frames_sent += 1,
+            // It ends this connection and not the store: a peer may have had a hand in it.
+            Err(error) => self.drain(CloseReason::BadReply(error)),
+        }
+    }
+
+    fn try_receive(
+        &mut self,
+        budget: &mut Budget,
+        counters: &mut ServerCounters,
+    ) -> Result<Received, CloseReason> {
+        loop {
+            if self.is_draining() {
+                return Ok(Received::Nothing);
+            }
+            if self.outbox.len() > limits::OUTBOX_BYTES_MAX {
+                self.held_back = true;
+                return Ok(Received::Nothing);
+            }
+            if budget.requests >= limits::TURN_REQUESTS_MAX {
+                return Ok(Received::Later);
+            }
+            if let Some(frame) = self.frames.next_frame()? {
+                budget.requests += 1;
+                counters.frames_received += 1;
+                let (request_id, message) = decode_client(frame.payload)?;
+                return self.admit(request_id, message, counters);
+            }
+            if budget.socket_is_empty {
+                self.frames.give_back_memory();
+                return Ok(Received::Nothing);
+            }
+            if budget.bytes >= limits::TURN_READ_BYTES_MAX {
+                return Ok(Received::Later);
+            }
+            self.read(budget, counters)?;
+        }
+    }
+
+    /// Takes what the socket has, up to a point.
+    fn read(
+        &mut self,
+        budget: &mut Budget,
+        counters: &mut ServerCounters,
+    ) -> Result<(), CloseReason> {
+        let at_least = if budget.bytes == 0 { READ_BYTES } else { READ_BYTES_BUSY };
+        let space = self.frames.space(at_least);
+        // A frame that is nearly complete asks for less room than that, and one recv fills it.
+        let room = space.len();
+        match self.socket.read(space) {
+            Ok(0) if self.frames.is_mid_frame() => Err(CloseReason::CutOff),
+            Ok(0) => Err(CloseReason::Goodbye),
+            Ok(count) => {
+                self.frames.advance(count);
+                budget.bytes += count;
+                counters.bytes_received += count as u64;
+                // The next byte to arrive is a new edge, so there is no need to ask again. Only
+                // the end of the stream may have been announced together with these bytes. (A
+                // peer that sends descriptors, which are thrown away, can make the kernel give
+                // less than there is. It then waits for itself.)
+                budget.socket_is_empty = count < room && !self.hung_up;
+                Ok(())
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    budget.socket_is_empty = true;
+                    Ok(())
+                }
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Lets a message in if its time has come.
+    fn admit(
+        &mut self,
+        request_id: RequestId,
+        message: ClientMessage,
+        counters: &mut ServerCounters,
+    ) -> Result<Received, CloseReason> {
+        match (&self.state, message) {
+            (ConnectionState::Open, ClientMessage::Request(request)) => {
+                Ok(Received::Request(request_id, request))
+            }
+            (ConnectionState::Handshake, ClientMessage::Connect(connect)) => {
+                self.open(request_id, connect, counters)
+            }
+            (ConnectionState::Open, ClientMessage::Connect(_)) => {
+                Err(ProtocolError::Handshake("a second Connect").into())
+            }
+            (ConnectionState::Handshake, ClientMessage::Request(_)) => {
+                Err(ProtocolError::Handshake("the first message was not Connect").into())
+            }
+            (ConnectionState::Draining { .. }, _) => Ok(Received::Nothing),
+        }
+    }
+
+    /// Hands the outbox to the socket until one of them has enough.
+    fn send_outbox(&mut self, memory: &Memory, counters: &mut ServerCounters) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            let (bytes, kinds) = self.outbox.next_chunk();
+            let wanted = bytes.len();
+            let descriptors: Vec<_> = kinds.iter().map(|kind| memory.descriptor(*kind)).collect();
+            match fd_passing::send(self.socket.as_fd(), bytes, &descriptors) {
+                Ok(count) => {
+                    self.outbox.advance(count);
+                    counters.bytes_sent += count as u64;
+                    if count < wanted {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        counters.sends_blocked += u64::from(!self.outbox.is_empty());
+        Ok(())
+    }
+
+    /// Has the selector say when the socket takes bytes again, if there are any. If it does so
+    /// already by now, the selector says that as well.
+    fn await_room(&mut self, registry: &Registry) -> io::Result<()> {
+        let awaits_room = !self.outbox.is_empty();
+        if awaits_room != self.awaits_room {
+            let interest = match awaits_room {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            registry.reregister(&mut self.socket, token(self.id), interest)?;
+            self.awaits_room = awaits_room;
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        request: RequestId,
+        connect: Connect,
+        counters: &mut ServerCounters,
+    ) -> Result<Received, CloseReason> {
+        self.peer.name = connect.client_name;
+        if connect.protocol_version != limits::PROTOCOL_VERSION {
+            let reply = Reply::Refused(Refusal::VersionMismatch(limits::PROTOCOL_VERSION));
+            self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
+            return Err(CloseReason::Version(connect.protocol_version));
+        }
+        self.state = ConnectionState::Open;
+        Ok(Received::Opened(request))
+    }
+}
+
+/// For the log: which connection, and whose.
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Peer { name, pid, uid, .. } = &self.peer;
+        write!(f, "client {} ({name:?}, process {pid}, user {uid})", self.id)
+    }
+}
+
+/// The token under which the selector watches a connection.
+pub fn token(id: ClientId) -> Token {
+    Token(usize::try_from(id.0).expect("ids count connections one by one"))
+}

@@ -1,0 +1,189 @@
+//! All connections, and which of them the phases of a turn have to look at.
+//!
+//! A phase never walks over all connections: whoever gives one something to do puts it on the
+//! agenda of that phase. Being there without need does no harm, and ids are never reused, so an id
+//! whose connection is gone is simply not found.
+//!
+//! This is the one place that makes and ends connections. What is said on them, and the store, are
+//! not known here.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use foldhash::fast::FixedState;
+use mio::event::Event;
+use mio::net::UnixStream;
+use mio::{Registry, Token};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::agenda::Agenda;
+use super::close_reason::CloseReason;
+use super::connection::Connection;
+use super::memory::Memory;
+use super::metrics::ServerCounters;
+use crate::ids::ClientId;
+use crate::limits;
+use crate::store::Peer;
+use crate::time::Timestamp;
+
+/// All connections.
+#[derive(Debug)]
+pub struct Connections {
+    registry: Registry,
+    table: HashMap<ClientId, Connection, FixedState>,
+    last_id: ClientId,
+    /// May have something to be read.
+    pub to_read: Agenda,
+    /// Have something to be sent, or drain.
+    to_flush: Agenda,
+    /// Have drained.
+    to_close: Agenda,
+    /// When those that drain but do not read are closed in any case, in order: the time to drain
+    /// is the same for all.
+    drain_deadlines: VecDeque<(Timestamp, ClientId)>,
+}
+
+impl Connections {
+    /// A table without connections; those to come are watched by this selector.
+    pub fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            table: HashMap::default(),
+            last_id: ClientId(0),
+            to_read: Agenda::default(),
+            to_flush: Agenda::default(),
+            to_close: Agenda::default(),
+            drain_deadlines: VecDeque::new(),
+        }
+    }
+
+    /// Number of connections.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// A connection, unless it is gone.
+    pub fn get_mut(&mut self, client: ClientId) -> Option<&mut Connection> {
+        self.table.get_mut(&client)
+    }
+
+    /// Takes in a new connection.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn admit(&mut self, socket: UnixStream) -> io::Result<()> {
+        let peer = peer_of(&socket)?;
+        let client = ClientId(self.last_id.0 + 1);
+        let connection = Connection::new(client, socket, peer, &self.registry)?;
+        log::debug!("accepted {connection}");
+        self.last_id = client;
+        self.table.insert(client, connection);
+        Ok(())
+    }
+
+    /// The selector says something about a connection.
+    pub fn note_event(&mut self, event: &Event) {
+        let client = client_of(event.token());
+        let Some(connection) = self.table.get_mut(&client) else {
+            return;
+        };
+        if event.is_read_closed() || event.is_error() {
+            connection.note_hang_up();
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.to_read.push(client);
+        }
+        if event.is_writable() || event.is_write_closed() || event.is_error() {
+            self.to_flush.push(client);
+        }
+    }
+
+    /// A connection has got something to send or begun to drain: the flush phase looks at it.
+    pub fn note_output(&mut self, client: ClientId) {
+        self.to_flush.push(client);
+    }
+
+    /// Begins the end of a connection, unless it is gone.
+    pub fn drain(&mut self, client: ClientId, reason: CloseReason) {
+        if let Some(connection) = self.table.get_mut(&client) {
+            connection.drain(reason);
+            self.to_flush.push(client);
+        }
+    }
+
+    /// Whether there is something to do that no event will tell of.
+    pub fn has_backlog(&self) -> bool {
+        !(self.to_read.is_empty() && self.to_flush.is_empty() && self.to_close.is_empty())
+    }
+
+    /// When [`Self::next_to_close`] has something to say at the latest.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.drain_deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Sends what can be sent. Calls `flushed` for each connection that was looked at, with the
+    /// number of bytes it has still to send.
+    pub fn flush(
+        &mut self,
+        now: Timestamp,
+        memory: &Memory,
+        counters: &mut ServerCounters,
+        mut flushed: impl FnMut(ClientId, usize),
+    ) {
+        for _ in 0..self.to_flush.len() {
+            let Some(client) = self.to_flush.pop() else {
+                break;
+            };
+            let Some(connection) = self.table.get_mut(&client) else {
+                continue;
+            };
+            let is_empty = connection.flush(memory, &self.registry, counters);
+            let deadline = now.after(limits::DRAIN_TIME_MAX);
+            if connection.is_draining() && is_empty {
+                self.to_close.push(client);
+            } else if connection.set_drain_deadline(deadline) {
+                self.drain_deadlines.push_back((deadline, client));
+            } else if connection.resumes_reading() {
+                self.to_read.push(client);
+            }
+            flushed(client, connection.outbox_bytes());
+        }
+    }
+
+    /// A connection that is to be closed now, if there is any.
+    pub fn next_to_close(&mut self, now: Timestamp) -> Option<ClientId> {
+        while let Some((deadline, client)) = self.drain_deadlines.front().copied() {
+            let is_here = self.table.contains_key(&client);
+            if is_here && deadline > now {
+                break;
+            }
+            self.drain_deadlines.pop_front();
+            if is_here {
+                self.to_close.push(client);
+            }
+        }
+        self.to_close.pop()
+    }
+
+    /// Ends a connection that drains. Returns whether the store knows the client.
+    pub fn close(&mut self, client: ClientId, counters: &mut ServerCounters) -> bool {
+        let connection = self.table.remove(&client).expect("it is closed once");
+        connection.close(&self.registry, counters)
+    }
+}
+
+/// Who is at the other end, as the system knows it.
+fn peer_of(socket: &UnixStream) -> io::Result<Peer> {
+    let credentials = getsockopt(socket, PeerCredentials)?;
+    Ok(Peer {
+        name: String::new(),
+        // 0 stands for a process outside of our namespace.
+        pid: u32::try_from(credentials.pid()).unwrap_or(0),
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+    })
+}
+
+fn client_of(token: Token) -> ClientId {
+    ClientId(token.0 as u64)
+}

@@ -1,0 +1,100 @@
+//! Carries out what the store wants done, in the order in which it wants it.
+//!
+//! This is the only place that matches [`Effect`]. A reply is encoded into the outbox of its client
+//! at once, and it is known here which replies need descriptors to be of use. Effects for a client
+//! that is gone are dropped: the store learns of that a little later. Why an effect was
+//! produced is not known here.
+
+use super::close_reason::CloseReason;
+use super::connections::Connections;
+use super::memory::Memory;
+use super::metrics::ServerCounters;
+use super::outbox::DescriptorKind;
+use super::streams::Streams;
+use crate::ids::ClientId;
+use crate::protocol::message::{Event, Reply, RequestId};
+use crate::store::{Effect, Effects};
+
+/// Everything that effects act on: the world outside of the store.
+#[derive(Debug)]
+pub struct Outside {
+    /// The peers.
+    pub connections: Connections,
+    /// Those of them that are streams of events.
+    pub streams: Streams,
+    /// Where the objects lie.
+    pub memory: Memory,
+    /// What has been done.
+    pub counters: ServerCounters,
+}
+
+impl Outside {
+    /// Does everything on the list and empties it.
+    pub fn carry_out(&mut self, effects: &mut Effects) {
+        for effect in effects.drain() {
+            match effect {
+                Effect::Reply { client, request, reply } => self.reply(client, request, reply),
+                Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
+                Effect::Stream { client } => self.streams.insert(client),
+                Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
+            }
+        }
+    }
+
+    /// Queues the next part of a subscriber's stream. It is the last one if the subscriber lagged.
+    pub fn tell(&mut self, client: ClientId, events: Vec<Event>) {
+        let is_over = events.last() == Some(&Event::Lagged);
+        self.reply(client, RequestId::NONE, Reply::Events(events));
+        if is_over {
+            self.connections.drain(client, CloseReason::Lagged);
+        }
+    }
+
+    /// Queues a reply.
+    pub fn reply(&mut self, client: ClientId, request: RequestId, mut reply: Reply) {
+        let Some(connection) = self.connections.get_mut(client) else {
+            return;
+        };
+        if let Reply::Stats(stats) = &mut reply {
+            self.counters.append_to(stats);
+        }
+        let kinds = needed_descriptors(&reply, |kind| connection.has_descriptor(kind));
+        connection.queue(request, reply, kinds, &self.memory, &mut self.counters);
+        self.connections.note_output(client);
+    }
+}
+
+/// The descriptors without which the peer could not use the reply, each once, unless it has them.
+fn needed_descriptors(reply: &Reply, has: impl Fn(DescriptorKind) -> bool) -> Vec<DescriptorKind> {
+    // Allocates only when there is one: the first time on a connection.
+    let mut needed = Vec::new();
+    let mut need = |kind| {
+        if !has(kind) && !needed.contains(&kind) {
+            needed.push(kind);
+        }
+    };
+    match reply {
+        Reply::Created(location) => {
+            need(DescriptorKind { segment: location.segment, writable: true });
+        }
+        Reply::Objects(locations) => {
+            for location in locations.iter().flatten() {
+                need(DescriptorKind { segment: location.segment, writable: false });
+            }
+        }
+        Reply::Connected(_)
+        | Reply::Done
+        | Reply::Ready(_)
+        | Reply::States(_)
+        | Reply::Deleted(_)
+        | Reply::Evicted { .. }
+        | Reply::Refreshed { .. }
+        | Reply::ObjectList { .. }
+        | Reply::Stats(_)
+        | Reply::DebugText(_)
+        | Reply::ClientList { .. }
+        | Reply::Events(_)
+        | Reply::Refused(_) => {}
+    }
+    needed
+}

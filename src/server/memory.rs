@@ -1,0 +1,125 @@
+//! The shared memory that the objects lie in: how large it is, and the way to write into it.
+//!
+//! There is one segment, made at the start. It is larger than the capacity, because the store gives
+//! every object an extent of whole lines and cannot fill every gap between them: what users may use
+//! is counted to the byte as they asked for, and rounding is ours. What is stored where is not
+//! known here.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::outbox::DescriptorKind;
+use crate::ids::{Extent, SegmentId};
+use crate::limits::ALIGNMENT;
+use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
+
+/// The one segment.
+const SEGMENT: SegmentId = SegmentId(0);
+
+/// The share of the capacity that is added for rounding, as a divisor: the gaps of a store of objects
+/// of 4 KiB and more.
+const SLACK_DIVISOR: u64 = 64;
+
+/// Least bytes added, so that a tiny store can hold many tiny objects.
+const SLACK_BYTES_MIN: u64 = 64 << 10;
+
+/// Most bytes added: beyond, objects are large and gaps are few.
+const SLACK_BYTES_MAX: u64 = 64 << 20;
+
+/// The shared memory, mapped.
+#[derive(Debug)]
+pub struct Memory {
+    segment: Segment,
+    mapping: Mapping,
+}
+
+/// The memory cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The system does not give it.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// It is there and cannot be reached.
+    #[error(
+        "cannot map {bytes} bytes of shared memory: {reason}; ask for less (-m), or allow this \
+         process a larger address space (ulimit -v)"
+    )]
+    Mapping {
+        /// Its size.
+        bytes: u64,
+        /// What the system says.
+        reason: io::Error,
+    },
+}
+
+impl Memory {
+    /// Makes memory for a store of this capacity; all pages of it ready for use if `reserve` says
+    /// so.
+    ///
+    /// # Errors
+    /// If the system does not have it.
+    pub fn create(backing: &Backing, capacity: u64, reserve: bool) -> Result<Self, MemoryError> {
+        let segment = Segment::create(SEGMENT, backing, segment_bytes(capacity))?;
+        if reserve {
+            segment.reserve()?;
+        }
+        let bytes = segment.size();
+        let mapping = Mapping::new(segment.descriptor(true), bytes, Access::ReadWrite)
+            .map_err(|reason| MemoryError::Mapping { bytes, reason })?;
+        Ok(Self { segment, mapping })
+    }
+
+    /// The name of the segment.
+    pub fn segment(&self) -> SegmentId {
+        self.segment.id()
+    }
+
+    /// Bytes of the segment: at least the capacity, and some more for rounding.
+    pub fn bytes(&self) -> u64 {
+        self.segment.size()
+    }
+
+    /// Copies bytes to where the store wants them.
+    pub fn write(&mut self, extent: Extent, bytes: &[u8]) {
+        assert_eq!(extent.segment, self.segment.id(), "there is one segment");
+        let written = self.mapping.write(extent.offset, bytes);
+        assert!(written, "the store places objects inside the segment");
+    }
+
+    /// The descriptor of this kind.
+    pub fn descriptor(&self, kind: DescriptorKind) -> BorrowedFd<'_> {
+        assert_eq!(kind.segment, self.segment.id(), "there is one segment");
+        self.segment.descriptor(kind.writable)
+    }
+}
+
+/// What a store of this capacity needs. The segment rounds it up to whole pages.
+fn segment_bytes(capacity: u64) -> u64 {
+    let slack = (capacity / SLACK_DIVISOR).clamp(SLACK_BYTES_MIN, SLACK_BYTES_MAX);
+    capacity.next_multiple_of(ALIGNMENT) + slack
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{CAPACITY_MAX, CAPACITY_MIN};
+
+    #[test]
+    fn the_segment_has_room_for_the_capacity_and_its_rounding() {
+        assert_eq!(segment_bytes(CAPACITY_MIN), 64 + SLACK_BYTES_MIN);
+        assert_eq!(segment_bytes(64 << 20), (64 << 20) + (1 << 20));
+        assert_eq!(segment_bytes(CAPACITY_MAX), CAPACITY_MAX + SLACK_BYTES_MAX);
+    }
+
+    #[test]
+    fn bytes_written_are_what_a_reader_of_the_descriptor_sees() {
+        let mut memory = Memory::create(&Backing::Memfd, 1000, false).unwrap();
+        let extent = Extent { segment: memory.segment(), offset: 64, len: 5 };
+        memory.write(extent, b"hello");
+        let kind = DescriptorKind { segment: memory.segment(), writable: false };
+        let mapping = Mapping::new(memory.descriptor(kind), memory.bytes(), Access::ReadOnly);
+        let view = std::sync::Arc::new(mapping.unwrap()).view(extent).unwrap();
+        assert_eq!(&*view, b"hello");
+    }
+}

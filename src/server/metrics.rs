@@ -1,0 +1,118 @@
+//! What the server has done since its start, beside what the store counts itself.
+//!
+//! The counters are plain numbers in the hands of the reactor's thread. They leave in two ways: at
+//! the end of the counters of every `Stats` reply, and in one log line at a clean end. How the
+//! numbers come about is not known here.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::protocol::message::Stats;
+
+/// Numbers that only count up, except where the comment says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerCounters {
+    /// Connections accepted.
+    pub connections_accepted: u64,
+    /// Times that a connection had to be left in the listen queue, because descriptors or memory
+    /// ran out or too many were connected.
+    pub accepts_refused: u64,
+    /// Connections closed because the peer broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections that ended in any other way than a goodbye: cut off, reset, not reading.
+    pub connections_lost: u64,
+    /// Bytes read from sockets.
+    pub bytes_received: u64,
+    /// Bytes written to sockets.
+    pub bytes_sent: u64,
+    /// Frames taken out of those bytes.
+    pub frames_received: u64,
+    /// Frames queued to be sent.
+    pub frames_sent: u64,
+    /// Times that a socket took less than there was to send.
+    pub sends_blocked: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Turns that left work to the next one, because a budget was spent.
+    pub turns_backlogged: u64,
+    /// The longest turn so far, from the end of the poll to the next one, in microseconds.
+    pub turn_longest_us: u64,
+}
+
+impl ServerCounters {
+    /// All counters with their names.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        // Without `..`, so that a new counter cannot be left out.
+        let Self {
+            connections_accepted,
+            accepts_refused,
+            protocol_errors,
+            connections_lost,
+            bytes_received,
+            bytes_sent,
+            frames_received,
+            frames_sent,
+            sends_blocked,
+            turns,
+            turns_backlogged,
+            turn_longest_us,
+        } = *self;
+        [
+            ("connections_accepted", connections_accepted),
+            ("accepts_refused", accepts_refused),
+            ("protocol_errors", protocol_errors),
+            ("connections_lost", connections_lost),
+            ("bytes_received", bytes_received),
+            ("bytes_sent", bytes_sent),
+            ("frames_received", frames_received),
+            ("frames_sent", frames_sent),
+            ("sends_blocked", sends_blocked),
+            ("turns", turns),
+            ("turns_backlogged", turns_backlogged),
+            ("turn_longest_us", turn_longest_us),
+        ]
+        .into_iter()
+    }
+
+    /// A turn of the loop is over.
+    pub fn turn_ended(&mut self, duration: Duration, backlogged: bool) {
+        self.turns += 1;
+        self.turns_backlogged += u64::from(backlogged);
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.turn_longest_us = self.turn_longest_us.max(microseconds);
+    }
+
+    /// Adds the counters to those of the store.
+    pub fn append_to(&self, stats: &mut Stats) {
+        stats.counters.extend(self.named().map(|(name, value)| (name.to_owned(), value)));
+    }
+}
+
+/// As one line: `name=value`, in the order of the fields.
+impl fmt::Display for ServerCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.named().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_turn_is_a_maximum_and_turns_are_a_sum() {
+        let mut counters = ServerCounters::default();
+        counters.turn_ended(Duration::from_micros(70), true);
+        counters.turn_ended(Duration::from_micros(7), false);
+        let mut stats = Stats::default();
+        counters.append_to(&mut stats);
+        assert_eq!(stats.counter("turns"), 2);
+        assert_eq!(stats.counter("turns_backlogged"), 1);
+        assert_eq!(stats.counter("turn_longest_us"), 70);
+        assert!(counters.to_string().ends_with("turns=2 turns_backlogged=1 turn_longest_us=70"));
+    }
+}

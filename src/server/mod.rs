@@ -1,0 +1,215 @@
+//! The program around the store: memory, socket, loop, and the way in and out.
+//!
+//! [`run`] is a whole store process, [`spawn`] a store inside a program of one's own. Both make
+//! everything that can fail first and then turn the loop in [`reactor`], the one thread that owns
+//! the store. Bytes come in through `connection`, meet the store in `reactor`, and what the store
+//! wants done goes out through `effects`. No lock is taken anywhere. Messages and frames are not
+//! known here.
+
+pub mod config;
+pub mod listener;
+pub mod signals;
+
+mod acceptor;
+mod agenda;
+mod close_reason;
+mod connection;
+mod connections;
+mod effects;
+mod memory;
+mod memory_limit;
+mod metrics;
+mod outbox;
+mod reactor;
+mod streams;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use mio::Waker;
+use mio::net::UnixListener;
+use mio::unix::SourceFd;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use self::config::Config;
+use self::listener::{ListenError, Listener, SocketFile};
+use self::memory::Memory;
+use self::reactor::Reactor;
+use crate::ids::ClientId;
+use crate::limits;
+use crate::protocol::message::Connected;
+use crate::shm::fork;
+use crate::store::{Store, StoreConfig};
+use crate::time::Clock;
+
+pub use self::memory::MemoryError;
+
+/// A store cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartupError {
+    /// Its memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Its socket cannot be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refused something else.
+    #[error("cannot {step}: {reason}; {cure}")]
+    System {
+        /// What was to be done.
+        step: &'static str,
+        /// What the system says.
+        reason: io::Error,
+        /// What to do about it.
+        cure: &'static str,
+    },
+}
+
+/// Runs a store until SIGTERM, SIGINT or SIGHUP, then removes its socket.
+///
+/// The signals are blocked in this thread, and stay so afterwards. The limit of open files is
+/// raised as far as the system allows without asking, because every client needs one.
+///
+/// # Errors
+/// The store cannot be started. Nothing is left behind then.
+pub fn run(config: Config) -> Result<(), StartupError> {
+    raise_descriptor_limit();
+    let signals = signals::block_termination_signals()
+        .and_then(|set| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
+        .map_err(|errno| out_of_descriptors("receive signals")(errno.into()))?;
+    let (mut reactor, socket_file) = start(&config)?;
+    reactor
+        .stop_on(&mut SourceFd(&signals.as_raw_fd()))
+        .map_err(out_of_descriptors("wait for signals"))?;
+    log::info!("ready: {config}");
+    serve(&mut reactor, socket_file);
+    let name = signals.read_signal().ok().flatten().and_then(|info| signal_name(info.ssi_signo));
+    log::info!("ended by {}", name.unwrap_or("a signal"));
+    Ok(())
+}
+
+/// Starts a store in a thread of this program; other processes can use it like any other.
+///
+/// Nothing of the process is changed: signals and limits are the program's own business. Each
+/// client needs a descriptor, so raise the limit if there will be many.
+///
+/// # Errors
+/// The store cannot be started. Nothing is left behind then.
+pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
+    let (mut reactor, socket_file) = start(&config)?;
+    let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
+    let thread = std::thread::Builder::new()
+        .name("plasma-store".to_owned())
+        .spawn(move || serve(&mut reactor, socket_file))
+        .map_err(|reason| StartupError::System {
+            step: "start a thread",
+            reason,
+            cure: "allow more of them (ulimit -u)",
+        })?;
+    log::info!("ready: {config}");
+    Ok(RunningStore {
+        socket: config.socket,
+        stopper,
+        thread: Some(thread),
+        generation: fork::generation(),
+    })
+}
+
+/// A store in a thread of this program. Dropping it ends the store and removes its socket; clients
+/// keep what they have mapped.
+#[derive(Debug)]
+pub struct RunningStore {
+    socket: PathBuf,
+    stopper: Waker,
+    thread: Option<JoinHandle<()>>,
+    /// A forked child has a copy of this value, but no copy of the thread.
+    generation: u64,
+}
+
+impl RunningStore {
+    /// Where clients connect.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for RunningStore {
+    fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            return;
+        }
+        let Some(thread) = self.thread.take() else { return };
+        let ended = self.stopper.wake().map(|()| thread.join());
+        // The thread has told about its panic; a second one in here would end the program.
+        if !matches!(ended, Ok(Ok(()))) {
+            log::error!("the store on {:?} did not end well", self.socket);
+        }
+    }
+}
+
+/// Makes everything that can fail. Clients can connect when this returns.
+fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
+    // The socket first: of two stores that start at the same instant, the loser takes no memory.
+    let (socket, socket_file) = Listener::bind(&config.socket, config.socket_mode)?.into_parts();
+    let memory = Memory::create(&config.backing, config.capacity, config.reserve)?;
+    let clock = Clock::start();
+    let store = Store::new(StoreConfig {
+        capacity: config.capacity,
+        segment: memory.segment(),
+        segment_bytes: memory.bytes(),
+        objects_max: config.objects_max,
+        policy: config.policy,
+        unix_start: clock.unix_start(),
+    });
+    let reactor =
+        Reactor::new(UnixListener::from_std(socket), store, memory, clock, welcome(config))
+            .map_err(out_of_descriptors("make a selector"))?;
+    Ok((reactor, socket_file))
+}
+
+/// Turns the loop until it is told to stop, and cleans up.
+fn serve(reactor: &mut Reactor, socket_file: SocketFile) {
+    let counters = reactor.run();
+    log::info!("served: {counters}");
+    // Before the connections are closed, so that nobody finds a socket that does not answer.
+    drop(socket_file);
+}
+
+/// What a new client is told. Its number is still to be filled in.
+fn welcome(config: &Config) -> Connected {
+    Connected {
+        protocol_version: limits::PROTOCOL_VERSION,
+        capacity: config.capacity,
+        server_pid: std::process::id(),
+        client: ClientId(0),
+        server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        request_ids_max: limits::REQUEST_IDS_MAX,
+        inline_bytes_max: limits::INLINE_BYTES_MAX,
+        batch_objects_max: limits::BATCH_OBJECTS_MAX,
+        clear_new_objects: config.clear_new_objects,
+    }
+}
+
+/// Not being able to is no reason not to start: the store then serves fewer clients.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warn!("cannot raise the limit of open files, which is one for each client: {error}");
+    }
+}
+
+fn out_of_descriptors(step: &'static str) -> impl FnOnce(io::Error) -> StartupError {
+    let cure = "allow more open files (ulimit -n)";
+    move |reason| StartupError::System { step, reason, cure }
+}
+
+fn signal_name(number: u32) -> Option<&'static str> {
+    Signal::try_from(i32::try_from(number).ok()?).ok().map(Signal::as_str)
+}

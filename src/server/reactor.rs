@@ -1,0 +1,266 @@
+//! The loop of the one thread that owns the store.
+//!
+//! A turn has named phases, each with a budget from [`crate::limits`]. The selector is
+//! edge-triggered: it tells once that something has become ready. So a phase that stops on its
+//! budget leaves the rest on an agenda, and as long as any agenda has something the next poll does
+//! not wait. Without news the loop sleeps until the next deadline, however far that is.
+//!
+//! Here requests meet the store. What they mean, how they are encoded and how effects are
+//! carried out is not known here.
+
+use std::io;
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::net::UnixListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::acceptor::Acceptor;
+use super::connection::{Budget, Received};
+use super::connections::Connections;
+use super::effects::Outside;
+use super::memory::Memory;
+use super::metrics::ServerCounters;
+use super::streams::Streams;
+use crate::ids::ClientId;
+use crate::limits;
+use crate::protocol::message::{Connected, Reply};
+use crate::store::{Effects, Store};
+use crate::time::{Clock, Timestamp};
+
+/// Connections have the tokens in between.
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(usize::MAX);
+
+/// The loop and everything that it drives.
+#[derive(Debug)]
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    clock: Clock,
+    /// When the last poll ended, for all phases of a turn; then when the turn ended.
+    now: Timestamp,
+    acceptor: Acceptor,
+    store: Store,
+    effects: Effects,
+    outside: Outside,
+    /// What new clients are told, but for their number.
+    welcome: Connected,
+    is_stopping: bool,
+}
+
+impl Reactor {
+    /// A loop around an empty store.
+    ///
+    /// # Errors
+    /// The system has no selector to give.
+    pub fn new(
+        mut listener: UnixListener,
+        store: Store,
+        memory: Memory,
+        clock: Clock,
+        welcome: Connected,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let outside = Outside {
+            connections: Connections::new(poll.registry().try_clone()?),
+            streams: Streams::default(),
+            memory,
+            counters: ServerCounters::default(),
+        };
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(limits::TURN_EVENTS_MAX),
+            now: clock.now(),
+            clock,
+            acceptor: Acceptor::new(listener),
+            store,
+            effects: Effects::new(),
+            outside,
+            welcome,
+            is_stopping: false,
+        })
+    }
+
+    /// Ends the loop when this has something to be read.
+    ///
+    /// # Errors
+    /// The system does not watch it.
+    pub fn stop_on(&self, source: &mut impl Source) -> io::Result<()> {
+        self.poll.registry().register(source, STOP, Interest::READABLE)
+    }
+
+    /// Something that ends the loop from another thread.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn stopper(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), STOP)
+    }
+
+    /// Turns until it is told to stop. The connections are closed on drop.
+    pub fn run(&mut self) -> &ServerCounters {
+        while !self.is_stopping {
+            self.turn();
+        }
+        &self.outside.counters
+    }
+
+    /// One turn. The order has its reasons. New connections come first, so that those who wait in
+    /// the queue do not wait for everybody else's requests. What has expired is looked at after the
+    /// requests, so that an object that came in time is not missed because we were busy. Events are
+    /// handed out when everything that makes some has happened, and sending is next to last, so
+    /// that all that a turn has for one peer goes in one call. Closing is last: what a connection
+    /// was still to be told has had its chance, and everything it gives back is there for the next
+    /// turn.
+    fn turn(&mut self) {
+        self.poll();
+        self.accept();
+        self.read_and_apply();
+        self.expire();
+        self.stream_events();
+        self.flush();
+        self.close();
+
+        let began = std::mem::replace(&mut self.now, self.clock.now());
+        self.outside.counters.turn_ended(self.now.since(began), self.has_backlog());
+    }
+
+    /// Waits for something to do, and notes who has it.
+    fn poll(&mut self) {
+        let timeout = self.poll_timeout();
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("the selector is ours and in order, and yet: {error}"),
+        }
+        self.now = self.clock.now();
+        for event in &self.events {
+            match event.token() {
+                LISTENER => self.acceptor.note_arrival(),
+                STOP => self.is_stopping = true,
+                _ => self.outside.connections.note_event(event),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Outside { connections, counters, .. } = &mut self.outside;
+        for _ in 0..limits::TURN_ACCEPTS_MAX {
+            let accepted = self.acceptor.accept(connections.len(), self.now, counters);
+            let Some(socket) = accepted else { break };
+            match connections.admit(socket) {
+                Ok(()) => counters.connections_accepted += 1,
+                Err(error) => self.acceptor.pause(&error, self.now, counters),
+            }
+        }
+    }
+
+    fn read_and_apply(&mut self) {
+        for _ in 0..self.outside.connections.to_read.len() {
+            if let Some(client) = self.outside.connections.to_read.pop() {
+                self.serve(client);
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.store.next_deadline().is_some_and(|deadline| deadline <= self.now) {
+            self.store.expire(self.now, &mut self.effects);
+            self.outside.carry_out(&mut self.effects);
+        }
+    }
+
+    fn stream_events(&mut self) {
+        for _ in 0..self.outside.streams.begin_turn(self.store.event_sequence()) {
+            if let Some(client) = self.outside.streams.next_behind() {
+                self.stream_to(client);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let Outside { connections, streams, memory, counters } = &mut self.outside;
+        connections.flush(self.now, memory, counters, |client, outbox_bytes| {
+            streams.note_flushed(client, outbox_bytes);
+        });
+    }
+
+    fn close(&mut self) {
+        while let Some(client) = self.outside.connections.next_to_close(self.now) {
+            self.outside.streams.remove(client);
+            self.acceptor.note_departure();
+            if self.outside.connections.close(client, &mut self.outside.counters) {
+                self.store.disconnect(client, self.now, &mut self.effects);
+                self.outside.carry_out(&mut self.effects);
+            }
+        }
+    }
+
+    /// Serves what a client has sent, within the budget of a turn.
+    fn serve(&mut self, client: ClientId) {
+        let mut budget = Budget::default();
+        loop {
+            let Outside { connections, counters, .. } = &mut self.outside;
+            let Some(connection) = connections.get_mut(client) else {
+                return;
+            };
+            match connection.receive(&mut budget, counters) {
+                Received::Request(request_id, request) => {
+                    self.store.apply(client, request_id, request, self.now, &mut self.effects);
+                    self.outside.carry_out(&mut self.effects);
+                }
+                Received::Opened(request_id) => {
+                    let welcome = Connected { client, ..self.welcome.clone() };
+                    self.store.connect(client, connection.peer().clone());
+                    self.outside.reply(client, request_id, Reply::Connected(welcome));
+                }
+                Received::Later => return connections.to_read.push(client),
+                Received::Nothing => return,
+                Received::Ended => return connections.note_output(client),
+            }
+        }
+    }
+
+    /// Tells a subscriber what is new until its outbox is full.
+    fn stream_to(&mut self, client: ClientId) {
+        while let Some(connection) = self.outside.connections.get_mut(client) {
+            if connection.is_draining() {
+                return;
+            }
+            if connection.outbox_bytes() >= limits::STREAM_REFILL_BYTES {
+                return self.outside.streams.note_full(client);
+            }
+            let mut events = Vec::new();
+            self.store.next_events(client, limits::EVENTS_PART_MAX, &mut events);
+            if events.is_empty() {
+                return self.outside.streams.note_told(client);
+            }
+            self.outside.tell(client, events);
+        }
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.acceptor.is_pending()
+            || self.outside.connections.has_backlog()
+            || self.outside.streams.has_backlog(self.store.event_sequence())
+    }
+
+    /// How long the poll may wait.
+    fn poll_timeout(&self) -> Option<Duration> {
+        if self.has_backlog() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = [
+            self.store.next_deadline(),
+            self.outside.connections.next_deadline(),
+            self.acceptor.next_deadline(),
+        ];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.since(self.now))
+    }
+}
+
+#[cfg(test)]
+mod tests;
