@@ -1,0 +1,237 @@
+//! One open connection: calls that give typed errors, and the objects that are held through it.
+//!
+//! # Holds
+//!
+//! The store counts how often a connection holds an object: once for each time that a reply granted
+//! it. Here each [`Held`] stands for exactly one of these, and gives back exactly one when it is
+//! dropped. The table below lets a second get of the same object share the first one's `Held`, but
+//! nothing depends on it being up to date: when a drop in one thread races with a get in another,
+//! there are two holds for a moment, and the store counts them.
+//!
+//! A connection lives as long as the client uses it or something is held through it. In a forked
+//! child nothing is said on it and no lock is taken, see [`super::process_local`].
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+use foldhash::fast::RandomState;
+
+use super::Result;
+use super::buffers::{Held, ObjectBuffer};
+use super::error::{Error, Fault, unexpected};
+use super::opening::{CONNECT_REQUEST, open};
+use super::options::{Builder, Interrupt};
+use super::process_local::ProcessLocal;
+use super::transport::{Transport, lock};
+use crate::ids::{Location, ObjectId};
+use crate::limits::INTERRUPT_CHECK_INTERVAL;
+use crate::protocol::message::{Connected, Reply, Request, RequestId};
+use crate::shm::Access;
+use crate::time::Clock;
+
+type HeldTable = HashMap<ObjectId, Weak<Held>, RandomState>;
+
+/// An open connection to a store.
+#[derive(Debug)]
+pub(super) struct Connection {
+    path: PathBuf,
+    /// What the store said at the opening; its limits are within ours.
+    pub(super) connected: Connected,
+    pub(super) transport: Transport,
+    held: ProcessLocal<Mutex<HeldTable>>,
+}
+
+/// A reply to a request that might have waited.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// The wait was cut short, and this is what the user is to be told, whatever the reply says.
+    pub(super) cut_short: Option<Error>,
+}
+
+impl Connection {
+    /// Connects, with as many attempts as `builder` says.
+    pub(super) fn open(
+        path: &Path,
+        builder: &Builder,
+        clock: &Clock,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Self> {
+        let (line, connected) = open(path, builder, clock, interrupt)?;
+        Ok(Self {
+            path: path.to_owned(),
+            connected,
+            transport: Transport::new(line.socket, line.receiver, CONNECT_REQUEST, clock.clone()),
+            held: ProcessLocal::new(Mutex::default()),
+        })
+    }
+
+    /// Whether this is the parent's connection, and this process a forked child.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.held.is_inherited()
+    }
+
+    /// Sends a request and waits for its reply. A refusal is an error.
+    pub(super) fn call(&self, request: Request) -> Result<Reply> {
+        match self.transport.call(request).map_err(|fault| self.error(fault))? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    /// As [`Self::call`], for a request whose reply is `Done`.
+    pub(super) fn call_for_done(&self, request: Request) -> Result<()> {
+        let name = request.name();
+        match self.call(request)? {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(name, &other)),
+        }
+    }
+
+    /// As [`Self::call`], for a request that may wait for what others do.
+    pub(super) fn call_waiting(
+        &self,
+        request: Request,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Answer> {
+        let (reply, interrupted) =
+            self.wait_interruptibly(request, interrupt).map_err(|fault| self.error(fault))?;
+        let cut_short = if interrupted {
+            Some(Error::Interrupted)
+        } else if self.transport.is_closing() {
+            Some(Error::Closed)
+        } else {
+            None
+        };
+        match reply {
+            Reply::Refused(refusal) => Err(cut_short.unwrap_or(Error::Refused(refusal))),
+            reply => Ok(Answer { reply, cut_short }),
+        }
+    }
+
+    /// Gives back holds. Does not wait, and nobody is told if the store has gone: there are no
+    /// holds then.
+    pub(super) fn release(&self, holds: Vec<(ObjectId, u32)>) {
+        for part in holds.chunks(self.connected.request_ids_max) {
+            let _ = self.transport.notify(Request::Release { holds: part.to_vec() });
+        }
+    }
+
+    /// What is held of these objects, without asking the store.
+    pub(super) fn find_held(&self, ids: &[ObjectId]) -> Vec<Option<ObjectBuffer>> {
+        let Some(held) = self.held.get() else {
+            return vec![None; ids.len()];
+        };
+        let held = lock(held);
+        ids.iter().map(|id| held.get(id)?.upgrade().map(ObjectBuffer::new)).collect()
+    }
+
+    /// Whether the object is held, without asking the store.
+    pub(super) fn holds(&self, id: &ObjectId) -> bool {
+        let held = self.held.get();
+        held.is_some_and(|held| lock(held).get(id).is_some_and(|held| held.strong_count() > 0))
+    }
+
+    /// Takes over holds that the store has granted, one for each entry.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        granted: &[(ObjectId, Location)],
+    ) -> Result<Vec<ObjectBuffer>> {
+        let mut buffers = Vec::with_capacity(granted.len());
+        for (index, (id, location)) in granted.iter().enumerate() {
+            match self.hold(*id, location) {
+                Ok(held) => buffers.push(Arc::new(held)),
+                Err(error) => {
+                    self.release(granted[index..].iter().map(|(id, _)| (*id, 1)).collect());
+                    return Err(error);
+                }
+            }
+        }
+        // Those that are not needed must be dropped after the lock has been given up.
+        let _surplus = self.share(&mut buffers);
+        Ok(buffers.into_iter().map(ObjectBuffer::new).collect())
+    }
+
+    /// Strikes out an object that is not held any more, unless it is held anew.
+    pub(super) fn forget(&self, gone: &Held) {
+        let Some(held) = self.held.get() else {
+            return;
+        };
+        let mut held = lock(held);
+        if held.get(&gone.id).is_some_and(|known| std::ptr::eq(known.as_ptr(), gone)) {
+            held.remove(&gone.id);
+        }
+    }
+
+    /// The error for a fault of this connection.
+    pub(super) fn error(&self, fault: Fault) -> Error {
+        fault.at(&self.path)
+    }
+
+    /// The store answered with something else than what was asked for.
+    pub(super) fn unexpected(&self, request: &'static str, reply: &Reply) -> Error {
+        self.error(unexpected(request, reply).into())
+    }
+
+    /// Ends this connection in an orderly way, so that all that was held has been released when this
+    /// returns. If the store does not play along there is nothing left to release either.
+    pub(super) fn say_goodbye(&self) {
+        let _ = self.transport.call(Request::Disconnect);
+    }
+
+    fn hold(self: &Arc<Self>, id: ObjectId, location: &Location) -> Result<Held> {
+        let mapping = self.transport.segments.mapping(location.segment, Access::ReadOnly)?;
+        let views = mapping.view(location.data()).zip(mapping.view(location.metadata()));
+        let (data, metadata) = views.ok_or_else(|| self.outside(id, location))?;
+        Ok(Held { id, data, metadata, connection: Arc::clone(self) })
+    }
+
+    /// Enters objects into the table. Those that are there already replace their newcomers, which
+    /// are returned.
+    fn share(&self, newcomers: &mut [Arc<Held>]) -> Vec<Arc<Held>> {
+        let Some(held) = self.held.get() else {
+            return Vec::new();
+        };
+        let mut surplus = Vec::new();
+        let mut held = lock(held);
+        for newcomer in newcomers {
+            match held.get(&newcomer.id).and_then(Weak::upgrade) {
+                Some(known) => surplus.push(std::mem::replace(newcomer, known)),
+                None => {
+                    held.insert(newcomer.id, Arc::downgrade(newcomer));
+                }
+            }
+        }
+        surplus
+    }
+
+    /// The store named a place that is not in its memory.
+    pub(super) fn outside(&self, id: ObjectId, location: &Location) -> Error {
+        let reason = format!("object {id} would lie outside of its segment: {location:?}");
+        self.error(
+            crate::protocol::ProtocolError::InvalidField { field: "Location", reason }.into(),
+        )
+    }
+
+    fn wait_interruptibly(
+        &self,
+        request: Request,
+        interrupt: Interrupt<'_>,
+    ) -> std::result::Result<(Reply, bool), Fault> {
+        let mut ticket = self.transport.start(request)?;
+        let Some(interrupt) = interrupt else {
+            return Ok((ticket.wait()?, false));
+        };
+        loop {
+            if let Some(reply) = ticket.wait_for(INTERRUPT_CHECK_INTERVAL)? {
+                return Ok((reply, false));
+            }
+            if interrupt() {
+                break;
+            }
+        }
+        let request: RequestId = ticket.request();
+        self.transport.call(Request::Cancel { request })?;
+        Ok((ticket.wait()?, true))
+    }
+}

@@ -1,0 +1,228 @@
+//! Making objects: create, put, and puts in batches.
+
+use std::sync::Arc;
+
+use super::connection::{Answer, Connection};
+use super::error::Error;
+use super::options::{CreateOptions, Interrupt};
+use super::{Client, ObjectWriter, Result};
+use crate::ids::ObjectId;
+use crate::limits::PUT_INLINE_BYTES;
+use crate::protocol::message::{NewObject, Reply, Request};
+
+/// What the calls here can be refused for, in the order of the checks.
+///
+/// * [`Refusal::ObjectExists`](super::Refusal::ObjectExists): the id is taken, sealed or not.
+/// * [`Refusal::QuotaExceeded`](super::Refusal::QuotaExceeded)
+/// * [`Refusal::StoreFull`](super::Refusal::StoreFull), with the numbers: there was no room (in time).
+/// * [`Refusal::TooManyWaiting`](super::Refusal::TooManyWaiting)
+impl Client {
+    /// Starts an object of so many bytes of data and metadata. Fill it in and seal it.
+    ///
+    /// An object of a mebibyte or more is made ready for writing before this returns, which
+    /// is quicker than if its pages came one by one, and finds out if there is no memory for it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], see above; [`Error::Map`] if the machine has not the memory that the
+    /// store was promised.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// use plasma::{Client, ObjectId, client::{CreateOptions, ObjectState}};
+    ///
+    /// let client = Client::connect(store.path())?;
+    /// let id = ObjectId::random();
+    /// let mut writer = client.create(id, 5, 0, CreateOptions::default())?;
+    /// assert_eq!(client.state(id)?, ObjectState::Created);
+    /// writer.data_mut().copy_from_slice(b"hello");
+    /// writer.seal()?;
+    /// assert_eq!(client.state(id)?, ObjectState::Sealed);
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    pub fn create(
+        &self,
+        id: ObjectId,
+        data_size: u64,
+        metadata_size: u64,
+        options: CreateOptions,
+    ) -> Result<ObjectWriter> {
+        self.create_with(id, data_size, metadata_size, options, None)
+    }
+
+    /// As [`Self::create`]; the caller can interrupt the wait for room.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and [`Error::Interrupted`]. There is no object then.
+    pub fn create_with(
+        &self,
+        id: ObjectId,
+        data_size: u64,
+        metadata_size: u64,
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<ObjectWriter> {
+        self.connection()?.create(id, data_size, metadata_size, options, interrupt)
+    }
+
+    /// Stores an object: create, copy and seal in one. Nobody holds it afterwards.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// let id = plasma::ObjectId::random();
+    /// client.put(id, b"data", b"metadata")?;
+    /// assert!(client.contains(id)?);
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::create`]. There is no object then.
+    pub fn put(&self, id: ObjectId, data: &[u8], metadata: &[u8]) -> Result<()> {
+        self.put_with(id, data, metadata, CreateOptions::default(), None)
+    }
+
+    /// As [`Self::put`], with a choice of how to make room; the caller can interrupt the wait for it.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// use plasma::client::{CreateOptions, Error, Refusal};
+    ///
+    /// let too_much = vec![0; usize::try_from(client.capacity()?).unwrap() + 1];
+    /// let keep_others = CreateOptions { evict: false, ..CreateOptions::default() };
+    /// let id = plasma::ObjectId::random();
+    /// let error = client.put_with(id, &too_much, b"", keep_others, None).unwrap_err();
+    /// assert!(matches!(error, Error::Refused(Refusal::StoreFull(_))), "{error}");
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::create`], and [`Error::Interrupted`]. There is no object then. Should the
+    /// interrupt come too late, the object is there and this returns `Ok`.
+    pub fn put_with(
+        &self,
+        id: ObjectId,
+        data: &[u8],
+        metadata: &[u8],
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<()> {
+        let connection = self.connection()?;
+        let size = data.len().saturating_add(metadata.len());
+        if size <= PUT_INLINE_BYTES.min(connection.connected.inline_bytes_max) {
+            let object = NewObject { id, data: data.to_vec(), metadata: metadata.to_vec() };
+            return connection.put(vec![object], options, interrupt);
+        }
+        let (data_size, metadata_size) = (data.len() as u64, metadata.len() as u64);
+        let mut writer = connection.create(id, data_size, metadata_size, options, interrupt)?;
+        writer.data_mut().copy_from_slice(data);
+        writer.metadata_mut().copy_from_slice(metadata);
+        writer.seal()
+    }
+
+    /// Stores many small objects (id, data, metadata) in one message: all of them, or none.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// use plasma::ObjectId;
+    ///
+    /// let objects: Vec<_> = (0..100)
+    ///     .map(|number| (ObjectId::random(), format!("object {number}"), b"text"))
+    ///     .collect();
+    /// client.put_batch(&objects)?;
+    /// assert_eq!(client.stats()?.objects, 100);
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::BatchTooLarge`] if it does not fit into one message (4096 objects and 1 MiB of data
+    /// and metadata, unless the store allows less); otherwise as [`Self::create`].
+    pub fn put_batch<D: AsRef<[u8]>, M: AsRef<[u8]>>(
+        &self,
+        objects: &[(ObjectId, D, M)],
+    ) -> Result<()> {
+        self.put_batch_with(objects, CreateOptions::default(), None)
+    }
+
+    /// As [`Self::put_batch`], with a choice of how to make room; the caller can interrupt the wait
+    /// for it.
+    ///
+    /// # Errors
+    /// As [`Self::put_batch`], and [`Error::Interrupted`], as with [`Self::put_with`].
+    pub fn put_batch_with<D: AsRef<[u8]>, M: AsRef<[u8]>>(
+        &self,
+        objects: &[(ObjectId, D, M)],
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<()> {
+        let connection = self.connection()?;
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let sizes = objects.iter().flat_map(|(_, data, metadata)| {
+            [data.as_ref().len() as u64, metadata.as_ref().len() as u64]
+        });
+        let bytes = sizes.fold(0, u64::saturating_add);
+        let objects_max = connection.connected.batch_objects_max;
+        let bytes_max = connection.connected.inline_bytes_max as u64;
+        if objects.len() > objects_max || bytes > bytes_max {
+            return Err(Error::BatchTooLarge {
+                objects: objects.len(),
+                objects_max,
+                bytes,
+                bytes_max,
+            });
+        }
+        let objects = objects.iter().map(|(id, data, metadata)| NewObject {
+            id: *id,
+            data: data.as_ref().to_vec(),
+            metadata: metadata.as_ref().to_vec(),
+        });
+        connection.put(objects.collect(), options, interrupt)
+    }
+}
+
+impl Connection {
+    fn create(
+        self: &Arc<Self>,
+        id: ObjectId,
+        data_size: u64,
+        metadata_size: u64,
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<ObjectWriter> {
+        if data_size.checked_add(metadata_size).is_none() {
+            return Err(Error::InvalidArgument(format!(
+                "object {id} of {data_size} bytes of data and {metadata_size} bytes of metadata \
+                 is larger than any store"
+            )));
+        }
+        let create = Request::Create { id, data_size, metadata_size, room: options.into() };
+        let Answer { reply, cut_short } = self.call_waiting(create, interrupt)?;
+        let location = match reply {
+            Reply::Created(location)
+                if (location.data_size, location.metadata_size) == (data_size, metadata_size) =>
+            {
+                location
+            }
+            other => return Err(self.unexpected("create", &other)),
+        };
+        let writer = ObjectWriter::new(self, id, location)?;
+        // Dropping the writer aborts the object, which came too late.
+        cut_short.map_or(Ok(writer), Err)
+    }
+
+    fn put(
+        &self,
+        objects: Vec<NewObject>,
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<()> {
+        let put = Request::Put { objects, room: options.into() };
+        match self.call_waiting(put, interrupt)?.reply {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected("put", &other)),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Streams of events.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::fake_store::{FakeStore, Peer};
+use super::{beside, id, outcome};
+use crate::client::{Client, Error, Event, Refusal, Subscription};
+use crate::protocol::message::{Reply, Request, RequestId};
+
+fn sealed(name: u8) -> Event {
+    Event::Sealed { id: id(name), data_size: 1, metadata_size: 2 }
+}
+
+#[test]
+fn events_come_in_order_and_end_with_a_lag() {
+    let (mut events, mut store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+    });
+    assert_eq!(events.next_timeout(Duration::ZERO).unwrap(), None);
+    let gone = Event::Evicted { id: id(1), data_size: 1, metadata_size: 2 };
+    store.reply(RequestId::NONE, Reply::Events(vec![sealed(1), Event::SnapshotEnd]));
+    store.reply(RequestId::NONE, Reply::Events(vec![gone, Event::Lagged, sealed(3)]));
+    assert_eq!(events.next().unwrap().unwrap(), sealed(1));
+    assert_eq!(events.next_timeout(Duration::MAX).unwrap(), Some(Event::SnapshotEnd));
+    assert_eq!(events.next().unwrap().unwrap(), gone);
+    assert_eq!(events.next().unwrap().unwrap(), Event::Lagged);
+    assert!(events.next().is_none());
+    assert!(matches!(events.next_timeout(Duration::ZERO), Err(Error::Closed)));
+}
+
+#[test]
+fn events_may_follow_the_answer_at_once() {
+    let (mut events, _store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+        store.reply(RequestId::NONE, Reply::Events(vec![Event::SnapshotEnd]));
+    });
+    assert_eq!(events.next().unwrap().unwrap(), Event::SnapshotEnd);
+}
+
+#[test]
+fn the_descriptor_tells_of_events() {
+    let (mut events, mut store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+    });
+    let is_readable = |events: &Subscription| {
+        let mut polled = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).unwrap() == 1
+    };
+    assert!(!is_readable(&events));
+    store.reply(RequestId::NONE, Reply::Events(vec![sealed(1)]));
+    assert!(is_readable(&events));
+    assert_eq!(events.next_timeout(Duration::ZERO).unwrap(), Some(sealed(1)));
+    assert_eq!(events.next_timeout(Duration::ZERO).unwrap(), None);
+    assert!(!is_readable(&events));
+}
+
+#[test]
+fn the_death_of_the_store_is_told_once() {
+    let (mut events, store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+        store.reply(RequestId::NONE, Reply::Events(vec![sealed(1)]));
+    });
+    drop(store);
+    assert_eq!(events.next().unwrap().unwrap(), sealed(1));
+    assert!(matches!(events.next(), Some(Err(Error::Disconnected { .. }))));
+    assert!(events.next().is_none());
+}
+
+#[test]
+fn a_refused_subscription_is_an_error() {
+    let store = FakeStore::new();
+    let (error, _) = subscribe(&store, |store, subscribe| {
+        store.reply(subscribe, Reply::Refused(Refusal::AlreadySubscribed));
+    });
+    assert_eq!(error.unwrap_err().refusal(), Some(&Refusal::AlreadySubscribed));
+
+    let (error, _) = subscribe(&store, |store, subscribe| {
+        store.reply(subscribe, Reply::States(vec![]));
+    });
+    assert!(matches!(error.unwrap_err(), Error::Protocol { .. }));
+}
+
+fn subscribed(answer: impl FnOnce(&mut Peer, RequestId)) -> (Subscription, Peer) {
+    let (events, peer) = subscribe(&FakeStore::new(), answer);
+    (events.unwrap(), peer)
+}
+
+fn subscribe(
+    store: &FakeStore,
+    answer: impl FnOnce(&mut Peer, RequestId),
+) -> (crate::client::Result<Subscription>, Peer) {
+    let path = store.path();
+    let subscribing = beside(move || Client::connect(path)?.subscribe());
+    let _client = store.welcome();
+    let mut peer = store.welcome();
+    let (subscribe, request) = peer.next();
+    assert_eq!(request, Request::Subscribe);
+    answer(&mut peer, subscribe);
+    (outcome(subscribing), peer)
+}

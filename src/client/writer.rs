@@ -1,0 +1,260 @@
+//! An object that is being created: bytes to fill in, and the right to seal or abort it.
+//!
+//! The views on the memory always go before the store is told: from then on it is not ours to write.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::Result;
+use super::buffers::ObjectBuffer;
+use super::connection::Connection;
+use super::error::Error;
+use crate::ids::{Location, ObjectId};
+use crate::limits::POPULATE_BYTES_MIN;
+use crate::protocol::message::{Reply, Request};
+use crate::shm::{Access, ViewMut};
+
+/// An object that this client is creating. Nobody sees it before it is sealed; if it is dropped
+/// instead, the store forgets it.
+///
+/// Fill it through [`Self::data_mut`], or as an [`io::Write`], which goes on where the last write
+/// ended and writes no more than there is room for. New memory may show what another object left
+/// there, unless the store was told to clear it.
+///
+/// A writer that a forked child inherits does nothing when dropped: sealing and aborting are up
+/// to the parent.
+///
+/// ```
+/// # let store = plasma::testing::store();
+/// use std::io::Write;
+/// use plasma::{Client, ObjectId, client::CreateOptions};
+///
+/// let client = Client::connect(store.path())?;
+/// let id = ObjectId::random();
+/// let mut writer = client.create(id, 11, 4, CreateOptions::default())?;
+/// writer.write_all(b"hello ")?;
+/// writer.write_all(b"world")?;
+/// writer.metadata_mut().copy_from_slice(b"text");
+/// writer.seal()?;
+/// assert_eq!(&client.get_one(id, None)?.expect("it is sealed")[..], b"hello world");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ObjectWriter {
+    // In this order: the memory goes before the claim is given up.
+    data: ViewMut,
+    metadata: ViewMut,
+    position: usize,
+    claim: Claim,
+}
+
+impl ObjectWriter {
+    /// The writer for an object that the store has just created for this connection.
+    pub(super) fn new(
+        connection: &Arc<Connection>,
+        id: ObjectId,
+        location: Location,
+    ) -> Result<Self> {
+        let claim = Claim { connection: Arc::clone(connection), id, location, is_open: true };
+        let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
+        if location.size() >= POPULATE_BYTES_MIN {
+            // Also the moment to learn that the memory is not there: writing to it would be fatal.
+            mapping.populate(location.offset, location.size(), true).map_err(Error::Map)?;
+        }
+        let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
+        let (data, metadata) = views.ok_or_else(|| connection.outside(id, &location))?;
+        let mut writer = Self { data, metadata, position: 0, claim };
+        if connection.connected.clear_new_objects {
+            writer.data.fill(0);
+            writer.metadata.fill(0);
+        }
+        Ok(writer)
+    }
+
+    /// The name of the object.
+    #[must_use]
+    pub const fn id(&self) -> ObjectId {
+        self.claim.id
+    }
+
+    /// The data as written so far. Starts at a multiple of 64 bytes.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The data, to be filled in.
+    #[must_use]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
+    /// The metadata as written so far.
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        &self.metadata
+    }
+
+    /// The metadata, to be filled in.
+    #[must_use]
+    pub fn metadata_mut(&mut self) -> &mut [u8] {
+        &mut self.metadata
+    }
+
+    /// Where the next [`io::Write::write`] goes, in bytes from the start of the data.
+    #[must_use]
+    pub const fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Moves to another place in the data. Beyond its end there is no room to write.
+    pub const fn set_position(&mut self, position: usize) {
+        self.position = position;
+    }
+
+    /// Makes the object immutable and visible to everyone, and lets go of it.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] if the store has gone, and the object with it;
+    /// [`Error::Inherited`] in a forked child.
+    pub fn seal(self) -> Result<()> {
+        self.into_claim()?.seal(true).map(|_location| ())
+    }
+
+    /// Makes the object immutable and visible to everyone, and keeps it for reading.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # use plasma::{Client, ObjectId, client::CreateOptions};
+    /// let client = Client::connect(store.path())?;
+    /// let mut writer = client.create(ObjectId::random(), 3, 0, CreateOptions::default())?;
+    /// writer.data_mut().copy_from_slice(b"abc");
+    /// let buffer = writer.seal_and_get()?;
+    /// assert_eq!(&buffer[..], b"abc");
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::seal`]; [`Error::Map`] if the object was sealed but cannot be mapped for reading.
+    pub fn seal_and_get(self) -> Result<ObjectBuffer> {
+        let mut claim = self.into_claim()?;
+        let location = claim.seal(false)?;
+        claim.connection.keep_sealed(claim.id, location)
+    }
+
+    /// Removes the object, as if it had never been created.
+    ///
+    /// Dropping the writer does the same, without waiting for the store.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # use plasma::{Client, ObjectId, client::CreateOptions};
+    /// let client = Client::connect(store.path())?;
+    /// let id = ObjectId::random();
+    /// client.create(id, 1_000, 0, CreateOptions::default())?.abort()?;
+    /// client.create(id, 2_000, 0, CreateOptions::default())?.abort()?;
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn abort(self) -> Result<()> {
+        let mut claim = self.into_claim()?;
+        claim.is_open = false;
+        claim.connection.call_for_done(Request::Abort { id: claim.id })
+    }
+
+    /// Gives up the memory.
+    fn into_claim(self) -> Result<Claim> {
+        if self.claim.connection.is_inherited() {
+            return Err(Error::Inherited("this object writer"));
+        }
+        Ok(self.claim)
+    }
+}
+
+impl Write for ObjectWriter {
+    /// Writes as much as there is room for, which is nothing at the end of the data.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.data.get_mut(self.position..).unwrap_or_default();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        self.position += count;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ObjectWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectWriter")
+            .field("id", &self.claim.id)
+            .field("data_size", &self.data.len())
+            .field("metadata_size", &self.metadata.len())
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right of the creator to seal or abort. Aborts when dropped unused.
+struct Claim {
+    connection: Arc<Connection>,
+    id: ObjectId,
+    location: Location,
+    is_open: bool,
+}
+
+impl Claim {
+    fn seal(&mut self, release: bool) -> Result<Location> {
+        // Whatever the answer is, an abort could not be granted any more.
+        self.is_open = false;
+        self.connection.call_for_done(Request::Seal { id: self.id, release })?;
+        Ok(self.location)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Best effort: if the store has gone, so has the object.
+            let _ = self.connection.transport.start(Request::Abort { id: self.id });
+        }
+    }
+}
+
+impl Connection {
+    /// Turns the hold of a creator, who has sealed its object, into that of a reader. The writer's
+    /// memory is not good enough for that: it is writable.
+    fn keep_sealed(self: &Arc<Self>, id: ObjectId, location: Location) -> Result<ObjectBuffer> {
+        if self.transport.segments.knows(location.segment, Access::ReadOnly) {
+            return self.admit_one(id, location);
+        }
+        // A get brings the descriptor, and a hold of its own.
+        let fetched = self.fetch_sealed(id);
+        self.release(vec![(id, 1)]);
+        fetched
+    }
+
+    fn fetch_sealed(self: &Arc<Self>, id: ObjectId) -> Result<ObjectBuffer> {
+        let get = Request::Get {
+            ids: vec![id],
+            timeout: Some(std::time::Duration::ZERO),
+            fail_if_abandoned: false,
+        };
+        match self.call(get)? {
+            Reply::Objects(objects) => match objects.as_slice() {
+                [Some(location)] => self.admit_one(id, *location),
+                _ => Err(self.unexpected("get", &Reply::Objects(objects))),
+            },
+            other => Err(self.unexpected("get", &other)),
+        }
+    }
+
+    fn admit_one(self: &Arc<Self>, id: ObjectId, location: Location) -> Result<ObjectBuffer> {
+        let mut admitted = self.admit(&[(id, location)])?;
+        Ok(admitted.remove(0))
+    }
+}

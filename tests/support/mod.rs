@@ -1,0 +1,318 @@
+//! What the process tests stand on: a real store in a process of its own, a peer that can send any
+//! bytes, and waiting for conditions.
+//!
+//! Every store has a directory and a socket of its own. Everything that is started here is ended
+//! here, by its pid. Nothing asserts how long something takes: [`wait_until`] gives up after a time
+//! that only a hang can reach, and then says what the store printed.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use plasma::Client;
+use plasma::protocol::codec;
+use plasma::protocol::frame::{self, FrameReader};
+use plasma::protocol::message::{
+    ClientMessage, Connect, Reply, Request, RequestId, ServerMessage,
+};
+use plasma::time::Clock;
+use plasma::{limits, shm};
+use tempfile::TempDir;
+
+/// Longer than anything takes that does not hang, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until the condition holds; fails with `what` if it never does.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let clock = Clock::start();
+    let end = clock.now().after(PATIENCE);
+    while !condition() {
+        assert!(clock.now() < end, "waited {PATIENCE:?} in vain until {what}");
+        pause();
+    }
+}
+
+/// The one place that sleeps.
+#[allow(clippy::disallowed_methods, reason = "between two looks at a condition")]
+fn pause() {
+    thread::sleep(Duration::from_millis(2));
+}
+
+/// The program under test.
+pub fn store_program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_plasma_store"))
+}
+
+/// A store in a process of its own.
+#[derive(Debug)]
+pub struct StoreProcess {
+    child: Child,
+    directory: TempDir,
+    socket: PathBuf,
+    log: Arc<Mutex<String>>,
+}
+
+impl StoreProcess {
+    /// A store of so many bytes (`-m`), ready.
+    pub fn start(memory: &str) -> Self {
+        Self::start_with(&["-m", memory], |_| {})
+    }
+
+    /// A store with these arguments (the socket is added), ready; `adjust` may change the command.
+    pub fn start_with(arguments: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = directory.path().join("plasma.sock");
+        let mut command = store_program();
+        command.args(arguments).arg("-s").arg(&socket);
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).stderr(Stdio::piped());
+        adjust(&mut command);
+        let mut child = command.spawn().expect("the store starts");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new(Mutex::new(String::new()));
+        let writer = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = writer.lock().expect("the log");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut store = Self { child, directory, socket, log };
+        store.wait_until_ready();
+        store
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait_until("the store is ready", || {
+            let ended = self.child.try_wait().expect("the store is our child");
+            assert!(ended.is_none(), "the store ended: {ended:?}\n{}", self.log());
+            self.log().contains("ready")
+        });
+    }
+
+    /// The path of its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A directory of its own, which goes with it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A new client.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.socket).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// A peer that sends what it is told; nothing has been sent yet.
+    pub fn raw_peer(&self) -> RawPeer {
+        RawPeer::new(UnixStream::connect(&self.socket).expect("the store accepts"))
+    }
+
+    /// A peer whose connection has been opened properly.
+    pub fn raw_client(&self) -> RawPeer {
+        let mut peer = self.raw_peer();
+        peer.connect();
+        peer
+    }
+
+    /// Whether it is still running.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("the store is our child").is_none()
+    }
+
+    /// Proves that it serves: another client puts and gets.
+    pub fn assert_serves(&mut self) {
+        assert!(self.is_alive(), "the store died\n{}", self.log());
+        let client = self.client();
+        let id = plasma::ObjectId::random();
+        client.put(id, b"data", b"meta").expect("put works");
+        let object = client.get_one(id, Some(PATIENCE)).expect("get works").expect("it is there");
+        assert_eq!((object.data(), object.metadata()), (&b"data"[..], &b"meta"[..]));
+        drop(object);
+        client.delete(&[id]).expect("delete works");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("the store can be signalled");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the store has ended", || {
+            status = self.child.try_wait().expect("the store is our child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// Ends it with SIGTERM: the exit code must be 0 and the socket gone.
+    pub fn stop(mut self) {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "a clean end\n{}", self.log());
+        assert!(!self.socket.exists(), "the socket is gone");
+    }
+
+    /// Descriptors that it has open.
+    pub fn open_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the store runs").count()
+    }
+
+    /// Bytes of its own memory, shared memory not counted.
+    pub fn private_memory(&self) -> u64 {
+        self.status_kib("RssAnon:") * 1024
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Processor time that it has used.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+        // USER_HZ is 100 on every Linux that Rust runs on.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for StoreProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("---- the store's log ----\n{}", self.log());
+        }
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that sends exactly what it is told and sees exactly what comes.
+#[derive(Debug)]
+pub struct RawPeer {
+    /// The connection.
+    pub socket: UnixStream,
+    /// Descriptors that have come.
+    pub descriptors: std::collections::VecDeque<OwnedFd>,
+    reader: FrameReader,
+    last_request: u64,
+}
+
+impl RawPeer {
+    fn new(socket: UnixStream) -> Self {
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        Self {
+            socket,
+            descriptors: std::collections::VecDeque::new(),
+            reader: FrameReader::new(limits::FRAME_DESCRIPTORS_MAX),
+            last_request: 0,
+        }
+    }
+
+    /// The frame of a message.
+    pub fn frame(request: u64, message: &ClientMessage) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame::append_frame(&mut bytes, 0, |out| {
+            codec::encode_client(out, RequestId(request), message);
+        })
+        .expect("the message fits");
+        bytes
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes)
+    }
+
+    /// Opens the connection as the protocol demands.
+    pub fn connect(&mut self) {
+        let hello = ClientMessage::Connect(Connect {
+            protocol_version: limits::PROTOCOL_VERSION,
+            client_name: "raw".to_owned(),
+        });
+        self.send(&Self::frame(1, &hello)).expect("the store reads");
+        self.last_request = 1;
+        let answer = self.receive().expect("an answer");
+        assert!(matches!(answer.reply, Reply::Connected(_)), "{answer:?}");
+    }
+
+    /// Sends a request and returns its number.
+    pub fn request(&mut self, request: Request) -> u64 {
+        self.last_request += 1;
+        let frame = Self::frame(self.last_request, &ClientMessage::Request(request));
+        self.send(&frame).expect("the store reads");
+        self.last_request
+    }
+
+    /// Sends a request and waits for its reply; other replies on the way are dropped.
+    pub fn call(&mut self, request: Request) -> Reply {
+        let number = self.request(request);
+        loop {
+            let message = self.receive().expect("a reply");
+            if message.request == RequestId(number) {
+                return message.reply;
+            }
+        }
+    }
+
+    /// The next message; `None` when the store has closed the connection.
+    pub fn receive(&mut self) -> Option<ServerMessage> {
+        loop {
+            if let Some(frame) = self.reader.next_frame().expect("the store sends proper frames") {
+                return Some(codec::decode_server(frame.payload).expect("and proper messages"));
+            }
+            let space = self.reader.space(4096);
+            let received =
+                match shm::fd_passing::receive(self.socket.as_fd(), space, &mut self.descriptors) {
+                    Ok(received) => received,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                    Err(error) => panic!("nothing came from the store: {error}"),
+                };
+            if received == 0 {
+                return None;
+            }
+            self.reader.advance(received);
+        }
+    }
+
+    /// Waits until the store has closed the connection, whatever it sends before.
+    pub fn wait_for_end(&mut self) {
+        let mut rest = [0; 4096];
+        loop {
+            match self.socket.read(&mut rest) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("the store did not close the connection: {error}"),
+            }
+        }
+    }
+}
