@@ -33,6 +33,8 @@
 //! pairs requests with replies, `connection` keeps account of what is held. The calls are in
 //! `making`, `reading` and `looking`. None of it knows the store's side.
 
+#[cfg(feature = "arrow")]
+mod arrow;
 mod buffers;
 mod connection;
 mod error;
@@ -52,6 +54,8 @@ mod tests;
 mod transport;
 mod writer;
 
+#[cfg(feature = "arrow")]
+pub use arrow::RecordBatches;
 pub use buffers::{ObjectBuffer, ObjectSlice};
 pub use error::{ConnectFailure, Error, Result};
 pub use looking::{Evicted, Objects};
