@@ -384,6 +384,10 @@ impl Store {
         self.unsealed += 1;
         self.clients.get_mut(creator).unsealed += 1;
         self.hold(creator, slot, 1);
+        // A create that waits is refused when its name is taken, and lets the next one try.
+        if self.creates.head().is_some_and(|head| head.creation.ids().any(|taken| *taken == id)) {
+            self.room_appeared = true;
+        }
         self.counters.objects_created += 1;
         self.counters.bytes_created += size;
         slot

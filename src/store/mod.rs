@@ -89,7 +89,8 @@ pub struct Store {
     subscriptions: Subscriptions,
     directory: Box<dyn Directory>,
     counters: StoreCounters,
-    /// Something was freed or became idle, so the head of the create queue may fit now.
+    /// The head of the create queue has to be tried again: something was freed or became idle, so it
+    /// may fit now, or it can only be refused now.
     room_appeared: bool,
 }
 

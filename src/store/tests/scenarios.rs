@@ -624,6 +624,17 @@ fn a_waiting_create_whose_name_was_taken_meanwhile_is_refused() {
 }
 
 #[test]
+fn a_waiting_create_whose_name_is_taken_does_not_keep_others_waiting() {
+    scenario(
+        "store 100
+         a create A 100             -> created
+         b create X 90 wait=forever ->
+         c create Y 0 wait=forever  ->
+         d create X 0               -> created; b: exists X; c: created",
+    );
+}
+
+#[test]
 fn a_dead_client_leaves_the_queue() {
     scenario(
         "store 100
