@@ -2,8 +2,9 @@
 //!
 //! A hold is a count: every grant of an object to a client adds one, every release takes one away,
 //! and the store sees the client as *one* holder while the count is above zero. Counting makes it
-//! harmless that a release and a grant of the same object cross on the wire. States and places of
-//! objects are not known here, beyond their sizes for the totals.
+//! harmless that a release and a grant of the same object cross on the wire. What a get has got
+//! while it still waits is counted apart: the client has not been told and cannot give it back.
+//! States and places of objects are not known here, beyond their sizes for the totals.
 
 use std::collections::BTreeMap;
 
@@ -23,13 +24,39 @@ pub struct Peer {
     pub gid: u32,
 }
 
+/// How often a client holds one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hold {
+    /// Granted by a reply: the client gives these back.
+    pub granted: u64,
+    /// Taken for gets that wait: granted when they are answered.
+    pub waiting: u64,
+}
+
+impl Hold {
+    /// So many holds that the client has been granted.
+    pub const fn granted(count: u64) -> Self {
+        Self { granted: count, waiting: 0 }
+    }
+
+    /// So many holds for a get that waits.
+    pub const fn waiting(count: u64) -> Self {
+        Self { granted: 0, waiting: count }
+    }
+
+    /// Whether the object is not held at all.
+    pub const fn is_empty(&self) -> bool {
+        self.granted == 0 && self.waiting == 0
+    }
+}
+
 /// One connected client.
 #[derive(Debug)]
 pub struct Client {
     /// Who it is.
     pub peer: Peer,
     /// How often it holds which object. Ordered, so that a disconnect is deterministic.
-    pub holds: BTreeMap<Slot, u64>,
+    pub holds: BTreeMap<Slot, Hold>,
     /// Bytes of the objects it holds.
     pub held_bytes: u64,
     /// How many of them it is creating.

@@ -12,6 +12,7 @@ use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Extent, Location, ObjectId, Slot};
 use crate::protocol::message::{Reply, Room};
 use crate::protocol::refusal::{FullStore, Refusal};
+use crate::store::clients::Hold;
 use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
 use crate::store::subscriptions::sealed_event;
@@ -352,7 +353,7 @@ impl Store {
                     self.seal_slot(*slot, asked.client, asked.now, effects);
                 }
                 for slot in slots {
-                    self.release_hold(asked.client, slot, 1, effects);
+                    self.release_hold(asked.client, slot, Hold::granted(1), effects);
                 }
                 Reply::Done
             }
@@ -383,7 +384,7 @@ impl Store {
         self.used += size;
         self.unsealed += 1;
         self.clients.get_mut(creator).unsealed += 1;
-        self.hold(creator, slot, 1);
+        self.hold(creator, slot, Hold::granted(1));
         // A create that waits is refused when its name is taken, and lets the next one try.
         if self.creates.head().is_some_and(|head| head.creation.ids().any(|taken| *taken == id)) {
             self.room_appeared = true;
@@ -403,7 +404,7 @@ impl Store {
         let slot = self.find_own_unsealed(asked.client, id)?;
         self.seal_slot(slot, asked.client, asked.now, effects);
         if release {
-            self.release_hold(asked.client, slot, 1, effects);
+            self.release_hold(asked.client, slot, Hold::granted(1), effects);
         }
         Ok(Reply::Done)
     }

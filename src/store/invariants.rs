@@ -35,8 +35,8 @@ impl Store {
         for (_, client) in self.clients.iter() {
             let mut bytes = 0;
             let mut unsealed = 0;
-            for (slot, count) in &client.holds {
-                assert!(*count > 0, "a hold counts at least one");
+            for (slot, hold) in &client.holds {
+                assert!(!hold.is_empty(), "a hold counts at least one");
                 *holders.entry(*slot).or_default() += 1;
                 bytes += self.objects.get(*slot).size();
                 unsealed += u64::from(!self.objects.get(*slot).is_sealed());
@@ -120,6 +120,7 @@ impl Store {
     /// Waiters are connected and miss only what is not sealed; a get holds the rest.
     fn check_waiters(&self) {
         let mut waiting: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+        let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
             let count = waiting.entry(waiter.client).or_default();
             count.0 += 1;
@@ -131,8 +132,7 @@ impl Store {
                     assert!(sealed.is_none(), "no missing id is sealed");
                 } else if matches!(waiter.want, Want::Get { .. }) {
                     let slot = sealed.expect("what a waiting get has got is there");
-                    let holds = &self.clients.get(waiter.client).holds;
-                    assert!(holds.contains_key(&slot), "a waiting get holds what it has got");
+                    *holds.entry((waiter.client, slot)).or_default() += 1;
                 }
             }
         }
@@ -142,9 +142,13 @@ impl Store {
             count.1 += create.creation.ids().count();
         }
         for (id, client) in self.clients.iter() {
+            for (slot, hold) in &client.holds {
+                let counted = holds.remove(&(id, *slot)).unwrap_or(0);
+                assert_eq!(hold.waiting, counted, "a waiting get holds what it has got");
+            }
             let counted = waiting.remove(&id).unwrap_or_default();
             assert_eq!((client.waiting, client.waited_ids), counted, "waits are counted");
         }
-        assert!(waiting.is_empty(), "only connected clients wait");
+        assert!(waiting.is_empty() && holds.is_empty(), "only connected clients wait");
     }
 }

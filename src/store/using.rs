@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::protocol::message::{ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
+use crate::store::clients::Hold;
 use crate::store::object_table::State;
 use crate::store::waitlist::{Waiter, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
@@ -28,8 +29,9 @@ impl Store {
         }
         self.counters.ids_requested += ids.len() as u64;
         self.counters.ids_hit += found.iter().flatten().count() as u64;
+        let hold = if waits { Hold::waiting(1) } else { Hold::granted(1) };
         for slot in found.iter().flatten() {
-            self.hold(asked.client, *slot, 1);
+            self.hold(asked.client, *slot, hold);
         }
         if !waits {
             let locate = |slot: Slot| self.objects.get(slot).location;
@@ -92,7 +94,7 @@ impl Store {
         for progress in self.waits.sealed(&id) {
             self.clients.get_mut(progress.client).waited_ids -= 1;
             if progress.holds > 0 {
-                self.hold(progress.client, slot, u64::from(progress.holds));
+                self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
             }
             if let Some(waiter) = progress.completed {
                 self.answer_waiter(waiter, effects);
@@ -104,7 +106,7 @@ impl Store {
     pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
         self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
         let reply = match waiter.want {
-            Want::Get { .. } => Reply::Objects(self.held_locations(&waiter)),
+            Want::Get { .. } => Reply::Objects(self.grant(&waiter)),
             Want::Seen { .. } => {
                 let is_ready = |id| !waiter.missing.contains_key(id);
                 Reply::Ready(waiter.ids.iter().map(is_ready).collect())
@@ -113,14 +115,18 @@ impl Store {
         effects.reply(waiter.client, waiter.request, reply);
     }
 
-    /// What a waiting get has got so far. It holds all of it, so it is all still there.
-    fn held_locations(&self, waiter: &Waiter) -> Vec<Option<Location>> {
-        let locate = |id: &ObjectId| {
+    /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
+    fn grant(&mut self, waiter: &Waiter) -> Vec<Option<Location>> {
+        let holds = &mut self.clients.get_mut(waiter.client).holds;
+        let mut grant_one = |id: &ObjectId| {
             let slot = self.objects.find(id).expect("a held object exists");
+            let hold = holds.get_mut(&slot).expect("a waiting get holds what it has got");
+            hold.waiting -= 1;
+            hold.granted += 1;
             self.objects.get(slot).location
         };
         let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
-        waiter.ids.iter().map(|id| Some(id).filter(is_there).map(locate)).collect()
+        waiter.ids.iter().map(|id| Some(id).filter(is_there).map(&mut grant_one)).collect()
     }
 
     /// The creator of an object gave up. Waiters that wanted to know are refused, and let go of
@@ -130,7 +136,7 @@ impl Store {
             self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
             for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
                 let slot = self.objects.find(held).expect("a held object exists");
-                self.release_hold(waiter.client, slot, 1, effects);
+                self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
             }
             let abandoned = Refusal::Abandoned(*id);
             self.refuse(waiter.client, waiter.request, abandoned, effects);
@@ -164,8 +170,8 @@ impl Store {
             let slot = self.objects.find(id).ok_or(Refusal::ObjectNotFound(*id))?;
             let sum = total.entry(slot).or_default();
             *sum += u64::from(*count);
-            let held = self.clients.get(client).holds.get(&slot).copied().unwrap_or(0);
-            if held < *sum {
+            let hold = self.clients.get(client).holds.get(&slot).copied().unwrap_or_default();
+            if hold.granted < *sum {
                 return Err(Refusal::NotHeld(*id));
             }
         }
@@ -173,7 +179,7 @@ impl Store {
         for (id, count) in holds {
             if let Some(slot) = self.objects.find(id) {
                 self.counters.releases += u64::from(*count);
-                self.release_hold(client, slot, u64::from(*count), effects);
+                self.release_hold(client, slot, Hold::granted(u64::from(*count)), effects);
             }
         }
         Ok(Reply::Done)
@@ -193,11 +199,12 @@ impl Store {
     }
 
     /// A client holds an object so many times more.
-    pub(super) fn hold(&mut self, client: ClientId, slot: Slot, count: u64) {
+    pub(super) fn hold(&mut self, client: ClientId, slot: Slot, more: Hold) {
         let holder = self.clients.get_mut(client);
-        let holds = holder.holds.entry(slot).or_insert(0);
-        let is_new = *holds == 0;
-        *holds += count;
+        let hold = holder.holds.entry(slot).or_default();
+        let is_new = hold.is_empty();
+        hold.granted += more.granted;
+        hold.waiting += more.waiting;
         if !is_new {
             return;
         }
@@ -217,13 +224,14 @@ impl Store {
         &mut self,
         client: ClientId,
         slot: Slot,
-        count: u64,
+        less: Hold,
         effects: &mut Effects,
     ) {
         let holds = &mut self.clients.get_mut(client).holds;
-        let held = holds.get_mut(&slot).expect("the client holds the object");
-        *held -= count;
-        if *held == 0 {
+        let hold = holds.get_mut(&slot).expect("the client holds the object");
+        hold.granted -= less.granted;
+        hold.waiting -= less.waiting;
+        if hold.is_empty() {
             holds.remove(&slot);
             self.let_go(client, slot, effects);
         }

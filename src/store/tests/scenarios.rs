@@ -214,6 +214,20 @@ fn what_a_waiting_get_has_got_stays_pinned() {
 }
 
 #[test]
+fn what_a_waiting_get_has_got_cannot_be_given_back_yet() {
+    scenario(
+        "store 100
+         a put X:60                -> done
+         b get X,Y                 ->
+         b release X               -> not held X
+         a delete X                -> in use
+         a put Y:1                 -> b: got X,Y; done
+         b release X               -> done
+         a state X                 -> absent",
+    );
+}
+
+#[test]
 fn several_gets_of_one_client_wait_at_the_same_time() {
     scenario(
         "store 1000
