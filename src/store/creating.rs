@@ -57,6 +57,7 @@ impl Store {
     ) -> Result<Outcome, Refusal> {
         self.check_new(&creation)?;
         self.check_fits_ever(asked.client, &creation)?;
+        self.check_quota(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
         if must_not_wait || self.creates.is_empty() {
@@ -88,11 +89,13 @@ impl Store {
             return;
         }
         while let Some(head) = self.creates.head() {
-            let attempt = self.check_new(&head.creation).map(|()| head.client);
+            let is_legal = self
+                .check_new(&head.creation)
+                .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
             // What stands in the way now will still do so when the head is tried again.
-            let offsets = match attempt {
+            let offsets = match is_legal {
                 Err(refusal) => Err(refusal),
-                Ok(_) => match self.make_room_for_head() {
+                Ok(()) => match self.make_room_for_head() {
                     None => break,
                     Some(offsets) => Ok(offsets),
                 },
@@ -146,6 +149,22 @@ impl Store {
         }
     }
 
+    /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its own
+    /// quota: it would keep others waiting for whom there is room.
+    fn check_quota(
+        &self,
+        client: ClientId,
+        creation: &Creation,
+        evict: bool,
+    ) -> Result<(), Refusal> {
+        let Some(account) = self.quotas.get(client) else { return Ok(()) };
+        let (requested, quota, used) = (creation.sizes().sum(), account.quota, account.used);
+        if evict || used + requested <= quota {
+            return Ok(());
+        }
+        Err(Refusal::QuotaExceeded { requested, quota, used })
+    }
+
     fn make_room(
         &mut self,
         client: ClientId,
@@ -166,7 +185,9 @@ impl Store {
     ) -> Result<Vec<u64>, Refusal> {
         let total = sizes.iter().sum();
         let mut plan = RoomPlan::default();
-        self.plan_quota(client, total, evict, &mut plan)?;
+        if evict {
+            self.plan_quota(client, total, &mut plan);
+        }
         if !self.plan_places(client, sizes, evict, &mut plan) {
             self.undo_plan(&plan, sizes);
             return Err(Refusal::StoreFull(self.full(total)));
@@ -183,22 +204,9 @@ impl Store {
 
     /// Makes room within the creator's quota: its own idle objects go, and if they are not enough,
     /// its oldest objects in use leave the quota.
-    fn plan_quota(
-        &mut self,
-        client: ClientId,
-        total: u64,
-        evict: bool,
-        plan: &mut RoomPlan,
-    ) -> Result<(), Refusal> {
-        let Some(account) = self.quotas.get(client) else { return Ok(()) };
-        let (quota, used) = (account.quota, account.used);
-        let over = (used + total).saturating_sub(quota);
-        if over == 0 {
-            return Ok(());
-        }
-        if !evict {
-            return Err(Refusal::QuotaExceeded { requested: total, quota, used });
-        }
+    fn plan_quota(&mut self, client: ClientId, total: u64, plan: &mut RoomPlan) {
+        let Some(account) = self.quotas.get(client) else { return };
+        let over = (account.used + total).saturating_sub(account.quota);
         while plan.freed_bytes < over {
             let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
             self.plan_victim(slot, plan);
@@ -212,7 +220,6 @@ impl Store {
             relieved += self.objects.get(slot).size();
             plan.demoted.push(slot);
         }
-        Ok(())
     }
 
     fn plan_places(
@@ -385,8 +392,12 @@ impl Store {
         self.unsealed += 1;
         self.clients.get_mut(creator).unsealed += 1;
         self.hold(creator, slot, Hold::granted(1));
-        // A create that waits is refused when its name is taken, and lets the next one try.
-        if self.creates.head().is_some_and(|head| head.creation.ids().any(|taken| *taken == id)) {
+        // A create that waits is refused when its name is taken or its quota is used up, so that the
+        // next one can try.
+        let concerns = |head: &QueuedCreate| {
+            head.client == creator || head.creation.ids().any(|taken| *taken == id)
+        };
+        if self.creates.head().is_some_and(concerns) {
             self.room_appeared = true;
         }
         self.counters.objects_created += 1;

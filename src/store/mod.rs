@@ -276,6 +276,8 @@ impl Store {
     ) -> Result<Reply, Refusal> {
         if let Some(quota) = quota {
             self.quotas.grant(client, quota)?;
+            // A create of this client that waits may exceed it.
+            self.room_appeared = true;
         }
         if let Some(name) = name {
             self.clients.get_mut(client).peer.name = name;

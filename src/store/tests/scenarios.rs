@@ -786,6 +786,20 @@ fn b24_a_quota_also_holds_for_a_create_that_keeps_others() {
     );
 }
 
+#[test]
+fn a_create_that_exceeds_its_quota_does_not_keep_others_waiting() {
+    scenario(
+        "store 100
+         a quota 50                       -> done
+         a create X 40                    -> created
+         a create Y 20 keep wait=forever  -> an object of 20 bytes does not fit into this client's quota of 50 bytes, of which 40 are used
+         c create C 60                    -> created
+         b create B 20 keep wait=forever  ->
+         d create D 0 wait=forever        ->
+         b quota 10                       -> done; an object of 20 bytes does not fit into this client's quota of 10 bytes, of which 0 are used; d: created",
+    );
+}
+
 // ---- list, clients, debug text, events ----------------------------------------------------------
 
 #[test]
