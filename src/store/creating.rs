@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Extent, Location, ObjectId, Slot};
+use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Reply, Room};
 use crate::protocol::refusal::{FullStore, Refusal};
 use crate::store::clients::Hold;
@@ -136,7 +137,10 @@ impl Store {
     fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
-        if total > self.config.capacity || too_many {
+        // Many small objects need far more memory than they have bytes.
+        let rounded = |size: u64| size.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
+        let in_memory = creation.sizes().map(rounded).fold(0, u64::saturating_add);
+        if total > self.config.capacity || in_memory > self.config.segment_bytes || too_many {
             return Err(Refusal::StoreFull(self.full(total)));
         }
         match self.quotas.get(client) {

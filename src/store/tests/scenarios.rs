@@ -601,6 +601,15 @@ fn a_create_that_can_never_fit_does_not_wait() {
 }
 
 #[test]
+fn a_batch_that_can_never_fit_after_rounding_does_not_wait() {
+    scenario(
+        "store 100 segment=128
+         a put X:1,Y:1,Z:1 wait=forever -> full: 3 asked, 0 used, 0 pinned
+         a put X:1,Y:64 wait=forever    -> done",
+    );
+}
+
+#[test]
 fn waiting_creates_are_served_first_come_first_served() {
     scenario(
         "store 100
