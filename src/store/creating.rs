@@ -27,12 +27,14 @@ struct RoomPlan {
     offsets: Vec<u64>,
     /// Bytes of the new objects that have their place.
     placed_bytes: u64,
-    /// Idle objects to evict, already free in the pool; the first of them for the quota's sake.
+    /// Idle objects to evict, already free in the pool.
     victims: Vec<Slot>,
-    /// How many of the victims the quota needs.
-    quota_victims: usize,
     /// Bytes of all victims.
     freed_bytes: u64,
+    /// Bytes by which the creator's quota would be exceeded if nothing left it.
+    over_quota: u64,
+    /// Bytes that leave the quota, evicted or demoted.
+    relieved_bytes: u64,
     /// Objects in use that leave the quota.
     demoted: Vec<Slot>,
     /// How far the idle objects have been searched.
@@ -210,18 +212,16 @@ impl Store {
     /// its oldest objects in use leave the quota.
     fn plan_quota(&mut self, client: ClientId, total: u64, plan: &mut RoomPlan) {
         let Some(account) = self.quotas.get(client) else { return };
-        let over = (account.used + total).saturating_sub(account.quota);
-        while plan.freed_bytes < over {
+        plan.over_quota = (account.used + total).saturating_sub(account.quota);
+        while plan.relieved_bytes < plan.over_quota {
             let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
             self.plan_victim(slot, plan);
         }
-        plan.quota_victims = plan.victims.len();
-        let mut relieved = plan.freed_bytes;
         for slot in self.quotas.get(client).into_iter().flat_map(|account| account.busy()) {
-            if relieved >= over {
+            if plan.relieved_bytes >= plan.over_quota {
                 break;
             }
-            relieved += self.objects.get(slot).size();
+            plan.relieved_bytes += self.objects.get(slot).size();
             plan.demoted.push(slot);
         }
     }
@@ -292,6 +292,7 @@ impl Store {
             let object = self.objects.get(slot);
             self.pool.free(object.location.offset, object.size());
             plan.freed_bytes += object.size();
+            plan.relieved_bytes += charged_bytes(object);
             plan.victims.push(slot);
         }
     }
@@ -313,16 +314,16 @@ impl Store {
 
     /// Keeps the victims that are not needed after all, the most recently used first.
     fn spare_victims(&mut self, plan: &mut RoomPlan) {
-        let mut index = plan.victims.len();
-        while index > plan.quota_victims {
-            index -= 1;
+        for index in (0..plan.victims.len()).rev() {
             let slot = plan.victims[index];
             let object = self.objects.get(slot);
-            let size = object.size();
+            let (size, charged) = (object.size(), charged_bytes(object));
             let untouched = self.pool.is_free(object.location.offset, size);
-            if untouched && self.has_allowance(plan, size, 1) {
+            let within_quota = charged == 0 || plan.relieved_bytes - charged >= plan.over_quota;
+            if untouched && within_quota && self.has_allowance(plan, size, 1) {
                 self.take_back(slot);
                 plan.freed_bytes -= size;
+                plan.relieved_bytes -= charged;
                 plan.victims.remove(index);
             }
         }
@@ -481,6 +482,11 @@ impl Store {
             objects_max: u64::from(self.config.objects_max),
         }
     }
+}
+
+/// Bytes that leave a quota with this object.
+const fn charged_bytes(object: &Object) -> u64 {
+    if object.account.is_some() { object.size() } else { 0 }
 }
 
 fn write(extent: Extent, bytes: Vec<u8>, effects: &mut Effects) {

@@ -687,6 +687,19 @@ fn a_quota_limits_its_client_and_evicts_its_own_objects() {
 }
 
 #[test]
+fn a_quota_evicts_no_more_than_it_needs() {
+    scenario(
+        "store 1000
+         a quota 100         -> done
+         a put A:10          -> done
+         b create Z 10       -> created
+         a put B:60,C:0      -> done
+         a put D:90          -> done
+         a state A,B,C,D     -> sealed, absent, sealed, sealed",
+    );
+}
+
+#[test]
 fn quotas_take_seventy_per_cent_at_most_and_are_set_once() {
     scenario(
         "store 10000000
