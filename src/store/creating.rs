@@ -35,7 +35,7 @@ struct RoomPlan {
     over_quota: u64,
     /// Bytes that leave the quota, evicted or demoted.
     relieved_bytes: u64,
-    /// Objects in use that leave the quota.
+    /// Objects in use, by clients or by readers of the directory, that leave the quota.
     demoted: Vec<Slot>,
     /// How far the idle objects have been searched.
     cursor: Cursor,
@@ -213,11 +213,15 @@ impl Store {
     fn plan_quota(&mut self, client: ClientId, total: u64, plan: &mut RoomPlan) {
         let Some(account) = self.quotas.get(client) else { return };
         plan.over_quota = (account.used + total).saturating_sub(account.quota);
+        let mut pinned = Vec::new();
         while plan.relieved_bytes < plan.over_quota {
             let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
-            self.plan_victim(slot, plan);
+            if !self.plan_victim(slot, plan) {
+                pinned.push(slot);
+            }
         }
-        for slot in self.quotas.get(client).into_iter().flat_map(|account| account.busy()) {
+        let busy = self.quotas.get(client).into_iter().flat_map(|account| account.busy());
+        for slot in busy.chain(pinned) {
             if plan.relieved_bytes >= plan.over_quota {
                 break;
             }
@@ -286,15 +290,17 @@ impl Store {
         Some(own)
     }
 
-    /// Frees an idle object for the time being, unless a reader has it pinned.
-    fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) {
-        if self.directory.retire(slot) {
-            let object = self.objects.get(slot);
-            self.pool.free(object.location.offset, object.size());
-            plan.freed_bytes += object.size();
-            plan.relieved_bytes += charged_bytes(object);
-            plan.victims.push(slot);
+    /// Frees an idle object for the time being. False if a reader has it pinned.
+    fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) -> bool {
+        if !self.directory.retire(slot) {
+            return false;
         }
+        let object = self.objects.get(slot);
+        self.pool.free(object.location.offset, object.size());
+        plan.freed_bytes += object.size();
+        plan.relieved_bytes += charged_bytes(object);
+        plan.victims.push(slot);
+        true
     }
 
     fn undo_plan(&mut self, plan: &RoomPlan, sizes: &[u64]) {
@@ -329,12 +335,16 @@ impl Store {
         }
     }
 
-    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it.
+    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it. One
+    /// that only readers of the directory use is idle already.
     fn demote(&mut self, slot: Slot) {
         let object = self.objects.get_mut(slot);
-        let size = object.size();
+        let (size, is_idle) = (object.size(), object.is_sealed() && object.holders == 0);
         let account = object.account.take().and_then(|owner| self.quotas.get_mut(owner));
         account.expect("only charged objects are demoted").discharge(slot, size);
+        if is_idle {
+            self.idle.became_idle(slot, size);
+        }
         self.counters.objects_demoted += 1;
     }
 
