@@ -243,13 +243,23 @@ impl Store {
         if self.used - reachable + total > self.config.capacity {
             return false;
         }
+        self.place_while_evicting(client, sizes, evict, plan)
+            || (evict && sizes.len() > 1 && self.place_after_evicting(sizes, plan))
+    }
+
+    /// Evicts one idle object after another until there is a place for everything.
+    fn place_while_evicting(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        evict: bool,
+        plan: &mut RoomPlan,
+    ) -> bool {
         let mut cursor = plan.cursor;
         for size in sizes {
             loop {
                 let new_object = self.has_allowance(plan, *size, 1);
-                if let Some(offset) = new_object.then(|| self.pool.allocate(*size)).flatten() {
-                    plan.offsets.push(offset);
-                    plan.placed_bytes += size;
+                if new_object && self.take_place(*size, plan) {
                     break;
                 }
                 let candidate = evict.then(|| self.next_candidate(client, &mut cursor)).flatten();
@@ -257,6 +267,23 @@ impl Store {
                 self.plan_victim(slot, plan);
             }
         }
+        true
+    }
+
+    /// Places a batch once more, now that all is evicted that may be: the objects that were placed
+    /// first, between what was still there, may have cut the memory into pieces.
+    fn place_after_evicting(&mut self, sizes: &[u64], plan: &mut RoomPlan) -> bool {
+        for (offset, size) in plan.offsets.drain(..).zip(sizes) {
+            self.pool.free(offset, *size);
+        }
+        plan.placed_bytes = 0;
+        sizes.iter().all(|size| self.has_allowance(plan, *size, 1) && self.take_place(*size, plan))
+    }
+
+    fn take_place(&mut self, size: u64, plan: &mut RoomPlan) -> bool {
+        let Some(offset) = self.pool.allocate(size) else { return false };
+        plan.offsets.push(offset);
+        plan.placed_bytes += size;
         true
     }
 

@@ -524,6 +524,17 @@ fn victims_that_do_not_help_are_spared() {
 }
 
 #[test]
+fn a_batch_that_fits_into_an_empty_store_is_not_stopped_by_idle_objects() {
+    scenario(
+        "store 256 segment=256
+         a put A:64,B:64,C:128  -> done
+         a delete B             -> deleted
+         a put X:64,Y:192       -> done
+         a state A,C,X,Y        -> absent, absent, sealed, sealed",
+    );
+}
+
+#[test]
 fn create_that_keeps_others_evicts_nothing() {
     scenario(
         "store 1000
