@@ -172,11 +172,45 @@ impl std::fmt::Display for ListReport<'_> {
 
 /// A number from 0 up with six significant digits and no zeros at the end, as C's `%g` prints it.
 fn six_digits(number: f64) -> String {
-    let whole_digits = if number < 1.0 { 1 } else { number.log10().floor() as usize + 1 };
-    let text = format!("{number:.*}", 6_usize.saturating_sub(whole_digits));
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let scientific = format!("{number:.5e}");
+    let (digits, exponent) = scientific.split_once('e').expect("a power of ten follows an e");
+    let exponent: i32 = exponent.parse().expect("the power of ten is a number");
+    match usize::try_from(5 - exponent) {
+        Ok(decimals) if exponent >= -4 => without_zeros(&format!("{number:.decimals$}")),
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", without_zeros(digits), exponent.abs())
+        }
+    }
+}
+
+fn without_zeros(number: &str) -> String {
+    if number.contains('.') {
+        number.trim_end_matches('0').trim_end_matches('.').to_owned()
     } else {
-        text
+        number.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn six_digits_are_those_of_printf() {
+        let printed = [
+            (0.0, "0"),
+            (80.0, "80"),
+            (41.943_04, "41.943"),
+            (99.999_999, "100"),
+            (0.080_128_205, "0.0801282"),
+            (0.000_123_456_78, "0.000123457"),
+            (0.000_009_313_226, "9.31323e-06"),
+            (123_456.7, "123457"),
+            (1_000_000.0, "1e+06"),
+        ];
+        for (number, text) in printed {
+            assert_eq!(six_digits(number), text);
+        }
     }
 }
