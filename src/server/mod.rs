@@ -213,3 +213,50 @@ fn out_of_descriptors(step: &'static str) -> impl FnOnce(io::Error) -> StartupEr
 fn signal_name(number: u32) -> Option<&'static str> {
     Signal::try_from(i32::try_from(number).ok()?).ok().map(Signal::as_str)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::eviction::PolicyKind;
+    use crate::shm::Backing;
+
+    fn config(directory: &tempfile::TempDir) -> Config {
+        Config {
+            socket: directory.path().join("socket"),
+            socket_mode: 0o600,
+            capacity: 1 << 20,
+            backing: Backing::Memfd,
+            objects_max: 1000,
+            policy: PolicyKind::Lru,
+            reserve: false,
+            clear_new_objects: false,
+        }
+    }
+
+    #[test]
+    fn a_store_in_a_thread_lives_until_it_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = spawn(config(&directory)).unwrap();
+        let mut client = UnixStream::connect(store.socket()).unwrap();
+        let second = spawn(config(&directory)).unwrap_err();
+        assert!(matches!(second, StartupError::Listen(_)), "{second}");
+        drop(store);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "the store hung up");
+        assert!(!directory.path().join("socket").exists());
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_leaves_no_socket_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let config = Config { backing: Backing::Directory(missing), ..config(&directory) };
+        let socket = config.socket.clone();
+        let error = spawn(config).unwrap_err();
+        assert!(matches!(error, StartupError::Memory(_)), "{error}");
+        assert!(error.to_string().contains("missing"), "{error}");
+        assert!(!socket.exists());
+    }
+}

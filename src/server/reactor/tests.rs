@@ -391,17 +391,24 @@ fn who_vanishes_lets_go_of_everything_and_others_hear_of_it() {
 }
 
 #[test]
-fn requests_before_a_hang_up_are_still_served() {
+fn who_has_nothing_more_to_say_still_gets_all_answers() {
     let mut harness = Harness::new();
-    let mut hurried = harness.connect();
-    for number in 0..1000 {
-        hurried.send(RequestId(1), put(number, b"x"));
+    let mut peer = harness.connect();
+    let count = 10 * limits::TURN_REQUESTS_MAX;
+    let request = ClientMessage::Request(Request::GetState { ids: vec![id(1)] });
+    let mut bytes = Vec::new();
+    for _ in 0..count {
+        let frame = |out: &mut Vec<u8>| encode_client(out, RequestId(1), &request);
+        append_frame(&mut bytes, 0, frame).unwrap();
     }
-    drop(hurried);
-    let mut other = harness.connect();
-    harness.wait_for_connections(1);
-    let Reply::Stats(stats) = harness.ask(&mut other, Request::GetStats) else { panic!() };
-    assert_eq!(stats.objects, 1000);
+    peer.write_bytes(&bytes);
+    assert!(peer.unsent.is_empty(), "in one piece the socket takes them all");
+    peer.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    for _ in 0..count {
+        assert!(matches!(harness.reply_to(&mut peer).reply, Reply::States(_)));
+    }
+    harness.wait_for_end(&mut peer);
+    assert_eq!(harness.counters().connections_lost, 0);
 }
 
 #[test]
