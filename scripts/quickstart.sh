@@ -13,9 +13,9 @@ if [[ ! -r "$table" ]]; then
 fi
 
 echo "== building (the first time takes a few minutes)"
-cargo build --quiet --release --features arrow --bin plasma_store \
-    --example produce_table --example consume_table
-bin=target/release
+cargo build --quiet --bin plasma_store
+cargo build --quiet -p plasma-examples
+bin=target/debug
 
 work="$(mktemp -d)"
 socket="$work/plasma.sock"
@@ -38,9 +38,9 @@ store=$!
 
 id="$(od -An -N20 -tx1 /dev/urandom | tr -d ' \n')"
 echo "== a consumer waits for the table, a producer puts it"
-"$bin/examples/consume_table" "$id" "$socket" &
+"$bin/consume_table" "$id" "$socket" &
 consumer=$!
-"$bin/examples/produce_table" "$table" "$id" "$socket"
+"$bin/produce_table" "$table" "$id" "$socket"
 wait "$consumer"
 
 echo "== stopping the store"
