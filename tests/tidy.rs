@@ -35,7 +35,6 @@ const WIDE_FILES: &[(&str, usize)] = &[
     ("src/store/subscriptions.rs", 1),
     ("src/store/tests/scenarios.rs", 10),
     ("src/time.rs", 1),
-    ("tests/support/mod.rs", 1),
 ];
 
 /// Which modules each module may use. What is not here may be used by nobody.

@@ -20,9 +20,7 @@ use std::time::Duration;
 use plasma::Client;
 use plasma::protocol::codec;
 use plasma::protocol::frame::{self, FrameReader};
-use plasma::protocol::message::{
-    ClientMessage, Connect, Reply, Request, RequestId, ServerMessage,
-};
+use plasma::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
 use plasma::time::Clock;
 use plasma::{limits, shm};
 use tempfile::TempDir;
@@ -58,6 +56,7 @@ pub struct StoreProcess {
     directory: TempDir,
     socket: PathBuf,
     log: Arc<Mutex<String>>,
+    log_reader: Option<thread::JoinHandle<()>>,
 }
 
 impl StoreProcess {
@@ -70,6 +69,23 @@ impl StoreProcess {
     pub fn start_with(arguments: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("plasma.sock");
+        let mut store = Self::launch(directory, socket, arguments, adjust);
+        store.wait_until_ready();
+        store
+    }
+
+    /// A store for this socket, which may be another one's. It may not be ready, and may never be.
+    pub fn spawn_at(socket: &Path, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::launch(directory, socket.to_owned(), arguments, |_| {})
+    }
+
+    fn launch(
+        directory: TempDir,
+        socket: PathBuf,
+        arguments: &[&str],
+        adjust: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = store_program();
         command.args(arguments).arg("-s").arg(&socket);
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stderr(Stdio::piped());
@@ -78,19 +94,18 @@ impl StoreProcess {
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&log);
-        thread::spawn(move || {
+        let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = writer.lock().expect("the log");
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        let mut store = Self { child, directory, socket, log };
-        store.wait_until_ready();
-        store
+        Self { child, directory, socket, log, log_reader: Some(log_reader) }
     }
 
-    fn wait_until_ready(&mut self) {
+    /// Waits until clients can connect.
+    pub fn wait_until_ready(&mut self) {
         wait_until("the store is ready", || {
             let ended = self.child.try_wait().expect("the store is our child");
             assert!(ended.is_none(), "the store ended: {ended:?}\n{}", self.log());
@@ -158,13 +173,16 @@ impl StoreProcess {
         nix::sys::signal::kill(pid, signal).expect("the store can be signalled");
     }
 
-    /// Waits for its end.
+    /// Waits for its end. The log is complete then.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until("the store has ended", || {
             status = self.child.try_wait().expect("the store is our child");
             status.is_some()
         });
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().expect("the log can be read");
+        }
         status.expect("it has ended")
     }
 
@@ -196,8 +214,12 @@ impl StoreProcess {
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
         let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
-        let ticks: u64 =
-            fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("ticks"))
+            .sum();
         // USER_HZ is 100 on every Linux that Rust runs on.
         Duration::from_millis(ticks * 10)
     }
