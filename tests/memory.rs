@@ -448,8 +448,10 @@ fn assert_full(error: Error, requested: u64, capacity: u64) {
 fn segment_file(store: &StoreProcess) -> PathBuf {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", store.pid())).expect("the store runs");
     let mut paths = descriptors.map(|entry| entry.expect("a descriptor").path());
-    let is_memory =
-        |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to.starts_with("/memfd:plasma"));
+    let is_memory = |path: &PathBuf| {
+        fs::read_link(path)
+            .is_ok_and(|to| to.as_os_str().to_string_lossy().starts_with("/memfd:plasma"))
+    };
     paths.find(is_memory).expect("it has shared memory")
 }
 
