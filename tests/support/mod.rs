@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -230,6 +230,90 @@ impl Drop for StoreProcess {
         if thread::panicking() {
             eprintln!("---- the store's log ----\n{}", self.log());
         }
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const WORKER_PART: &str = "PLASMA_TEST_WORKER_PART";
+const WORKER_SOCKET: &str = "PLASMA_TEST_WORKER_SOCKET";
+
+/// This test binary once more, in a process that plays a part and can be killed.
+///
+/// The binary needs a test `worker_entry` that looks at [`worker_part`] and returns at once if there
+/// is none. A worker talks in lines: it hears them on stdin and says them on stderr, where the
+/// test harness says nothing.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    said: BufReader<ChildStderr>,
+}
+
+/// The part and the store's socket, if this process is a [`Worker`].
+pub fn worker_part() -> Option<(String, PathBuf)> {
+    Some((std::env::var(WORKER_PART).ok()?, std::env::var_os(WORKER_SOCKET)?.into()))
+}
+
+impl Worker {
+    /// Starts a worker.
+    pub fn start(part: &str, socket: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "worker_entry", "--nocapture", "--test-threads=1"]);
+        command.env(WORKER_PART, part).env(WORKER_SOCKET, socket);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("this program can be started again");
+        let said = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        Self { child, said }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its next line.
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("a worker says text");
+        assert!(line.ends_with('\n'), "the worker ended: {line:?}");
+        line.trim_end().to_owned()
+    }
+
+    /// Waits for a line, which must be this one.
+    pub fn expect(&mut self, expected: &str) {
+        let line = self.hear();
+        if line != expected {
+            let mut rest = String::new();
+            let _ = self.child.kill();
+            let _ = self.said.read_to_string(&mut rest);
+            panic!("the worker should say {expected:?}: {line}\n{rest}");
+        }
+    }
+
+    /// Says a line to it.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").expect("the worker listens");
+    }
+
+    /// Ends it with SIGKILL; when this returns it is dead.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the worker can be killed");
+        self.child.wait().expect("the worker is our child");
+    }
+
+    /// Waits until it has ended by itself, without a failure.
+    pub fn finish(mut self) {
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).expect("a worker says text");
+        let status = self.child.wait().expect("the worker is our child");
+        assert!(status.success(), "the worker failed: {status}\n{rest}");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
         // Errors mean that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
