@@ -681,7 +681,7 @@ fn what_is_held_is_got_again_without_a_message() {
 #[test]
 fn a_get_of_very_many_ids_has_one_deadline() {
     const COUNT: u32 = 20_000;
-    let store = StoreProcess::start("1M");
+    let store = StoreProcess::start("4M");
     let client = store.client();
     let numbers: Vec<u32> = (0..COUNT).collect();
     for part in numbers.chunks(4000) {
