@@ -40,9 +40,8 @@ fn ids(numbers: impl IntoIterator<Item = u32>) -> Vec<ObjectId> {
 
 /// Bytes that differ from place to place and from seed to seed.
 fn pattern(size: usize, seed: u32) -> Vec<u8> {
-    (0..size)
-        .map(|index| (index as u32).wrapping_mul(31).wrapping_add(seed).to_be_bytes()[2])
-        .collect()
+    let size = u32::try_from(size).expect("test objects are small");
+    (0..size).map(|index| index.wrapping_mul(31).wrapping_add(seed).to_be_bytes()[2]).collect()
 }
 
 fn held(client: &Client, object: ObjectId) -> ObjectBuffer {

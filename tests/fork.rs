@@ -102,11 +102,9 @@ fn worker_entry() {
     // It reads what is for us, and ends when nobody can say anything any more.
     let mut cat = Command::new("cat");
     cat.stdout(Stdio::null()).stderr(Stdio::null());
-    let cat = cat.spawn().expect("every system has it");
+    let mut cat = cat.spawn().expect("every system has it");
     eprintln!("{}", cat.id());
-    loop {
-        thread::park();
-    }
+    let _ = cat.wait();
 }
 
 #[test]
@@ -247,8 +245,9 @@ fn puts_and_gets(client: &Client, who: &str, round: u32) -> bool {
         })
 }
 
-/// A child that connects, holds an object, forks a child of its own that inherits the hold, and dies.
-/// The grandchild asks twice: before `end`, which gets all that it inherited, and after it.
+/// A child that connects, holds an object, forks a child that inherits the hold, and dies. The
+/// grandchild speaks when it is there, and when it has read the object, just before `end` gets all
+/// that was inherited.
 fn orphan_with_a_buffer(store: &StoreProcess, end: fn(Client, ObjectBuffer)) -> (Pid, Talk) {
     let (here, mut there) = talk();
     let Some(child) = fork_here() else {
