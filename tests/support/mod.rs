@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use plasma::Client;
 use plasma::protocol::codec;
 use plasma::protocol::frame::{self, FrameReader};
-use plasma::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
+use plasma::protocol::message::{
+    ClientMessage, Connect, NewObject, Reply, Request, RequestId, Room, ServerMessage,
+};
 use plasma::time::Clock;
+use plasma::{Client, ObjectId};
 use plasma::{limits, shm};
 use tempfile::TempDir;
 
@@ -47,6 +49,27 @@ fn pause() {
 /// The program under test.
 pub fn store_program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_plasma_store"))
+}
+
+/// An id that is easy to tell from others.
+pub fn numbered(number: u64) -> ObjectId {
+    let mut bytes = [0; 20];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    ObjectId::from(bytes)
+}
+
+/// Room for a new object, or a refusal at once.
+pub const AT_ONCE: Room = Room { evict: true, timeout: Some(Duration::ZERO) };
+
+/// A put of one-byte objects with these numbers.
+pub fn put_numbered(numbers: impl IntoIterator<Item = u64>) -> Request {
+    let object = |number| NewObject { id: numbered(number), data: vec![1], metadata: vec![] };
+    Request::Put { objects: numbers.into_iter().map(object).collect(), room: AT_ONCE }
+}
+
+/// A get of one object.
+pub fn get_numbered(number: u64, timeout: Option<Duration>) -> Request {
+    Request::Get { ids: vec![numbered(number)], timeout, fail_if_abandoned: false }
 }
 
 /// A store in a process of its own.
@@ -126,6 +149,11 @@ impl StoreProcess {
     /// What it has printed.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
+    }
+
+    /// The lines of its log that have this text.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     /// Its process.
@@ -378,6 +406,18 @@ impl RawPeer {
         self.last_request
     }
 
+    /// Sends many requests, as few calls as possible, and returns the number of the first one.
+    pub fn request_all(&mut self, requests: impl IntoIterator<Item = Request>) -> u64 {
+        let first = self.last_request + 1;
+        let mut frames = Vec::new();
+        for request in requests {
+            self.last_request += 1;
+            frames.extend(Self::frame(self.last_request, &ClientMessage::Request(request)));
+        }
+        self.send(&frames).expect("the store reads");
+        first
+    }
+
     /// Sends a request and waits for its reply; other replies on the way are dropped.
     pub fn call(&mut self, request: Request) -> Reply {
         let number = self.request(request);
@@ -391,9 +431,15 @@ impl RawPeer {
 
     /// The next message; `None` when the store has closed the connection.
     pub fn receive(&mut self) -> Option<ServerMessage> {
+        let payload = self.receive_payload()?;
+        Some(codec::decode_server(&payload).expect("the store sends proper messages"))
+    }
+
+    /// The next message as bytes; `None` when the store has closed the connection.
+    pub fn receive_payload(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(frame) = self.reader.next_frame().expect("the store sends proper frames") {
-                return Some(codec::decode_server(frame.payload).expect("and proper messages"));
+                return Some(frame.payload.to_vec());
             }
             let space = self.reader.space(4096);
             let received =
