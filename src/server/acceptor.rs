@@ -3,7 +3,8 @@
 //! The selector reports the listening socket once when the queue gets something, so it is
 //! remembered here whether the queue may still have some. When descriptors or memory run out, the
 //! queue is left alone for a while: trying again at once would fail again, and fill the log with
-//! it. Nobody is turned away; who cannot be accepted waits in the queue. What becomes of a
+//! it. Nobody is turned away: who cannot be accepted waits in the queue. (Only a connection that
+//! was accepted and then cannot be watched for want of kernel memory is lost.) What becomes of a
 //! connection is not known here.
 
 use std::io;

@@ -1,4 +1,8 @@
 //! Who has to be looked at by a phase of the turn: a queue in which everybody is at most once.
+//!
+//! A phase takes as many as there were when it began. Who is put down meanwhile has its turn in the
+//! next one, so a phase ends even if everybody it looks at needs to be looked at again. What there
+//! is to be done for somebody is not known here.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -154,7 +154,7 @@ impl Connection {
         self.state = ConnectionState::Draining { reason, was_open, deadline: None };
     }
 
-    /// The selector says that the peer has hung up, so that an emptied socket has an end to be read.
+    /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
         self.hung_up = true;
     }

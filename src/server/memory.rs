@@ -16,8 +16,8 @@ use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
 /// The one segment.
 const SEGMENT: SegmentId = SegmentId(0);
 
-/// The share of the capacity that is added for rounding, as a divisor: the gaps of a store of objects
-/// of 4 KiB and more.
+/// The share of the capacity that is added for rounding, as a divisor: what the gaps between
+/// objects of 4 KiB and more need.
 const SLACK_DIVISOR: u64 = 64;
 
 /// Least bytes added, so that a tiny store can hold many tiny objects.

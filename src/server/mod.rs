@@ -1,7 +1,7 @@
 //! The program around the store: memory, socket, loop, and the way in and out.
 //!
 //! [`run`] is a whole store process, [`spawn`] a store inside a program of one's own. Both make
-//! everything that can fail first and then turn the loop in [`reactor`], the one thread that owns
+//! everything that can fail first and then turn the loop in `reactor`, the one thread that owns
 //! the store. Bytes come in through `connection`, meet the store in `reactor`, and what the store
 //! wants done goes out through `effects`. No lock is taken anywhere. Messages and frames are not
 //! known here.
@@ -96,7 +96,21 @@ pub fn run(config: Config) -> Result<(), StartupError> {
 /// Starts a store in a thread of this program; other processes can use it like any other.
 ///
 /// Nothing of the process is changed: signals and limits are the program's own business. Each
-/// client needs a descriptor, so raise the limit if there will be many.
+/// client needs a descriptor, so raise the limit if there will be many. A child that is forked off
+/// and does not execute another program keeps the connections of the clients open.
+///
+/// ```
+/// use plasma::server::config::{Config, Invocation};
+///
+/// let directory = tempfile::tempdir()?;
+/// let socket = directory.path().join("socket").into_os_string();
+/// let arguments = ["-m".into(), "10M".into(), "-s".into(), socket];
+/// let Invocation::Serve(config) = Config::from_arguments(arguments)? else { unreachable!() };
+/// let store = plasma::server::spawn(config)?;
+/// assert!(store.socket().exists());
+/// drop(store);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// The store cannot be started. Nothing is left behind then.

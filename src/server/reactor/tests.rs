@@ -412,6 +412,17 @@ fn who_has_nothing_more_to_say_still_gets_all_answers() {
 }
 
 #[test]
+fn a_reply_that_is_too_long_ends_one_connection() {
+    let mut harness = Harness::new();
+    let mut unlucky = harness.connect();
+    let mut other = harness.connect();
+    let too_long = Reply::DebugText("x".repeat(limits::FRAME_PAYLOAD_BYTES_MAX as usize));
+    harness.reactor.outside.reply(ClientId(1), RequestId(1), too_long);
+    harness.wait_for_end(&mut unlucky);
+    assert!(matches!(harness.ask(&mut other, Request::GetStats), Reply::Stats(_)));
+}
+
+#[test]
 fn a_goodbye_is_answered_and_then_the_connection_ends() {
     let mut harness = Harness::new();
     let mut peer = harness.connect();
