@@ -101,7 +101,7 @@ impl ObjectBuffer {
             (Some(schema), _) => stream.schema = schema,
             (None, Some(Err(_))) => {
                 let damaged = stream.next.take().and_then(Result::err);
-                return Err(Error::Arrow(damaged.unwrap_or_else(|| no_schema())));
+                return Err(Error::Arrow(damaged.unwrap_or_else(no_schema)));
             }
             (None, _) => return Err(Error::Arrow(no_schema())),
         }

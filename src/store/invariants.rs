@@ -45,7 +45,7 @@ impl Store {
             assert_eq!(client.unsealed, unsealed, "a client's unsealed objects are those it holds");
         }
         let mut unsealed = 0;
-        for (slot, object) in self.objects.from_slot(0) {
+        for (slot, object) in self.objects.iter_from(0) {
             let counted = holders.get(&slot).copied().unwrap_or(0);
             assert_eq!(object.holders, counted, "an object's holders are the clients holding it");
             if let State::Created { creator } = object.state {
@@ -67,7 +67,7 @@ impl Store {
     fn check_memory(&self) {
         let mut extents: Vec<(u64, u64)> = Vec::new();
         let mut used = 0;
-        for (_, object) in self.objects.from_slot(0) {
+        for (_, object) in self.objects.iter_from(0) {
             used += object.size();
             if object.size() > 0 {
                 extents.push((object.location.offset, object.size().next_multiple_of(ALIGNMENT)));
@@ -93,7 +93,7 @@ impl Store {
     fn check_idle(&self) {
         let (mut idle_objects, mut idle_bytes) = (0, 0);
         let mut charged: BTreeMap<_, u64> = BTreeMap::new();
-        for (slot, object) in self.objects.from_slot(0) {
+        for (slot, object) in self.objects.iter_from(0) {
             let is_idle = object.is_sealed() && object.holders == 0;
             let policy = match object.account {
                 None => &self.idle,

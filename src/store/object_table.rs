@@ -121,7 +121,7 @@ impl ObjectTable {
     }
 
     /// The objects in the slots from `cursor` on, in slot order.
-    pub fn from_slot(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
+    pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
         let start = (cursor as usize).min(self.slots.len());
         (cursor..)
             .zip(&self.slots[start..])
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(reused, slots[7]);
         assert_eq!(table.find(&object(200).id), Some(reused));
         assert_eq!(
-            table.from_slot(98).map(|(_, o)| o.id).collect::<Vec<_>>(),
+            table.iter_from(98).map(|(_, o)| o.id).collect::<Vec<_>>(),
             [object(98).id, object(99).id]
         );
     }

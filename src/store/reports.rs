@@ -12,7 +12,7 @@ use crate::store::object_table::{Object, State};
 
 impl Store {
     pub(super) fn list(&self, cursor: u32) -> Reply {
-        let mut rest = self.objects.from_slot(cursor);
+        let mut rest = self.objects.iter_from(cursor);
         let part = rest.by_ref().take(limits::LIST_PART_MAX);
         let objects = part.map(|(_, object)| self.object_info(object)).collect();
         Reply::ObjectList { objects, next: rest.next().map(|(slot, _)| slot.0) }
@@ -130,7 +130,7 @@ impl Store {
             self.counters.objects_evicted,
             self.counters.bytes_evicted,
         );
-        for (client, account) in self.quotas.iter() {
+        for (client, account) in self.quotas.iter().take(limits::CLIENTS_PART_MAX) {
             let list = ListReport {
                 name: &self.clients.get(client).peer.name,
                 capacity: account.quota,
@@ -139,6 +139,11 @@ impl Store {
                 objects: account.objects(),
             };
             let _ = write!(text, "\n{list}");
+        }
+        // The text has to fit into a frame, whatever the clients do.
+        let left_out = self.quotas.iter().count().saturating_sub(limits::CLIENTS_PART_MAX);
+        if left_out > 0 {
+            let _ = write!(text, "\nclients with quota left out: {left_out}");
         }
         text
     }

@@ -150,7 +150,7 @@ impl Subscriber {
             State::Created { .. } => false,
             State::Sealed { event, .. } => event < snapshot.began,
         };
-        for (slot, object) in objects.from_slot(snapshot.cursor).filter(|(_, o)| is_old(o)) {
+        for (slot, object) in objects.iter_from(snapshot.cursor).filter(|(_, o)| is_old(o)) {
             if out.len() == max {
                 snapshot.cursor = slot.0;
                 return;
