@@ -297,6 +297,47 @@ fn b02_misuse_two_parked_gets_then_disconnect() {
     store.assert_serves();
 }
 
+/// A parked get holds what is there. Its client tries to give that back before it has got it.
+#[test]
+fn b02_misuse_release_of_what_a_parked_get_holds() {
+    let mut store = StoreProcess::start("1M");
+    let mut other = store.raw_client();
+    for (fail_if_abandoned, start) in [(false, 1), (true, 11)] {
+        let (there, late) = (start, start + 1);
+        let mut peer = store.raw_client();
+        assert_eq!(other.call(put_numbered([there])), Reply::Done);
+        let create =
+            Request::Create { id: numbered(late), data_size: 1, metadata_size: 0, room: AT_ONCE };
+        assert!(matches!(other.call(create), Reply::Created(_)));
+        peer.request(Request::Get {
+            ids: vec![numbered(there), numbered(late)],
+            timeout: Some(LONG),
+            fail_if_abandoned,
+        });
+        let release = Request::Release { holds: vec![(numbered(there), 1)] };
+        assert_refused(&mut peer, release.clone(), Refusal::NotHeld(numbered(there)));
+        other.call(Request::Delete { ids: vec![numbered(there)] });
+        let id = numbered(late);
+        let end = if fail_if_abandoned {
+            Request::Abort { id }
+        } else {
+            Request::Seal { id, release: true }
+        };
+        assert_eq!(other.call(end), Reply::Done);
+        match peer.receive().expect("the get is answered").reply {
+            Reply::Objects(found) => {
+                assert!(found.iter().all(Option::is_some), "{found:?}");
+                assert_eq!(peer.call(release), Reply::Done, "now it is the client's");
+            }
+            other => assert_eq!(other, Reply::Refused(Refusal::Abandoned(id))),
+        }
+        let Reply::Stats(stats) = peer.call(Request::GetStats) else { panic!("no statistics") };
+        assert_eq!(stats.pinned, u64::from(!fail_if_abandoned), "the late one, if it is there");
+        drop(peer);
+        store.assert_serves();
+    }
+}
+
 // ---- peers that do not go on --------------------------------------------------------------------
 
 #[test]

@@ -166,7 +166,8 @@ fn request_ids_max() {
     let mut store = StoreProcess::start("1M");
     let ids = |count: usize| (0..count as u64).map(numbered).collect::<Vec<_>>();
     let nothing = Some(Duration::ZERO);
-    let requests: [fn(Vec<plasma::ObjectId>, Option<Duration>) -> Request; 6] = [
+    type WithIds = fn(Vec<plasma::ObjectId>, Option<Duration>) -> Request;
+    let requests: [WithIds; 6] = [
         |ids, timeout| Request::Get { ids, timeout, fail_if_abandoned: false },
         |ids, timeout| Request::Wait { count: ids.len(), ids, timeout },
         |ids, _| Request::Release { holds: ids.into_iter().map(|id| (id, 1)).collect() },

@@ -177,11 +177,11 @@ fn b12_memory_is_a_limit_more_than_the_file_system_has_is_refused_at_the_start()
     let Some(mount) = SmallFileSystem::mount() else { return };
     let directory = mount.path().to_str().expect("text");
     let refusal = |memory: &str| {
-        let mut command = store_program();
-        command.args(["-m", memory, "-d", directory, "-s"]).arg(mount.path().join("socket"));
-        let output = command.stdin(Stdio::null()).output().expect("the program runs");
-        let text = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(1), "-m {memory}: {text}");
+        let socket = mount.path().join("socket");
+        let mut store = StoreProcess::spawn_at(&socket, &["-m", memory, "-d", directory]);
+        let status = store.wait();
+        let text = store.log();
+        assert_eq!(status.code(), Some(1), "-m {memory}: {text}");
         assert_eq!(text.lines().count(), 1, "-m {memory}: {text}");
         assert!(text.contains(directory) && text.contains("-m"), "-m {memory}: {text}");
         text

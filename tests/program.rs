@@ -6,17 +6,19 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use plasma::client::Error;
+use plasma::time::Clock;
 use plasma::{Client, ObjectId};
-use support::{StoreProcess, store_program, wait_until};
+use support::{PATIENCE, StoreProcess, store_program, wait_until};
 
 // ---- starting -----------------------------------------------------------------------------------
 
@@ -65,10 +67,9 @@ fn b32_a_mistake_is_one_line_and_an_exit_code() {
             command.arg("-s").arg(&socket);
         }
         command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-        let output = command.output().expect("the program runs");
-        let text = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.signal(), None, "{arguments:?}: {text}");
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        let (status, text) = output_of(command);
+        assert_eq!(status.signal(), None, "{arguments:?}: {text}");
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {text}");
         assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
         assert!(text.contains(needle), "{arguments:?}: {needle:?} is missing in {text}");
         assert!(!Path::new(&socket).exists(), "{arguments:?} left a socket behind");
@@ -356,6 +357,25 @@ fn b32_the_log_has_one_line_an_event_and_none_for_a_goodbye() {
         assert!(["INFO", "DEBUG"].contains(&level), "{line}");
         assert!(words.next().is_some(), "{line}");
     }
+}
+
+/// Status and stderr of a program that ends by itself; one that does not is ended.
+fn output_of(mut command: Command) -> (ExitStatus, String) {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the program runs");
+    let clock = Clock::start();
+    let end = clock.now().after(PATIENCE);
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break status;
+        }
+        if clock.now() > end {
+            child.kill().expect("it is our child");
+        }
+        thread::yield_now();
+    };
+    let mut text = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut text).expect("text");
+    (status, text)
 }
 
 /// The call failed because the store is gone, and the error says which one.

@@ -1,0 +1,362 @@
+//! What the store must do, worked out the slow way.
+//!
+//! The model keeps objects and clients in plain maps and waiting requests in plain vectors, finds
+//! everything by looking at everything, and adds up whatever it is asked for. It is told what the
+//! store did in one step ([`Seen`]), goes through it in order, and panics at the first thing that
+//! the rules do not allow. The rules are those of `proto/plasma.proto` and of the doc comments; no
+//! code of the store is used.
+//!
+//! Everything is predicted to the bit but three choices that the store may make: where a new object
+//! lies, which idle objects go for it, and whether a batch fits into memory that is in pieces.
+//! There the model takes over what was done, after checking that it was right: see [`room`].
+//! Slots, indexes and the way the pool works are not known here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{ClientId, Location, ObjectId};
+use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
+use crate::protocol::refusal::Refusal;
+use crate::store::{Effect, Peer, StoreConfig, StoreCounters};
+use crate::time::Timestamp;
+
+mod making;
+mod order;
+mod removing;
+mod reports;
+mod room;
+mod seen;
+mod using;
+
+pub use making::Creation;
+use order::Order;
+pub use seen::Seen;
+
+/// One object.
+#[derive(Debug, Clone)]
+pub struct Object {
+    pub location: Location,
+    /// The bytes that it has when it is sealed, data and metadata.
+    pub content: Vec<u8>,
+    pub creator: ClientId,
+    pub created_at: Timestamp,
+    /// When, and as which event.
+    pub sealed: Option<(Timestamp, usize)>,
+    pub delete_pending: bool,
+    /// Whose quota it counts against.
+    pub account: Option<ClientId>,
+    /// Grows from object to object.
+    birth: u64,
+    pub holds: BTreeMap<ClientId, Hold>,
+}
+
+/// How often a client holds an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// As it was told; so many it may give back.
+    pub granted: u64,
+    /// For the sake of gets that still wait.
+    pub waiting: u64,
+}
+
+impl Hold {
+    const ONE: Self = Self { granted: 1, waiting: 0 };
+}
+
+impl Object {
+    pub fn size(&self) -> u64 {
+        self.location.size()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.sealed.is_some() && self.holds.is_empty()
+    }
+
+    /// The memory of a sealed object has what its creator wrote, whatever happened since.
+    pub fn check_content(&self, id: &ObjectId, segment: &[u8]) {
+        let start = usize::try_from(self.location.offset).unwrap();
+        let found = &segment[start..start + self.content.len()];
+        assert!(found == self.content, "the bytes of sealed object {id} have changed");
+    }
+}
+
+/// One connected client.
+#[derive(Debug)]
+pub struct Client {
+    peer: Peer,
+    pub quota: Option<u64>,
+    /// The idle objects that count against the quota.
+    idle: Order,
+    pub stream: Option<Stream>,
+}
+
+/// What a subscriber has been told.
+#[derive(Debug)]
+pub struct Stream {
+    /// The next event.
+    next: usize,
+    /// While the snapshot lasts: the event at which it began, and what it has named.
+    snapshot: Option<(usize, BTreeSet<ObjectId>)>,
+    /// The sealed objects and their sizes, as far as it was told.
+    mirror: BTreeMap<ObjectId, (u64, u64)>,
+}
+
+/// A get or wait that is not answered yet.
+#[derive(Debug)]
+pub struct Waiting {
+    pub call: Call,
+    pub ids: Vec<ObjectId>,
+    /// What it has seen sealed so far.
+    seen: BTreeSet<ObjectId>,
+    want: Want,
+    deadline: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Get { fail_if_abandoned: bool },
+    Seen { count: usize },
+}
+
+impl Waiting {
+    pub fn missing(&self) -> BTreeSet<ObjectId> {
+        self.ids.iter().filter(|id| !self.seen.contains(id)).copied().collect()
+    }
+
+    fn is_complete(&self) -> bool {
+        match self.want {
+            Want::Get { .. } => self.missing().is_empty(),
+            Want::Seen { count } => {
+                let distinct: BTreeSet<_> = self.ids.iter().collect();
+                self.seen.len() >= count.min(distinct.len())
+            }
+        }
+    }
+}
+
+/// Who asks under which number, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub client: ClientId,
+    pub request: RequestId,
+    pub now: Timestamp,
+}
+
+impl Call {
+    fn is(&self, other: Self) -> bool {
+        (self.client, self.request) == (other.client, other.request)
+    }
+}
+
+/// What the store must be like.
+pub struct Model {
+    pub config: StoreConfig,
+    pub objects: BTreeMap<ObjectId, Object>,
+    pub clients: BTreeMap<ClientId, Client>,
+    /// The idle objects that count against no quota.
+    everybodys: Order,
+    /// Gets and waits, in order of arrival.
+    pub waiting: Vec<Waiting>,
+    /// Creates and puts that wait for room, in order of arrival.
+    pub queue: Vec<Creation>,
+    pub events: Vec<Event>,
+    pub counters: StoreCounters,
+    /// The virtual time, which others move.
+    pub now: Timestamp,
+    births: u64,
+    /// A reader has unpinned something since the queue was tried, and nobody told the store.
+    pub unpinned_unseen: bool,
+}
+
+impl Model {
+    pub fn new(config: StoreConfig) -> Self {
+        Self {
+            everybodys: Order::new(config.policy),
+            config,
+            objects: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            waiting: Vec::new(),
+            queue: Vec::new(),
+            events: Vec::new(),
+            counters: StoreCounters::default(),
+            now: Timestamp::ZERO,
+            births: 0,
+            unpinned_unseen: false,
+        }
+    }
+
+    pub fn connect(&mut self, client: ClientId, peer: Peer) {
+        let idle = Order::new(self.config.policy);
+        self.clients.insert(client, Client { peer, quota: None, idle, stream: None });
+        self.counters.clients_connected += 1;
+    }
+
+    pub fn apply(&mut self, call: Call, request: &Request, seen: &mut Seen) {
+        self.counters.requests += 1;
+        match self.serve(call, request, seen) {
+            Ok(None) => {}
+            Ok(Some(reply)) => seen.reply(call, reply),
+            Err(refusal) => self.refuse(call, refusal, seen),
+        }
+        self.serve_queue(seen);
+    }
+
+    /// The reply to give last, if the request does not wait and has not been answered.
+    fn serve(
+        &mut self,
+        call: Call,
+        request: &Request,
+        seen: &mut Seen,
+    ) -> Result<Option<Reply>, Refusal> {
+        let client = call.client;
+        let reply = match request {
+            Request::SetOptions { client_name, quota } => {
+                self.set_options(client, client_name.as_ref(), *quota)?
+            }
+            Request::Create { room, .. } | Request::Put { room, .. } => {
+                return self.create(Creation::new(call, request), *room, seen);
+            }
+            Request::Seal { id, release } => self.seal_own(call, *id, *release, seen)?,
+            Request::Abort { id } => self.abort(call, *id, seen)?,
+            Request::Get { ids, timeout, fail_if_abandoned } => {
+                let want = Want::Get { fail_if_abandoned: *fail_if_abandoned };
+                self.get_or_wait(call, ids, want, *timeout, seen);
+                return Ok(None);
+            }
+            Request::Wait { ids, count, timeout } => {
+                self.get_or_wait(call, ids, Want::Seen { count: *count }, *timeout, seen);
+                return Ok(None);
+            }
+            Request::Cancel { request } => self.cancel(Call { request: *request, ..call }, seen),
+            Request::Release { holds } => self.release(client, holds, seen)?,
+            Request::GetState { ids } => {
+                Reply::States(ids.iter().map(|id| self.state(id)).collect())
+            }
+            Request::Delete { ids } => {
+                Reply::Deleted(ids.iter().map(|id| self.delete(*id, seen)).collect())
+            }
+            Request::Evict { bytes } => self.evict(*bytes, seen),
+            Request::Refresh { ids } => {
+                let touched = ids.iter().filter(|id| self.touch(**id)).count();
+                Reply::Refreshed { objects: u32::try_from(touched).unwrap() }
+            }
+            Request::List { cursor } => self.check_list(*cursor, seen),
+            Request::Subscribe => return self.subscribe(call, seen).map(|()| None),
+            Request::GetStats => Reply::Stats(self.stats()),
+            Request::GetDebugText => self.check_debug_text(call, seen),
+            Request::ListClients { after, holding } => self.list_clients(*after, *holding),
+            Request::Disconnect => {
+                seen.reply(call, Reply::Done);
+                seen.expect(Effect::HangUp { client });
+                return Ok(None);
+            }
+        };
+        Ok(Some(reply))
+    }
+
+    fn refuse(&mut self, call: Call, refusal: Refusal, seen: &mut Seen) {
+        self.counters.refusals += 1;
+        self.counters.refusals_full += u64::from(matches!(refusal, Refusal::StoreFull(_)));
+        seen.reply(call, Reply::Refused(refusal));
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
+        waiting.chain(self.queue.iter().map(|create| create.deadline)).flatten().min()
+    }
+
+    /// Whose deadline has come is answered: gets and waits first, each by deadline, then arrival.
+    pub fn expire(&mut self, seen: &mut Seen) {
+        let now = self.now;
+        let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
+        let late = self.waiting.extract_if(.., |waiting| has_come(waiting.deadline));
+        let mut late: Vec<Waiting> = late.collect();
+        late.sort_by_key(|waiting| waiting.deadline);
+        for waiting in late {
+            self.counters.waits_timed_out += 1;
+            self.answer(waiting, seen);
+        }
+        let late = self.queue.extract_if(.., |create| has_come(create.deadline));
+        let mut late: Vec<Creation> = late.collect();
+        late.sort_by_key(|create| create.deadline);
+        for create in late {
+            self.counters.creates_timed_out += 1;
+            let full = self.full(create.sizes().iter().sum());
+            self.refuse(create.call, Refusal::StoreFull(full), seen);
+        }
+        self.serve_queue(seen);
+    }
+
+    /// Nothing of a client is left: its requests, its quota, its holds.
+    pub fn disconnect(&mut self, client: ClientId, seen: &mut Seen) {
+        self.counters.clients_disconnected += 1;
+        self.waiting.retain(|waiting| waiting.call.client != client);
+        self.queue.retain(|create| create.call.client != client);
+        let left = self.clients.remove(&client).expect("only connected clients leave");
+        for object in self.objects.values_mut().filter(|object| object.account == Some(client)) {
+            object.account = None;
+        }
+        for id in left.idle.ids() {
+            self.everybodys.became_idle(id, self.objects[&id].size());
+        }
+        // All at once, so in no order that a user could know; the store takes that of its list.
+        for (_, id) in seen.listed {
+            let hold = self.objects.get(id).and_then(|object| object.holds.get(&client));
+            if let Some(hold) = hold.copied() {
+                self.drop_hold(client, *id, hold, seen);
+            }
+        }
+        self.unpinned_unseen = false;
+        self.serve_queue(seen);
+    }
+
+    fn set_options(
+        &mut self,
+        client: ClientId,
+        name: Option<&String>,
+        quota: Option<u64>,
+    ) -> Result<Reply, Refusal> {
+        let share = u128::from(self.config.capacity) * 70 / 100;
+        let available = u64::try_from(share).unwrap() - self.granted_quotas();
+        let client = self.clients.get_mut(&client).unwrap();
+        if let Some(requested) = quota {
+            if let Some(quota) = client.quota {
+                return Err(Refusal::QuotaAlreadySet(quota));
+            }
+            if requested > available {
+                return Err(Refusal::QuotaUnavailable { requested, available });
+            }
+            client.quota = quota;
+        }
+        if let Some(name) = name {
+            client.peer.name.clone_from(name);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn subscribe(&mut self, call: Call, seen: &mut Seen) -> Result<(), Refusal> {
+        let next = self.events.len();
+        let client = self.clients.get_mut(&call.client).unwrap();
+        if client.stream.is_some() {
+            return Err(Refusal::AlreadySubscribed);
+        }
+        let snapshot = Some((next, BTreeSet::new()));
+        client.stream = Some(Stream { next, snapshot, mirror: BTreeMap::new() });
+        seen.reply(call, Reply::Done);
+        seen.expect(Effect::Stream { client: call.client });
+        Ok(())
+    }
+
+    fn record(&mut self, event: Event) {
+        self.counters.events += 1;
+        self.events.push(event);
+    }
+
+    fn sizes(&self, id: &ObjectId) -> (u64, u64) {
+        let location = self.objects[id].location;
+        (location.data_size, location.metadata_size)
+    }
+}
+
+fn deadline(now: Timestamp, timeout: Timeout) -> Option<Timestamp> {
+    timeout.map(|timeout| now.after(timeout))
+}

@@ -1,0 +1,266 @@
+//! Making objects in the model: create, put, seal, abort, and the queue of those that wait for room.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::room::Verdict;
+use super::{Call, Hold, Model, Object, Seen, Want, deadline};
+use crate::ids::{ClientId, Location, ObjectId};
+use crate::protocol::message::{Event, Reply, Request, Room};
+use crate::protocol::refusal::Refusal;
+use crate::time::Timestamp;
+
+/// A create or put, waiting or not.
+#[derive(Debug)]
+pub struct Creation {
+    pub call: Call,
+    pub objects: Vec<NewObject>,
+    /// Whether they come with their bytes.
+    pub(super) is_put: bool,
+    pub(super) evict: bool,
+    pub(super) deadline: Option<Timestamp>,
+}
+
+/// One object to be made.
+#[derive(Debug)]
+pub struct NewObject {
+    pub id: ObjectId,
+    pub(super) data_size: u64,
+    pub(super) metadata_size: u64,
+    /// Only of a put.
+    pub(super) content: Vec<u8>,
+}
+
+impl Creation {
+    pub(super) fn new(call: Call, request: &Request) -> Self {
+        let (objects, room, is_put) = match request {
+            Request::Create { id, data_size, metadata_size, room } => {
+                let (data_size, metadata_size) = (*data_size, *metadata_size);
+                let object = NewObject { id: *id, data_size, metadata_size, content: Vec::new() };
+                (vec![object], room, false)
+            }
+            Request::Put { objects, room } => {
+                let objects = objects.iter().map(|object| NewObject {
+                    id: object.id,
+                    data_size: object.data.len() as u64,
+                    metadata_size: object.metadata.len() as u64,
+                    content: [&object.data[..], &object.metadata[..]].concat(),
+                });
+                (objects.collect(), room, true)
+            }
+            other => panic!("{} makes no objects", other.name()),
+        };
+        let deadline = deadline(call.now, room.timeout);
+        Self { call, objects, is_put, evict: room.evict, deadline }
+    }
+
+    pub fn sizes(&self) -> Vec<u64> {
+        self.objects.iter().map(|object| object.data_size + object.metadata_size).collect()
+    }
+}
+
+impl Model {
+    pub(super) fn create(
+        &mut self,
+        create: Creation,
+        room: Room,
+        seen: &mut Seen,
+    ) -> Result<Option<Reply>, Refusal> {
+        if let Some(taken) = self.taken_name(&create) {
+            return Err(Refusal::ObjectExists(taken));
+        }
+        self.check_fits_ever(&create)?;
+        let must_not_wait = room.timeout == Some(Duration::ZERO);
+        if must_not_wait || self.queue.is_empty() {
+            let verdict = self.verdict(&create, seen.pinned);
+            let has_happened =
+                matches!(seen.answer(create.call), Some(Reply::Created(_) | Reply::Done));
+            verdict.check(has_happened);
+            if has_happened {
+                self.place(create, seen);
+                return Ok(None);
+            }
+            self.check_quota_allows(&create)?;
+            if must_not_wait {
+                return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
+            }
+        } else {
+            self.check_quota_allows(&create)?;
+        }
+        self.counters.creates_queued += 1;
+        self.queue.push(create);
+        Ok(None)
+    }
+
+    /// Creates that wait are served from the first one on, and the first one waits for room only.
+    pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
+        while !seen.effects.is_empty() && !self.queue.is_empty() {
+            let mut head = self.queue.remove(0);
+            head.call.now = self.now;
+            let Some(answer) = seen.answer(head.call) else {
+                panic!("the store did more than it should: {:?}", seen.effects);
+            };
+            if let Some(taken) = self.taken_name(&head) {
+                self.refuse(head.call, Refusal::ObjectExists(taken), seen);
+            } else if let Err(refusal) = self.check_quota_allows(&head) {
+                self.refuse(head.call, refusal, seen);
+            } else {
+                assert!(
+                    !matches!(answer, Reply::Refused(_)),
+                    "the head of the queue is refused: {answer:?}"
+                );
+                self.verdict(&head, seen.pinned).check(true);
+                self.place(head, seen);
+            }
+        }
+        assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
+        assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
+        if let Some(head) = self.queue.first() {
+            assert_eq!(self.taken_name(head), None, "the head of the queue waits for a taken name");
+            assert_eq!(
+                self.check_quota_allows(head),
+                Ok(()),
+                "the head of the queue waits in vain"
+            );
+            if !self.unpinned_unseen {
+                self.verdict(head, seen.pinned).check(false);
+            }
+        }
+    }
+
+    /// Whether this is a create that can only be refused, at once.
+    pub fn must_refuse(&self, call: Call, request: &Request, pinned: &BTreeSet<ObjectId>) -> bool {
+        let (Request::Create { room, .. } | Request::Put { room, .. }) = request else {
+            return false;
+        };
+        let create = Creation::new(call, request);
+        self.taken_name(&create).is_some()
+            || self.check_fits_ever(&create).is_err()
+            || self.check_quota_allows(&create).is_err()
+            || (room.timeout == Some(Duration::ZERO)
+                && self.verdict(&create, pinned) == Verdict::No)
+    }
+
+    /// The first name that exists already, in the store or in the batch.
+    pub(super) fn taken_name(&self, create: &Creation) -> Option<ObjectId> {
+        let names: Vec<ObjectId> = create.objects.iter().map(|object| object.id).collect();
+        let is_taken = |(index, id): &(usize, &ObjectId)| {
+            self.objects.contains_key(id) || names[..*index].contains(id)
+        };
+        names.iter().enumerate().find(is_taken).map(|(_, id)| *id)
+    }
+
+    /// Takes over what the store did for a create that it granted.
+    pub(super) fn place(&mut self, create: Creation, seen: &mut Seen) {
+        let (call, is_put, segment) = (create.call, create.is_put, self.config.segment);
+        let offsets: Vec<u64> = if is_put {
+            create.objects.iter().map(|object| seen.written(object, segment)).collect()
+        } else {
+            vec![seen.created_at(call)]
+        };
+        self.make_room(&create, &offsets, seen);
+        let ids: Vec<ObjectId> = create.objects.iter().map(|object| object.id).collect();
+        for (object, offset) in create.objects.into_iter().zip(offsets) {
+            self.insert(call, object, offset, is_put);
+        }
+        if is_put {
+            for id in &ids {
+                self.seal(*id, call.now, seen);
+            }
+            for id in ids {
+                self.drop_hold(call.client, id, Hold::ONE, seen);
+            }
+            seen.reply(call, Reply::Done);
+        } else {
+            seen.reply(call, Reply::Created(self.objects[&ids[0]].location));
+        }
+    }
+
+    pub(super) fn insert(&mut self, call: Call, new: NewObject, offset: u64, is_put: bool) {
+        self.births += 1;
+        let NewObject { id, data_size, metadata_size, content } = new;
+        let segment = self.config.segment;
+        let location = Location { segment, offset, data_size, metadata_size };
+        let has_quota = self.clients[&call.client].quota.is_some();
+        let size = location.size();
+        let object = Object {
+            location,
+            content: if is_put { content } else { self.pattern(size) },
+            creator: call.client,
+            created_at: call.now,
+            sealed: None,
+            delete_pending: false,
+            account: has_quota.then_some(call.client),
+            birth: self.births,
+            holds: BTreeMap::from([(call.client, Hold::ONE)]),
+        };
+        self.counters.objects_created += 1;
+        self.counters.bytes_created += size;
+        assert!(self.objects.insert(id, object).is_none(), "names are unique");
+    }
+
+    /// Bytes that only this object has.
+    pub(super) fn pattern(&self, size: u64) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(self.births);
+        (0..size).map(|_| random.u8(..)).collect()
+    }
+
+    pub(super) fn seal_own(
+        &mut self,
+        call: Call,
+        id: ObjectId,
+        release: bool,
+        seen: &mut Seen,
+    ) -> Result<Reply, Refusal> {
+        self.check_own_unsealed(call.client, id)?;
+        self.seal(id, call.now, seen);
+        if release {
+            self.drop_hold(call.client, id, Hold::ONE, seen);
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn check_own_unsealed(&self, client: ClientId, id: ObjectId) -> Result<(), Refusal> {
+        match self.objects.get(&id) {
+            None => Err(Refusal::ObjectNotFound(id)),
+            Some(object) if object.sealed.is_some() => Err(Refusal::AlreadySealed(id)),
+            Some(object) if object.creator != client => Err(Refusal::NotCreator(id)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Everybody who waits for the object is served in order of arrival.
+    pub(super) fn seal(&mut self, id: ObjectId, now: Timestamp, seen: &mut Seen) {
+        let event = self.events.len();
+        self.objects.get_mut(&id).unwrap().sealed = Some((now, event));
+        self.counters.objects_sealed += 1;
+        let (data_size, metadata_size) = self.sizes(&id);
+        self.record(Event::Sealed { id, data_size, metadata_size });
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let waiting = &mut self.waiting[index];
+            let times = waiting.ids.iter().filter(|other| **other == id).count() as u64;
+            if times > 0 && waiting.seen.insert(id) && matches!(waiting.want, Want::Get { .. }) {
+                let client = waiting.call.client;
+                self.hold(client, id, Hold { granted: 0, waiting: times });
+            }
+            if self.waiting[index].is_complete() {
+                let waiting = self.waiting.remove(index);
+                self.answer(waiting, seen);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    pub(super) fn abort(
+        &mut self,
+        call: Call,
+        id: ObjectId,
+        seen: &mut Seen,
+    ) -> Result<Reply, Refusal> {
+        self.check_own_unsealed(call.client, id)?;
+        self.drop_hold(call.client, id, Hold::ONE, seen);
+        Ok(Reply::Done)
+    }
+}

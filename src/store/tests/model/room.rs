@@ -1,0 +1,305 @@
+//! Where new objects lie and what is evicted for them: checked by rule, since the store may choose.
+//!
+//! The rules: memory of different objects never overlaps. Only idle objects go, and only those that
+//! this create may touch. None of them could have stayed: without it the bytes, the number of
+//! objects, the quota or the place would not be right. Nothing that is used more recently is taken
+//! while what is older would have done. A create that could have been granted is granted, and one
+//! that is not granted has changed nothing.
+
+use std::collections::BTreeSet;
+
+use super::{Creation, Model, Seen};
+use crate::ids::{ClientId, ObjectId};
+use crate::limits::ALIGNMENT;
+use crate::protocol::refusal::{FullStore, Refusal};
+
+/// Whether a create has to be granted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Yes,
+    No,
+    /// A batch that fits or not, depending on where each of its objects is put.
+    Perhaps,
+}
+
+impl Verdict {
+    pub fn check(self, was_granted: bool) {
+        match self {
+            Self::Yes => assert!(was_granted, "there is room for a create, yet it was not granted"),
+            Self::No => assert!(!was_granted, "there is no room for a create, yet it was granted"),
+            Self::Perhaps => {}
+        }
+    }
+}
+
+/// What a create may evict, in the order in which it is to go.
+struct Candidates {
+    ids: Vec<ObjectId>,
+    /// How many of them go for the sake of the quota, whatever else there is.
+    for_quota: usize,
+}
+
+impl Model {
+    /// Whether the create can be granted now, its names being free.
+    pub fn verdict(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Verdict {
+        let candidates = self.candidates(create, pinned);
+        if self.check_quota_allows(create).is_err() {
+            return Verdict::No;
+        }
+        self.verdict_without(create, &candidates.ids)
+    }
+
+    /// Whether the create could be granted if these objects, and no others, went.
+    fn verdict_without(&self, create: &Creation, gone: &[ObjectId]) -> Verdict {
+        let sizes = create.sizes();
+        let freed = self.bytes_of(gone);
+        if self.used() - freed + sizes.iter().sum::<u64>() > self.config.capacity
+            || self.objects.len() - gone.len() + sizes.len() > self.config.objects_max as usize
+        {
+            return Verdict::No;
+        }
+        let gaps = self.gaps(gone);
+        let longest = gaps.iter().copied().max().unwrap_or(0);
+        let lens: Vec<u64> = sizes.iter().map(|size| rounded(*size)).collect();
+        let total: u64 = lens.iter().sum();
+        if total <= longest {
+            // Whatever else is tried first, they all fit into one gap, one behind the other.
+            Verdict::Yes
+        } else if lens.iter().any(|len| *len > longest) || total > gaps.iter().sum() {
+            Verdict::No
+        } else {
+            Verdict::Perhaps
+        }
+    }
+
+    /// Idle objects that nobody reads behind the store's back: enough of the creator's own for its
+    /// quota, then everybody's, then the rest of its own.
+    fn candidates(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Candidates {
+        if !create.evict {
+            return Candidates { ids: Vec::new(), for_quota: 0 };
+        }
+        let is_free = |id: &ObjectId| !pinned.contains(id);
+        let over = self.over_quota(create);
+        let own: Vec<ObjectId> =
+            self.clients[&create.call.client].idle.ids().into_iter().filter(is_free).collect();
+        let is_enough = |count: &usize| self.bytes_of(&own[..*count]) >= over;
+        let for_quota = (0..own.len()).find(is_enough).unwrap_or(own.len());
+        let everybodys: Vec<ObjectId> = self.everybodys.ids().into_iter().filter(is_free).collect();
+        let ids = [&own[..for_quota], &everybodys, &own[for_quota..]].concat();
+        Candidates { ids, for_quota }
+    }
+
+    /// The victims of a create that was granted go, after a look at each of them.
+    pub fn make_room(&mut self, create: &Creation, offsets: &[u64], seen: &mut Seen) {
+        let candidates = self.candidates(create, seen.pinned);
+        let demoted = self.demoted(create, seen.pinned);
+        let mut victims: Vec<ObjectId> = Vec::new();
+        while let Some(problem) = self.problem(create, offsets, &victims, &demoted) {
+            let Some(victim) = seen.gone.pop_front() else { panic!("{problem}") };
+            victims.push(victim);
+        }
+        let place = |id: &ObjectId| candidates.ids.iter().position(|candidate| candidate == id);
+        let mut ranks = Vec::new();
+        for victim in &victims {
+            let Some(rank) = place(victim) else { panic!("{victim} was evicted and may not be") };
+            ranks.push(rank);
+            let others: Vec<ObjectId> =
+                victims.iter().filter(|other| *other != victim).copied().collect();
+            let problem = self.problem(create, offsets, &others, &demoted);
+            assert_ne!(problem, None, "{victim} was evicted for nothing");
+        }
+        assert!(ranks.is_sorted(), "older objects are evicted first: {victims:?}");
+        if let (Some(last), [_]) = (ranks.last(), offsets)
+            && *last >= candidates.for_quota
+        {
+            let verdict = self.verdict_without(create, &candidates.ids[..*last]);
+            assert_eq!(verdict, Verdict::No, "evicting older objects would have been enough");
+        }
+        for id in demoted {
+            self.demote(id);
+        }
+        for id in victims {
+            self.remove_evicted(id);
+        }
+    }
+
+    /// What would be wrong with new objects in these places if these objects went.
+    fn problem(
+        &self,
+        create: &Creation,
+        offsets: &[u64],
+        gone: &[ObjectId],
+        demoted: &[ObjectId],
+    ) -> Option<&'static str> {
+        let sizes = create.sizes();
+        if self.used() - self.bytes_of(gone) + sizes.iter().sum::<u64>() > self.config.capacity {
+            return Some("the capacity is exceeded");
+        }
+        if self.objects.len() - gone.len() + sizes.len() > self.config.objects_max as usize {
+            return Some("there are too many objects");
+        }
+        let owner = create.call.client;
+        let own: Vec<ObjectId> =
+            gone.iter().filter(|id| self.objects[id].account == Some(owner)).copied().collect();
+        let over = self.over_quota(create).saturating_sub(self.bytes_of(demoted));
+        // A quota that was set after the request may be smaller than it, and is exceeded then.
+        let can_go = self.charged(owner) - self.bytes_of(demoted);
+        if self.bytes_of(&own) < over.min(can_go) {
+            return Some("the quota is exceeded");
+        }
+        let stay = self.objects.iter().filter(|(id, _)| !gone.contains(id));
+        let old = stay.map(|(_, object)| (object.location.offset, object.size()));
+        let new = offsets.iter().copied().zip(sizes.iter().copied());
+        let mut extents: Vec<(u64, u64)> =
+            old.chain(new.clone()).filter(|(_, size)| *size > 0).collect();
+        extents.sort_unstable();
+        if extents.windows(2).any(|pair| pair[0].0 + rounded(pair[0].1) > pair[1].0) {
+            return Some("two objects lie in the same memory");
+        }
+        let is_misplaced = |(offset, size): (u64, u64)| {
+            offset % ALIGNMENT != 0 || offset + size > self.config.segment_bytes
+        };
+        new.clone().any(is_misplaced).then_some("a new object lies where none may be")
+    }
+
+    /// The objects in use that leave the quota of the creator: only if evicting all of its idle ones
+    /// is not enough, the oldest first; those that only readers use come last.
+    fn demoted(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Vec<ObjectId> {
+        let owner = create.call.client;
+        let over = if create.evict { self.over_quota(create) } else { 0 };
+        let idle = self.clients[&owner].idle.ids();
+        let (read, evictable): (Vec<ObjectId>, Vec<ObjectId>) =
+            idle.iter().copied().partition(|id| pinned.contains(id));
+        let mut busy: Vec<ObjectId> = self.charged_objects(owner);
+        busy.retain(|id| !idle.contains(id));
+        busy.sort_by_key(|id| self.objects[id].birth);
+        let mut relieved = self.bytes_of(&evictable);
+        let mut demoted = Vec::new();
+        for id in busy.into_iter().chain(read) {
+            if relieved >= over {
+                break;
+            }
+            relieved += self.objects[&id].size();
+            demoted.push(id);
+        }
+        demoted
+    }
+
+    fn demote(&mut self, id: ObjectId) {
+        let is_idle = self.order_of(&id).contains(&id);
+        self.order_of(&id).forget(&id);
+        let object = self.objects.get_mut(&id).unwrap();
+        object.account = None;
+        if is_idle {
+            let size = object.size();
+            self.everybodys.became_idle(id, size);
+        }
+        self.counters.objects_demoted += 1;
+    }
+
+    /// Refuses what would not fit into an empty store or into an unused quota.
+    pub fn check_fits_ever(&self, create: &Creation) -> Result<(), Refusal> {
+        let sizes = create.sizes();
+        let (requested, count) = (sizes.iter().sum::<u64>(), sizes.len());
+        let in_memory = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(rounded(*size)));
+        if requested > self.config.capacity
+            || count > self.config.objects_max as usize
+            || in_memory > self.config.segment_bytes
+        {
+            return Err(Refusal::StoreFull(self.full(requested)));
+        }
+        match self.clients[&create.call.client].quota {
+            Some(quota) if requested > quota => self.quota_exceeded(create, quota),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what the quota does not allow although there may be room. A create that may evict
+    /// is never refused for that: its own older objects go, or leave the quota.
+    pub fn check_quota_allows(&self, create: &Creation) -> Result<(), Refusal> {
+        match self.clients[&create.call.client].quota {
+            Some(quota) if !create.evict && self.over_quota(create) > 0 => {
+                self.quota_exceeded(create, quota)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn quota_exceeded(&self, create: &Creation, quota: u64) -> Result<(), Refusal> {
+        let used = self.charged(create.call.client);
+        Err(Refusal::QuotaExceeded { requested: create.sizes().iter().sum(), quota, used })
+    }
+
+    /// By how many bytes the quota of the creator would be exceeded.
+    fn over_quota(&self, create: &Creation) -> u64 {
+        let owner = create.call.client;
+        let wanted = self.charged(owner) + create.sizes().iter().sum::<u64>();
+        self.clients[&owner].quota.map_or(0, |quota| wanted.saturating_sub(quota))
+    }
+
+    pub fn charged_objects(&self, owner: ClientId) -> Vec<ObjectId> {
+        let charged = self.objects.iter().filter(|(_, object)| object.account == Some(owner));
+        charged.map(|(id, _)| *id).collect()
+    }
+
+    pub fn charged(&self, owner: ClientId) -> u64 {
+        self.bytes_of(&self.charged_objects(owner))
+    }
+
+    pub fn granted_quotas(&self) -> u64 {
+        self.clients.values().filter_map(|client| client.quota).sum()
+    }
+
+    pub fn full(&self, requested: u64) -> FullStore {
+        FullStore {
+            requested,
+            capacity: self.config.capacity,
+            used: self.used(),
+            pinned: self.used() - self.evictable(),
+            largest_free_run: self.largest_free_run(),
+            objects: self.objects.len() as u64,
+            objects_max: u64::from(self.config.objects_max),
+        }
+    }
+
+    /// The largest object that fits without evicting anything.
+    pub fn largest_free_run(&self) -> u64 {
+        let longest = self.gaps(&[]).into_iter().max().unwrap_or(0);
+        longest.min(self.config.capacity - self.used())
+    }
+
+    pub fn used(&self) -> u64 {
+        self.objects.values().map(super::Object::size).sum()
+    }
+
+    pub fn evictable(&self) -> u64 {
+        let idle = self.objects.values().filter(|object| object.is_idle());
+        idle.map(super::Object::size).sum()
+    }
+
+    fn bytes_of(&self, ids: &[ObjectId]) -> u64 {
+        ids.iter().map(|id| self.objects[id].size()).sum()
+    }
+
+    /// The lengths of the pieces of free memory if these objects went.
+    fn gaps(&self, gone: &[ObjectId]) -> Vec<u64> {
+        let stay = self.objects.iter().filter(|(id, _)| !gone.contains(id));
+        let mut extents: Vec<(u64, u64)> = stay
+            .map(|(_, object)| (object.location.offset, rounded(object.size())))
+            .filter(|(_, len)| *len > 0)
+            .collect();
+        extents.sort_unstable();
+        extents.push((self.config.segment_bytes, 0));
+        let mut end = 0;
+        let mut gaps = Vec::new();
+        for (offset, len) in extents {
+            gaps.push(offset - end);
+            end = offset + len;
+        }
+        gaps
+    }
+}
+
+fn rounded(size: u64) -> u64 {
+    size.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX)
+}

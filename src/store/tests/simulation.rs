@@ -1,0 +1,376 @@
+//! The store against the model, through millions of random steps.
+//!
+//! A run is decided by its seed alone: there is no clock, no thread and no hash order in it. After
+//! each step the model has checked everything that the store did ([`model`](super::model)), the
+//! whole observable state is compared, and the store's own invariants are checked. After the chaos
+//! comes a second phase without any: everything that still waits gets what it waits for and must be
+//! answered, then everybody leaves and the store must be empty again.
+//!
+//! When a run fails, its seed and its last steps are printed. `PLASMA_SEED=n` runs one seed only,
+//! `PLASMA_STEPS` and `PLASMA_SEEDS` set the number of steps of a seed and of seeds;
+//! `scripts/simulate.sh` does the same with less typing. What a seed chooses is in [`chaos`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use fastrand::Rng;
+
+use super::model::{Call, Model, Seen};
+use crate::ids::{ClientId, ObjectId, Slot};
+use crate::protocol::message::{Reply, Request, RequestId};
+use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
+use crate::time::Timestamp;
+
+mod calm;
+mod chaos;
+mod trace;
+mod twin;
+
+use chaos::Chaos;
+use twin::Twin;
+
+/// Seeds that every run of the tests goes through, and as many again that nobody has seen before.
+const SEEDS: u64 = 500;
+
+/// Steps of one seed, the second phase not counted.
+const STEPS: usize = 2000;
+
+/// Steps that are remembered to be printed when the next one fails.
+const TRACE: usize = 30;
+
+/// Every so many steps the expensive comparisons are made as well.
+const THOROUGH_EVERY: usize = 16;
+
+#[test]
+fn the_store_does_what_the_model_does() {
+    let steps = number_from_environment("PLASMA_STEPS");
+    let steps = steps.map_or(STEPS, |steps| usize::try_from(steps).unwrap());
+    if let Some(seed) = number_from_environment("PLASMA_SEED") {
+        println!("seed={seed} steps={steps}");
+        run(seed, steps);
+        return;
+    }
+    let count = number_from_environment("PLASMA_SEEDS").unwrap_or(SEEDS);
+    let base = fastrand::u64(1 << 32..1 << 63);
+    println!("seeds 0..{count} and {base}..{}, {steps} steps each", base + count);
+    let seeds: Vec<u64> = (0..count).chain(base..base + count).collect();
+    let counted = run_all(&seeds, steps);
+    println!("{counted:?}");
+    if count >= SEEDS {
+        let never = counted.iter().filter(|(_, count)| **count == 0);
+        let never: Vec<&str> = never.map(|(name, _)| *name).collect();
+        // A million events are too many to wait for.
+        assert_eq!(never, ["subscribers_lagged"], "everything else happens in these seeds");
+    }
+}
+
+fn number_from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// On all processors; the seeds know nothing of each other. Ends at the first failure. Returns what
+/// all stores together have counted.
+fn run_all(seeds: &[u64], steps: usize) -> BTreeMap<&'static str, u64> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let counted = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if has_failed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let outcome = catch_unwind(|| run(*seed, steps));
+                    has_failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                    let counters = outcome.unwrap_or_else(|failure| resume_unwind(failure));
+                    let mut counted = counted.lock().expect("adding does not panic");
+                    for (name, count) in counters.named() {
+                        *counted.entry(name).or_default() += count;
+                    }
+                }
+            });
+        }
+    });
+    counted.into_inner().expect("adding does not panic")
+}
+
+fn run(seed: u64, steps: usize) -> StoreCounters {
+    let mut simulation = Simulation::new(seed);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        simulation.chaos(steps);
+        simulation.calm();
+    }));
+    if let Err(failure) = outcome {
+        let (trace, step) = (simulation.trace_text(), simulation.step);
+        eprintln!("\n{trace}seed={seed} step={step}");
+        eprintln!("to replay it: scripts/simulate.sh {seed} --steps {steps}\n");
+        resume_unwind(failure);
+    }
+    simulation.model.counters
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+enum Step {
+    Connect,
+    /// The connection is gone, for whatever reason.
+    Disconnect(ClientId),
+    Request {
+        client: ClientId,
+        wants_reply: bool,
+        request: Request,
+    },
+    /// Virtual time goes on; the store is not told.
+    Jump(Timestamp),
+    Expire,
+    /// A subscriber takes at most so many events.
+    Read(ClientId, usize),
+    /// A reader pins an object in the directory, or lets go of it.
+    Pin(ObjectId),
+    Unpin(ObjectId),
+    /// The creator of an unsealed object writes something else than it will have in the end.
+    Scribble(ObjectId),
+}
+
+/// The store in its world: clients, memory, readers of the directory, time.
+struct Simulation {
+    random: Rng,
+    chaos: Chaos,
+    store: Store,
+    twin: Twin,
+    model: Model,
+    segment: Vec<u8>,
+    /// Said goodbye and not gone yet.
+    leaving: BTreeSet<ClientId>,
+    last_client: u64,
+    last_request: u64,
+    /// Requests that have not been answered.
+    open: BTreeSet<(ClientId, RequestId)>,
+    step: usize,
+    trace: VecDeque<(usize, Step, Vec<Effect>)>,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let chaos = Chaos::new(&mut random);
+        let twin = Twin::default();
+        let bytes = usize::try_from(chaos.config.segment_bytes).unwrap();
+        Self {
+            store: Store::with_directory(chaos.config.clone(), Box::new(twin.clone())),
+            twin,
+            model: Model::new(chaos.config.clone()),
+            segment: vec![0; bytes],
+            leaving: BTreeSet::new(),
+            last_client: 0,
+            last_request: 0,
+            open: BTreeSet::new(),
+            step: 0,
+            trace: VecDeque::new(),
+            random,
+            chaos,
+        }
+    }
+
+    fn chaos(&mut self, steps: usize) {
+        while self.step < steps {
+            let left = self.leaving.first().copied().filter(|_| self.random.u8(..4) == 0);
+            let step = match left {
+                Some(client) => Some(Step::Disconnect(client)),
+                None => {
+                    let talking = self.talking();
+                    self.chaos.step(&mut self.random, &self.model, &talking)
+                }
+            };
+            if let Some(step) = step {
+                self.take(step);
+            }
+        }
+    }
+
+    fn talking(&self) -> Vec<ClientId> {
+        let connected = self.model.clients.keys();
+        connected.filter(|client| !self.leaving.contains(client)).copied().collect()
+    }
+
+    /// One step of the store and of the model; whatever differs is a failure.
+    fn take(&mut self, step: Step) {
+        self.step += 1;
+        if self.trace.len() == TRACE {
+            self.trace.pop_front();
+        }
+        self.trace.push_back((self.step, step.clone(), Vec::new()));
+        let listed = self.listed();
+        match step {
+            Step::Connect => {
+                self.last_client += 1;
+                let client = ClientId(self.last_client);
+                let peer = Peer { name: format!("client {client}"), pid: 7, uid: 8, gid: 9 };
+                self.store.connect(client, peer.clone());
+                self.model.connect(client, peer);
+            }
+            Step::Disconnect(client) => {
+                self.leaving.remove(&client);
+                self.open.retain(|(asker, _)| *asker != client);
+                let now = self.model.now;
+                self.observe(
+                    &listed,
+                    |store, effects| store.disconnect(client, now, effects),
+                    |model, seen| model.disconnect(client, seen),
+                );
+            }
+            Step::Expire => {
+                let now = self.model.now;
+                self.observe(
+                    &listed,
+                    |store, effects| store.expire(now, effects),
+                    |model, seen| model.expire(seen),
+                );
+            }
+            Step::Request { client, wants_reply, request } => {
+                self.request(client, wants_reply, request, &listed);
+            }
+            Step::Jump(to) => self.model.now = to,
+            Step::Read(client, max) => {
+                let mut told = Vec::new();
+                self.store.next_events(client, max, &mut told);
+                self.model.read_events(client, max, &told);
+                self.model.is_told_all(client);
+            }
+            Step::Pin(id) => {
+                self.twin.state().pinned.insert(id);
+            }
+            Step::Unpin(id) => {
+                let was_pinned = self.twin.state().pinned.remove(&id);
+                self.model.unpinned_unseen |= was_pinned && !self.model.queue.is_empty();
+            }
+            Step::Scribble(id) => {
+                let byte = self.random.u8(..);
+                self.memory_of(id).fill(byte);
+            }
+        }
+        self.compare();
+    }
+
+    fn request(
+        &mut self,
+        client: ClientId,
+        wants_reply: bool,
+        request: Request,
+        listed: &[(Slot, ObjectId)],
+    ) {
+        self.last_request += 1;
+        let number = if wants_reply { RequestId(self.last_request) } else { RequestId::NONE };
+        if wants_reply {
+            self.open.insert((client, number));
+        }
+        let call = Call { client, request: number, now: self.model.now };
+        match &request {
+            Request::Seal { id, .. } => self.write_before_seal(client, *id),
+            Request::Disconnect => {
+                self.leaving.insert(client);
+            }
+            _ => {}
+        }
+        let must_not_change = self.model.must_refuse(call, &request, &self.twin.state().pinned);
+        let is_looked_at = must_not_change && self.random.u8(..8) == 0;
+        let before = is_looked_at.then(|| self.digest());
+        let copy = request.clone();
+        self.observe(
+            listed,
+            |store, effects| store.apply(client, number, copy, call.now, effects),
+            |model, seen| model.apply(call, &request, seen),
+        );
+        if let Some(before) = before {
+            assert!(before == self.digest(), "a create that was refused has changed something");
+        }
+    }
+
+    /// Lets the store do something and the model check what it did.
+    fn observe(
+        &mut self,
+        listed: &[(Slot, ObjectId)],
+        act: impl FnOnce(&mut Store, &mut Effects),
+        check: impl FnOnce(&mut Model, &mut Seen),
+    ) {
+        let mut effects = Effects::new();
+        act(&mut self.store, &mut effects);
+        let effects: VecDeque<Effect> = effects.drain().collect();
+        let (_, _, remembered) = self.trace.back_mut().expect("this step is in the trace");
+        remembered.extend(effects.iter().cloned());
+        for effect in &effects {
+            if let Effect::Reply { client, request, .. } = effect {
+                assert!(self.open.remove(&(*client, *request)), "an answer that nobody waits for");
+            }
+        }
+        let mut directory = self.twin.state();
+        let gone = directory.take_gone().collect();
+        let pinned = &directory.pinned;
+        let segment = &mut self.segment;
+        let mut seen = Seen { effects, gone, pinned, segment, listed };
+        check(&mut self.model, &mut seen);
+    }
+
+    /// What its creator does before it seals an object: write all of it.
+    fn write_before_seal(&mut self, client: ClientId, id: ObjectId) {
+        let object = self.model.objects.get(&id);
+        let own = object.filter(|object| object.sealed.is_none() && object.creator == client);
+        if let Some(content) = own.map(|object| object.content.clone()) {
+            self.memory_of(id).copy_from_slice(&content);
+        }
+    }
+
+    fn memory_of(&mut self, id: ObjectId) -> &mut [u8] {
+        let location = self.model.objects[&id].location;
+        let start = usize::try_from(location.offset).unwrap();
+        let len = usize::try_from(location.size()).unwrap();
+        &mut self.segment[start..start + len]
+    }
+
+    fn listed(&self) -> Vec<(Slot, ObjectId)> {
+        self.store.objects.from_slot(0).map(|(slot, object)| (slot, object.id)).collect()
+    }
+
+    /// Everything that the store knows, counters and events aside.
+    fn digest(&self) -> String {
+        let Store { objects, clients, pool, idle, quotas, waits, creates, .. } = &self.store;
+        format!("{objects:?}{clients:?}{pool:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
+    }
+
+    /// Everything that can be observed is as the model says.
+    fn compare(&self) {
+        self.store.check_invariants();
+        let (store, model) = (&self.store, &self.model);
+        let Reply::ObjectList { objects, next: None } = store.list(0) else {
+            panic!("a short list is one part");
+        };
+        let listed: BTreeMap<_, _> = objects.into_iter().map(|info| (info.id, info)).collect();
+        assert_eq!(listed, model.object_infos(), "the objects are those of the model");
+        assert_eq!(
+            store.list_clients(ClientId(0), None),
+            model.list_clients(ClientId(0), None),
+            "the clients are those of the model"
+        );
+        assert_eq!(store.counters, model.counters, "everything is counted");
+        assert_eq!(store.next_deadline(), model.next_deadline(), "the next deadline is known");
+        assert_eq!(store.event_sequence(), model.events.len() as u64, "events are numbered");
+        let waiting = model.waiting.iter().map(|waiting| waiting.call);
+        let waiting = waiting.chain(model.queue.iter().map(|create| create.call));
+        let waiting: BTreeSet<_> = waiting.map(|call| (call.client, call.request)).collect();
+        assert_eq!(self.open, waiting, "every request is either answered or waits");
+        let directory = self.twin.state();
+        let sealed = model.objects.iter().filter(|(_, object)| object.sealed.is_some());
+        let sealed: BTreeMap<_, _> = sealed.map(|(id, object)| (*id, object.location)).collect();
+        assert_eq!(directory.published(), sealed, "exactly the sealed objects are published");
+        if self.step.is_multiple_of(THOROUGH_EVERY) {
+            assert_eq!(store.stats(), model.stats(), "the numbers are those of the model");
+            for id in sealed.keys() {
+                model.objects[id].check_content(id, &self.segment);
+            }
+        }
+    }
+}
