@@ -332,7 +332,7 @@ impl Simulation {
     }
 
     fn listed(&self) -> Vec<(Slot, ObjectId)> {
-        self.store.objects.from_slot(0).map(|(slot, object)| (slot, object.id)).collect()
+        self.store.objects.iter_from(0).map(|(slot, object)| (slot, object.id)).collect()
     }
 
     /// Everything that the store knows, counters and events aside.
