@@ -12,12 +12,15 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plasma::client::{Error, Event};
 use plasma::ids::ClientId;
-use plasma::limits;
 use plasma::protocol::message::{
     ClientMessage, Connect, NewObject, Reply, Request, RequestId, Stats,
 };
 use plasma::protocol::refusal::Refusal;
+use plasma::{ObjectId, limits};
 use support::{AT_ONCE, RawPeer, StoreProcess, get_numbered, numbered, put_numbered, wait_until};
+
+/// Makes a request about these ids, with a timeout if it has one.
+type MakeRequest = fn(Vec<ObjectId>, Option<Duration>) -> Request;
 
 /// Longer than a test runs.
 const LONG: Option<Duration> = Some(Duration::from_secs(3600));
@@ -166,8 +169,7 @@ fn request_ids_max() {
     let mut store = StoreProcess::start("1M");
     let ids = |count: usize| (0..count as u64).map(numbered).collect::<Vec<_>>();
     let nothing = Some(Duration::ZERO);
-    type WithIds = fn(Vec<plasma::ObjectId>, Option<Duration>) -> Request;
-    let requests: [WithIds; 6] = [
+    let requests: [MakeRequest; 6] = [
         |ids, timeout| Request::Get { ids, timeout, fail_if_abandoned: false },
         |ids, timeout| Request::Wait { count: ids.len(), ids, timeout },
         |ids, _| Request::Release { holds: ids.into_iter().map(|id| (id, 1)).collect() },

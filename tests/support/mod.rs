@@ -325,10 +325,14 @@ impl Worker {
         writeln!(stdin, "{line}").expect("the worker listens");
     }
 
-    /// Ends it with SIGKILL; when this returns it is dead.
+    /// Ends it with SIGKILL; when this returns it is dead. Processes that it has started can go on
+    /// listening.
     pub fn kill(&mut self) {
+        // `wait` would close it.
+        let stdin = self.child.stdin.take();
         self.child.kill().expect("the worker can be killed");
         self.child.wait().expect("the worker is our child");
+        self.child.stdin = stdin;
     }
 
     /// Waits until it has ended by itself, without a failure.
