@@ -127,8 +127,8 @@ impl Client {
     /// Ends the use of this client and all its clones: calls of other threads that wait, and every
     /// later call, give [`Error::Closed`]. Does nothing if that was done before.
     ///
-    /// Buffers stay valid and pinned, and writers can be sealed. The connection itself ends when the
-    /// last of them is dropped. If there are none, the store has released everything when this
+    /// Buffers stay valid and pinned, and writers can be sealed. The connection itself ends when
+    /// the last of them is dropped. If there are none, the store has released everything when this
     /// returns.
     ///
     /// ```

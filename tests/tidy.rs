@@ -18,15 +18,6 @@ const COLUMNS_MAX: usize = 100;
 
 /// Files with lines that are too wide, and how many of them. (rustfmt does not fold comments.)
 const WIDE_FILES: &[(&str, usize)] = &[
-    ("src/client.rs", 1),
-    ("src/client/connection.rs", 1),
-    ("src/client/inbox.rs", 1),
-    ("src/client/making.rs", 2),
-    ("src/client/options.rs", 2),
-    ("src/client/reading.rs", 1),
-    ("src/client/subscription.rs", 1),
-    ("src/client/tests/connecting.rs", 1),
-    ("src/client/writer.rs", 1),
     ("src/ids.rs", 1),
     ("src/limits.rs", 3),
     ("src/protocol/message.rs", 1),

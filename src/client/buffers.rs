@@ -69,6 +69,38 @@ impl ObjectBuffer {
         &self.held.metadata
     }
 
+    /// Drops many buffers with one message, where dropping one after the other sends as many. What
+    /// clones and slices of them hold stays held.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// use plasma::{ObjectBuffer, ObjectId};
+    ///
+    /// let ids: Vec<_> = (0..1000).map(|_| ObjectId::random()).collect();
+    /// client.put_batch(&ids.iter().map(|id| (*id, b"small", b"")).collect::<Vec<_>>())?;
+    /// let buffers = client.get(&ids, None)?;
+    /// ObjectBuffer::release_all(buffers.into_iter().flatten());
+    /// assert_eq!(client.stats()?.pinned, 0);
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    pub fn release_all(buffers: impl IntoIterator<Item = Self>) {
+        let buffers = buffers.into_iter();
+        let mut last_ones: Vec<_> =
+            buffers.filter_map(|buffer| Arc::into_inner(buffer.held)).collect();
+        while let Some(held) = last_ones.first() {
+            let connection = Arc::clone(&held.connection);
+            let of_connection = |held: &mut Held| Arc::ptr_eq(&held.connection, &connection);
+            let mut released = Vec::new();
+            for mut held in last_ones.extract_if(.., of_connection) {
+                connection.forget(&held.id);
+                released.push((held.id, 1));
+                held.is_given_back = true;
+            }
+            connection.release(released);
+        }
+    }
+
     /// A part of the data that owns its share of the hold, for code that wants to own its memory.
     ///
     /// ```
@@ -164,11 +196,15 @@ pub(super) struct Held {
     pub(super) metadata: View,
     /// Keeps the connection, and with it the hold, alive.
     pub(super) connection: Arc<Connection>,
+    /// Somebody else sees to the message.
+    pub(super) is_given_back: bool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.connection.forget(self);
-        self.connection.release(vec![(self.id, 1)]);
+        if !self.is_given_back {
+            self.connection.forget(&self.id);
+            self.connection.release(vec![(self.id, 1)]);
+        }
     }
 }

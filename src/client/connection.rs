@@ -153,13 +153,11 @@ impl Connection {
     }
 
     /// Strikes out an object that is not held any more, unless it is held anew.
-    pub(super) fn forget(&self, gone: &Held) {
-        let Some(held) = self.held.get() else {
-            return;
-        };
+    pub(super) fn forget(&self, id: &ObjectId) {
+        let Some(held) = self.held.get() else { return };
         let mut held = lock(held);
-        if held.get(&gone.id).is_some_and(|known| std::ptr::eq(known.as_ptr(), gone)) {
-            held.remove(&gone.id);
+        if held.get(id).is_some_and(|known| known.strong_count() == 0) {
+            held.remove(id);
         }
     }
 
@@ -173,8 +171,8 @@ impl Connection {
         self.error(unexpected(request, reply).into())
     }
 
-    /// Ends this connection in an orderly way, so that all that was held has been released when this
-    /// returns. If the store does not play along there is nothing left to release either.
+    /// Ends this connection in an orderly way, so that all that was held has been released when
+    /// this returns. If the store does not play along there is nothing left to release either.
     pub(super) fn say_goodbye(&self) {
         let _ = self.transport.call(Request::Disconnect);
     }
@@ -183,7 +181,7 @@ impl Connection {
         let mapping = self.transport.segments.mapping(location.segment, Access::ReadOnly)?;
         let views = mapping.view(location.data()).zip(mapping.view(location.metadata()));
         let (data, metadata) = views.ok_or_else(|| self.outside(id, location))?;
-        Ok(Held { id, data, metadata, connection: Arc::clone(self) })
+        Ok(Held { id, data, metadata, connection: Arc::clone(self), is_given_back: false })
     }
 
     /// Enters objects into the table. Those that are there already replace their newcomers, which

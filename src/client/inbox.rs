@@ -1,9 +1,9 @@
 //! Replies, and who waits for them.
 //!
-//! A request is registered before it is sent, and stays until its reply is taken out or nobody wants
-//! it any more. The [`Receiver`] lies here too while no thread reads; whoever takes it has to bring
-//! it back and to call [`Inbox::wake_successor`]. All of it is behind one lock, which is never held
-//! over a wait.
+//! A request is registered before it is sent, and stays until its reply is taken out or nobody
+//! wants it any more. The [`Receiver`] lies here too while no thread reads; whoever takes it has to
+//! bring it back and to call [`Inbox::wake_successor`]. All of it is behind one lock, which is
+//! never held over a wait.
 
 use std::collections::HashMap;
 use std::thread::{self, Thread};

@@ -14,7 +14,7 @@ use crate::protocol::message::{NewObject, Reply, Request};
 ///
 /// * [`Refusal::ObjectExists`](super::Refusal::ObjectExists): the id is taken, sealed or not.
 /// * [`Refusal::QuotaExceeded`](super::Refusal::QuotaExceeded)
-/// * [`Refusal::StoreFull`](super::Refusal::StoreFull), with the numbers: there was no room (in time).
+/// * [`Refusal::StoreFull`](super::Refusal::StoreFull), with the numbers: no room (in time).
 /// * [`Refusal::TooManyWaiting`](super::Refusal::TooManyWaiting)
 impl Client {
     /// Starts an object of so many bytes of data and metadata. Fill it in and seal it.
@@ -81,7 +81,8 @@ impl Client {
         self.put_with(id, data, metadata, CreateOptions::default(), None)
     }
 
-    /// As [`Self::put`], with a choice of how to make room; the caller can interrupt the wait for it.
+    /// As [`Self::put`], with a choice of how to make room; the caller can interrupt the wait for
+    /// it.
     ///
     /// ```
     /// # let store = plasma::testing::store();

@@ -42,7 +42,8 @@ impl Builder {
         self
     }
 
-    /// How often to try again if there is no socket yet, or nobody listens on it. The default is 80.
+    /// How often to try again if there is no socket yet, or nobody listens on it. The default
+    /// is 80.
     #[must_use]
     pub const fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
@@ -128,8 +129,8 @@ impl From<CreateOptions> for Room {
 /// How to wait for objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GetOptions {
-    /// How long to wait for objects that are not sealed yet: `None` (the default) for ever, zero not
-    /// at all.
+    /// How long to wait for objects that are not sealed yet: `None` (the default) for ever, zero
+    /// not at all.
     pub timeout: Option<Duration>,
     /// Whether to fail with [`Refusal::Abandoned`](super::Refusal::Abandoned) when the creator of
     /// an object aborts it or dies during the wait. False by default: somebody else may create it.

@@ -84,8 +84,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::get`], [`Error::Interrupted`], and
-    /// [`Refusal::Abandoned`](super::Refusal::Abandoned) if that was asked for. Nothing is held then
-    /// that was not before.
+    /// [`Refusal::Abandoned`](super::Refusal::Abandoned) if that was asked for. Nothing is held
+    /// then that was not before.
     pub fn get_with(
         &self,
         ids: &[ObjectId],
@@ -256,6 +256,7 @@ impl Client {
             let granted = present(part, &locations);
             let buffers = connection.admit(&granted)?;
             if let Some(error) = cut_short {
+                ObjectBuffer::release_all(buffers);
                 return Err(error);
             }
             fetched.extend(buffers.into_iter().map(|buffer| (buffer.id(), buffer)));

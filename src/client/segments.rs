@@ -34,6 +34,10 @@ enum State {
 impl Segments {
     /// Takes in a descriptor. Of two with the same name the first one counts.
     pub(super) fn add(&self, info: DescriptorInfo, descriptor: OwnedFd) {
+        let access = if info.writable { Access::ReadWrite } else { Access::ReadOnly };
+        if self.knows(info.segment, access) {
+            return;
+        }
         let state = ArcSwap::from_pointee(State::Received(descriptor));
         let segment = Arc::new(Segment { info, state });
         self.0.rcu(|known| {

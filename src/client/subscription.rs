@@ -75,8 +75,8 @@ impl Subscription {
     /// The next event, if it comes in that time: zero means, if it is here.
     ///
     /// # Errors
-    /// [`Error::Closed`] after the end of the stream; [`Error::Disconnected`] if the store has gone;
-    /// [`Error::Inherited`] in a forked child.
+    /// [`Error::Closed`] after the end of the stream; [`Error::Disconnected`] if the store has
+    /// gone; [`Error::Inherited`] in a forked child.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>> {
         self.next_until(Some(self.clock.now().after(timeout)))
     }

@@ -1,6 +1,7 @@
 //! An object that is being created: bytes to fill in, and the right to seal or abort it.
 //!
-//! The views on the memory always go before the store is told: from then on it is not ours to write.
+//! The views on the memory always go before the store is told: from then on it is not ours to
+//! write.
 
 use std::fmt;
 use std::io::{self, Write};

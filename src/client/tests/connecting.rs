@@ -116,10 +116,11 @@ fn another_version_is_named() {
             peer.reply(request, answer);
         });
         assert_eq!(attempts, 1);
-        assert!(
-            matches!(failure, ConnectFailure::VersionMismatch { theirs: version, .. } if version == theirs),
-            "{failure:?}"
+        let is_named = matches!(
+            failure,
+            ConnectFailure::VersionMismatch { theirs: named, .. } if named == theirs
         );
+        assert!(is_named, "{failure:?}");
         assert!(failure.to_string().contains(&theirs.to_string()), "{failure}");
     }
 }

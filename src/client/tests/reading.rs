@@ -65,6 +65,28 @@ fn what_is_held_is_not_asked_for_again() {
 }
 
 #[test]
+fn many_buffers_can_go_in_one_message() {
+    let (first_client, mut first_store) = connected();
+    let (second_client, mut second_store) = connected();
+    let buffers = [
+        hold(&first_client, &mut first_store, id(1)),
+        hold(&second_client, &mut second_store, id(2)),
+        hold(&first_client, &mut first_store, id(3)),
+        hold(&first_client, &mut first_store, id(4)),
+    ];
+    let clone = buffers[3].clone();
+    ObjectBuffer::release_all(buffers);
+    let (_, request) = first_store.next();
+    assert_eq!(request, Request::Release { holds: vec![(id(1), 1), (id(3), 1)] });
+    second_store.expect_release(id(2));
+    assert!(first_client.contains(id(4)).unwrap(), "there is a clone");
+    drop(clone);
+    first_store.expect_release(id(4));
+    drop(hold(&first_client, &mut first_store, id(1)));
+    first_store.expect_release(id(1));
+}
+
+#[test]
 fn after_the_last_drop_the_store_is_asked_again() {
     let (client, mut store) = connected();
     drop(hold(&client, &mut store, id(1)));
