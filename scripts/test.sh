@@ -7,22 +7,25 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
 
-export RUSTFLAGS="${RUSTFLAGS:-} -Dwarnings"
 export RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -Dwarnings"
 
 step "rustfmt"
 cargo fmt --check
 
 step "clippy, everything"
-cargo clippy --quiet --all-targets --all-features
+cargo clippy --quiet --workspace --all-targets --all-features -- -Dwarnings
 
 step "clippy, the client alone"
-cargo clippy --quiet --lib --no-default-features
+cargo clippy --quiet --lib --no-default-features -- -Dwarnings
 
 step "rustdoc"
 cargo doc --quiet --no-deps --all-features
 
 step "tests"
 cargo test --all-features
+
+step "the main job on real data, from CSV and from Parquet"
+scripts/quickstart.sh
+scripts/quickstart.sh examples/data/penguins.parquet
 
 step "all checks and tests passed"

@@ -94,6 +94,7 @@ impl ObjectBuffer {
             schema: Arc::new(Schema::empty()),
             decoder: StreamDecoder::new(),
             rest,
+            ended: false,
             next: None,
         };
         stream.next = stream.decode();
@@ -128,18 +129,23 @@ pub struct RecordBatches {
     schema: SchemaRef,
     decoder: StreamDecoder,
     rest: Buffer,
+    /// The stream has come to its end, or to a damaged batch.
+    ended: bool,
     /// The first batch, which had to be decoded to know the schema.
     next: Option<Result<RecordBatch, ArrowError>>,
 }
 
 impl RecordBatches {
     fn decode(&mut self) -> Option<Result<RecordBatch, ArrowError>> {
-        let batch = self.decoder.decode(&mut self.rest).transpose();
-        if matches!(batch, Some(Err(_))) {
-            // What follows a damaged batch cannot be trusted.
-            self.rest = Buffer::default();
+        if self.ended {
+            return None;
         }
-        batch
+        let batch = self.decoder.decode(&mut self.rest).transpose();
+        if !matches!(batch, Some(Ok(_))) {
+            // What follows a damaged batch cannot be trusted, and an end has to be a proper one.
+            self.ended = true;
+        }
+        batch.or_else(|| self.decoder.finish().err().map(Err))
     }
 }
 
