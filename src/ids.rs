@@ -1,8 +1,8 @@
 //! Names of things: objects, clients, segments, and where an object lies in memory.
 //!
 //! Every identity is a type of its own and none of them is a file descriptor or a pointer, because
-//! the system reuses those. [`ClientId`] and [`SegmentId`] only count up. A [`Slot`] is the one name
-//! here that comes back after use; it never leaves the store's own tables.
+//! the system reuses those. [`ClientId`] and [`SegmentId`] only count up. A [`Slot`] is the one
+//! name here that comes back after use; it never leaves the store's own tables.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,14 +1,15 @@
 //! Every bound of the program, with its unit, what it costs, and what happens beyond it.
 //!
-//! A limit is enforced in one place, and `tests/limits.rs` has a test for each that a peer can reach.
+//! A limit is enforced in one place, and `tests/limits.rs` has a test for each that a peer can
+//! reach.
 
 use std::time::Duration;
 
 /// Version of the wire protocol. A client that speaks another one is told so and hung up on.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Bytes of a frame's payload. The header is checked against it before anything is allocated; a peer
-/// that announces more is disconnected.
+/// Bytes of a frame's payload. The header is checked against it before anything is allocated; a
+/// peer that announces more is disconnected.
 pub const FRAME_PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 
 /// Descriptors that may ride with one frame: a writable and a read-only one for a few segments.
@@ -23,8 +24,8 @@ pub const REQUEST_IDS_MAX: usize = 8192;
 /// The client writes larger objects in place; on the wire more is a protocol error.
 pub const INLINE_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes up to which the client's `put` sends an object inside the message. Beyond, a second round trip costs less
-/// than the two extra copies.
+/// Bytes up to which the client's `put` sends an object inside the message. Beyond, a second round
+/// trip costs less than the two extra copies.
 pub const PUT_INLINE_BYTES: usize = 64 << 10;
 
 /// Objects in one batch of puts: as [`REQUEST_IDS_MAX`], but each of them also costs an allocation.

@@ -1,8 +1,8 @@
 //! The only place that reads a clock.
 //!
 //! Everything else takes a [`Timestamp`] as an argument. Timestamps are monotonic: setting the
-//! system's clock neither fires nor delays a timeout. Wall-clock time is read once at the start, for
-//! the creation times that `list` shows.
+//! system's clock neither fires nor delays a timeout. Wall-clock time is read once at the start,
+//! for the creation times that `list` shows.
 
 #![allow(clippy::disallowed_methods, reason = "this is the file that may")]
 

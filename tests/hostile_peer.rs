@@ -9,11 +9,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -708,42 +707,4 @@ fn waiting(peer: &mut RawPeer) -> u64 {
         Reply::Stats(stats) => stats.waiting_requests,
         other => panic!("{other:?}"),
     }
-}
-
-/// Timeouts are monotonic if only one file reads a clock and that one makes no mistake.
-#[test]
-fn b30_monotonic_clock() {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let clocks = ["Instant::now", "SystemTime::now", ".elapsed()", "clock_gettime", "gettimeofday"];
-    let mut readers = BTreeSet::new();
-    visit(&sources, &mut |file, text| {
-        let is_read = |line: &&str| clocks.iter().any(|clock| line.contains(clock));
-        if text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .any(|line| is_read(&line))
-        {
-            readers.insert(file.strip_prefix(&sources).expect("it is in there").to_owned());
-        }
-    })
-    .expect("the sources can be read");
-    assert_eq!(readers, BTreeSet::from([PathBuf::from("time.rs")]));
-
-    // Wall-clock time is read in one place, and only to be shown.
-    let time = fs::read_to_string(sources.join("time.rs")).unwrap();
-    let wall: Vec<_> = time.lines().filter(|line| line.contains("SystemTime::now")).collect();
-    assert_eq!(wall.len(), 1, "{wall:?}");
-    assert!(wall[0].contains("let unix_start ="), "{wall:?}");
-}
-
-fn visit(directory: &Path, see: &mut impl FnMut(&Path, &str)) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            visit(&path, see)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            see(&path, &fs::read_to_string(&path)?);
-        }
-    }
-    Ok(())
 }

@@ -327,7 +327,8 @@ pub enum Event {
         /// Bytes of metadata.
         metadata_size: u64,
     },
-    /// All objects that were sealed at the time of the subscription, and still are, have been named.
+    /// All objects that were sealed at the time of the subscription, and still are, have been
+    /// named.
     SnapshotEnd,
     /// The reader fell too far behind; the stream ends here.
     Lagged,

@@ -7,9 +7,9 @@
 //! [`Store::apply`], [`Store::expire`], [`Store::disconnect`] and [`Store::next_deadline`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
-//! protocol are in [`creating`](self) (create, put, seal, abort, and making room), `using` (get,
-//! wait, release), `removing` (delete, evict, refresh) and `reports` (everything that only looks).
-//! `invariants` says what always holds.
+//! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
+//! what is evicted for them), `using` (get, wait, release), `removing` (delete, evict, refresh) and
+//! `reports` (everything that only looks). `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub mod pool;
 mod quota;
 mod removing;
 mod reports;
+mod room;
 mod subscriptions;
 mod using;
 mod waitlist;
@@ -89,8 +90,8 @@ pub struct Store {
     subscriptions: Subscriptions,
     directory: Box<dyn Directory>,
     counters: StoreCounters,
-    /// The head of the create queue has to be tried again: something was freed or became idle, so it
-    /// may fit now, or it can only be refused now.
+    /// The head of the create queue has to be tried again: something was freed or became idle, so
+    /// it may fit now, or it can only be refused now.
     room_appeared: bool,
 }
 

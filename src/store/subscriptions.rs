@@ -102,8 +102,9 @@ impl Subscriptions {
         }
     }
 
-    /// Fills the empty `out` with what a subscriber has to be told next, the snapshot first: at most
-    /// `max` events (and a mark). False if it has lagged: then [`Event::Lagged`] is the last one.
+    /// Fills the empty `out` with what a subscriber has to be told next, the snapshot first: at
+    /// most `max` events (and a mark). False if it has lagged: then [`Event::Lagged`] is the last
+    /// one.
     pub fn next_events(
         &mut self,
         client: ClientId,

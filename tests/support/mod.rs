@@ -269,7 +269,8 @@ const WORKER_SOCKET: &str = "PLASMA_TEST_WORKER_SOCKET";
 
 /// This test binary once more, in a process that plays a part and can be killed.
 ///
-/// The binary needs a test `worker_entry` that looks at [`worker_part`] and returns at once if there
+/// The binary needs a test `worker_entry` that looks at [`worker_part`] and returns at once if
+/// there
 /// is none. A worker talks in lines: it hears them on stdin and says them on stderr, where the
 /// test harness says nothing.
 #[derive(Debug)]

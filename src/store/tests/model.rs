@@ -239,7 +239,7 @@ impl Model {
                 let touched = ids.iter().filter(|id| self.touch(**id)).count();
                 Reply::Refreshed { objects: u32::try_from(touched).unwrap() }
             }
-            Request::List { cursor } => self.check_list(*cursor, seen),
+            Request::List { cursor } => self.check_list(call, *cursor, seen),
             Request::Subscribe => return self.subscribe(call, seen).map(|()| None),
             Request::GetStats => Reply::Stats(self.stats()),
             Request::GetDebugText => self.check_debug_text(call, seen),
@@ -299,7 +299,7 @@ impl Model {
             self.everybodys.became_idle(id, self.objects[&id].size());
         }
         // All at once, so in no order that a user could know; the store takes that of its list.
-        for (_, id) in seen.listed {
+        for id in seen.listed {
             let hold = self.objects.get(id).and_then(|object| object.holds.get(&client));
             if let Some(hold) = hold.copied() {
                 self.drop_hold(client, *id, hold, seen);

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use fastrand::Rng;
 
 use super::model::{Call, Model, Seen};
-use crate::ids::{ClientId, ObjectId, Slot};
-use crate::protocol::message::{Reply, Request, RequestId};
+use crate::ids::{ClientId, ObjectId};
+use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
 use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
 use crate::time::Timestamp;
 
@@ -204,7 +204,7 @@ impl Simulation {
             self.trace.pop_front();
         }
         self.trace.push_back((self.step, step.clone(), Vec::new()));
-        let listed = self.listed();
+        let listed: Vec<ObjectId> = self.list().into_iter().map(|info| info.id).collect();
         match step {
             Step::Connect => {
                 self.last_client += 1;
@@ -261,7 +261,7 @@ impl Simulation {
         client: ClientId,
         wants_reply: bool,
         request: Request,
-        listed: &[(Slot, ObjectId)],
+        listed: &[ObjectId],
     ) {
         self.last_request += 1;
         let number = if wants_reply { RequestId(self.last_request) } else { RequestId::NONE };
@@ -293,7 +293,7 @@ impl Simulation {
     /// Lets the store do something and the model check what it did.
     fn observe(
         &mut self,
-        listed: &[(Slot, ObjectId)],
+        listed: &[ObjectId],
         act: impl FnOnce(&mut Store, &mut Effects),
         check: impl FnOnce(&mut Model, &mut Seen),
     ) {
@@ -331,8 +331,11 @@ impl Simulation {
         &mut self.segment[start..start + len]
     }
 
-    fn listed(&self) -> Vec<(Slot, ObjectId)> {
-        self.store.objects.iter_from(0).map(|(slot, object)| (slot, object.id)).collect()
+    fn list(&self) -> Vec<ObjectInfo> {
+        let Reply::ObjectList { objects, next: None } = self.store.list(0) else {
+            panic!("a short list is one part");
+        };
+        objects
     }
 
     /// Everything that the store knows, counters and events aside.
@@ -345,11 +348,9 @@ impl Simulation {
     fn compare(&self) {
         self.store.check_invariants();
         let (store, model) = (&self.store, &self.model);
-        let Reply::ObjectList { objects, next: None } = store.list(0) else {
-            panic!("a short list is one part");
-        };
-        let listed: BTreeMap<_, _> = objects.into_iter().map(|info| (info.id, info)).collect();
-        assert_eq!(listed, model.object_infos(), "the objects are those of the model");
+        let objects = self.list().into_iter().map(|info| (info.id, info));
+        let objects: BTreeMap<_, _> = objects.collect();
+        assert_eq!(objects, model.object_infos(), "the objects are those of the model");
         assert_eq!(
             store.list_clients(ClientId(0), None),
             model.list_clients(ClientId(0), None),

@@ -1,4 +1,5 @@
-//! Making objects in the model: create, put, seal, abort, and the queue of those that wait for room.
+//! Making objects in the model: create, put, seal, abort, and the queue of those that wait for
+//! room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The order of eviction, kept in plain vectors: the idle objects of one list, first to go first.
 //!
-//! What the policies promise is written at the top of `eviction/lru.rs` and `eviction/segmented.rs`.
+//! What the policies promise is written at the top of `eviction/lru.rs` and
+//! `eviction/segmented.rs`.
 
 use std::collections::BTreeSet;
 

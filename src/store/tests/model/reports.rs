@@ -31,13 +31,14 @@ impl Model {
         }
     }
 
-    /// A list from some place on. It changes nothing, so what was listed before still is.
-    pub(super) fn check_list(&self, cursor: u32, seen: &Seen) -> Reply {
-        let rest = seen.listed.iter().filter(|(slot, _)| slot.0 >= cursor);
-        Reply::ObjectList {
-            objects: rest.map(|(_, id)| self.object_info(*id)).collect(),
-            next: None,
-        }
+    /// A list, or its end from some place on. It changes nothing, so what was listed before is.
+    pub(super) fn check_list(&self, call: Call, cursor: u32, seen: &Seen) -> Reply {
+        let Some(Reply::ObjectList { objects, next: None }) = seen.answer(call) else {
+            panic!("the store should answer with a list");
+        };
+        let skipped = if cursor == 0 { 0 } else { seen.listed.len() - objects.len() };
+        let rest = seen.listed[skipped..].iter().map(|id| self.object_info(*id));
+        Reply::ObjectList { objects: rest.collect(), next: None }
     }
 
     pub fn list_clients(&self, after: ClientId, holding: Option<ObjectId>) -> Reply {

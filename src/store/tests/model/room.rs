@@ -162,8 +162,8 @@ impl Model {
         new.clone().any(is_misplaced).then_some("a new object lies where none may be")
     }
 
-    /// The objects in use that leave the quota of the creator: only if evicting all of its idle ones
-    /// is not enough, the oldest first; those that only readers use come last.
+    /// The objects in use that leave the quota of the creator: only if evicting all of its idle
+    /// ones is not enough, the oldest first; those that only readers use come last.
     fn demoted(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Vec<ObjectId> {
         let owner = create.call.client;
         let over = if create.evict { self.over_quota(create) } else { 0 };

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::Call;
 use super::making::NewObject;
-use crate::ids::{Location, ObjectId, SegmentId, Slot};
+use crate::ids::{Location, ObjectId, SegmentId};
 use crate::protocol::message::{Reply, RequestId};
 use crate::store::Effect;
 
@@ -19,7 +19,7 @@ pub struct Seen<'a> {
     /// The bytes of all objects.
     pub segment: &'a mut [u8],
     /// All objects before the step, in the order in which the store lists them.
-    pub listed: &'a [(Slot, ObjectId)],
+    pub listed: &'a [ObjectId],
 }
 
 impl Seen<'_> {

@@ -73,8 +73,8 @@ impl Simulation {
     }
 
     /// The first get or wait gets the objects that it misses. If there is no room for them because
-    /// of what other gets hold while they wait, it is cancelled. Creates that keep what is there wait
-    /// until somebody else evicts it.
+    /// of what other gets hold while they wait, it is cancelled. Creates that keep what is there
+    /// wait until somebody else evicts it.
     fn serve_one_that_waits(&mut self) {
         let Some(waiting) = self.model.waiting.first() else {
             if let Some(create) = self.model.queue.first() {

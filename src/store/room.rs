@@ -1,0 +1,261 @@
+//! Room for new objects: what is evicted for them, and where they go. Part of [`Store`].
+//!
+//! Room is made in two steps, so that a create that fails changes nothing. First a plan: idle
+//! objects are freed in the pool one by one, least recent first, until everything fits; if it never
+//! does, the pool is put back as it was. Then victims that turned out not to be needed (they lie
+//! outside the run that was found, and neither the bytes nor the quota want them) are spared, and
+//! the rest is evicted. So eviction takes what is needed and no more.
+
+use crate::eviction::EvictionPolicy;
+use crate::ids::{ClientId, Slot};
+use crate::protocol::refusal::{FullStore, Refusal};
+use crate::store::Store;
+use crate::store::object_table::Object;
+
+/// Room that has been found but not taken yet.
+#[derive(Debug, Default)]
+struct RoomPlan {
+    /// Where the new objects go, already taken in the pool.
+    offsets: Vec<u64>,
+    /// Bytes of the new objects that have their place.
+    placed_bytes: u64,
+    /// Idle objects to evict, already free in the pool.
+    victims: Vec<Slot>,
+    /// Bytes of all victims.
+    freed_bytes: u64,
+    /// Bytes by which the creator's quota would be exceeded if nothing left it.
+    over_quota: u64,
+    /// Bytes that leave the quota, evicted or demoted.
+    relieved_bytes: u64,
+    /// Objects in use, by clients or by readers of the directory, that leave the quota.
+    demoted: Vec<Slot>,
+    /// How far the idle objects have been searched.
+    cursor: Cursor,
+}
+
+/// Where the search for victims stands: first everybody's idle objects, then the creator's own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    /// The last one of everybody's that was looked at.
+    everybodys: Option<Slot>,
+    /// The last one of the creator's own.
+    own: Option<Slot>,
+}
+impl Store {
+    /// Takes memory for objects of these sizes, and evicts what has to go for it. Nothing changes
+    /// if there is no room.
+    pub(super) fn make_room_for(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        evict: bool,
+    ) -> Result<Vec<u64>, Refusal> {
+        let total = sizes.iter().sum();
+        let mut plan = RoomPlan::default();
+        if evict {
+            self.plan_quota(client, total, &mut plan);
+        }
+        if !self.plan_places(client, sizes, evict, &mut plan) {
+            self.undo_plan(&plan, sizes);
+            return Err(Refusal::StoreFull(self.full(total)));
+        }
+        self.spare_victims(&mut plan);
+        for slot in &plan.demoted {
+            self.demote(*slot);
+        }
+        for slot in &plan.victims {
+            self.forget_evicted(*slot);
+        }
+        Ok(plan.offsets)
+    }
+
+    /// Makes room within the creator's quota: its own idle objects go, and if they are not enough,
+    /// its oldest objects in use leave the quota.
+    fn plan_quota(&mut self, client: ClientId, total: u64, plan: &mut RoomPlan) {
+        let Some(account) = self.quotas.get(client) else { return };
+        plan.over_quota = (account.used + total).saturating_sub(account.quota);
+        let mut pinned = Vec::new();
+        while plan.relieved_bytes < plan.over_quota {
+            let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
+            if !self.plan_victim(slot, plan) {
+                pinned.push(slot);
+            }
+        }
+        let busy = self.quotas.get(client).into_iter().flat_map(|account| account.busy());
+        for slot in busy.chain(pinned) {
+            if plan.relieved_bytes >= plan.over_quota {
+                break;
+            }
+            plan.relieved_bytes += self.objects.get(slot).size();
+            plan.demoted.push(slot);
+        }
+    }
+
+    fn plan_places(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        evict: bool,
+        plan: &mut RoomPlan,
+    ) -> bool {
+        // Without a look at a single object: what is pinned can never make room.
+        let total: u64 = sizes.iter().sum();
+        let reachable = if evict { self.reachable_bytes(client) } else { 0 };
+        if self.used - reachable + total > self.config.capacity {
+            return false;
+        }
+        self.place_while_evicting(client, sizes, evict, plan)
+            || (evict && sizes.len() > 1 && self.place_after_evicting(sizes, plan))
+    }
+
+    /// Evicts one idle object after another until there is a place for everything.
+    fn place_while_evicting(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        evict: bool,
+        plan: &mut RoomPlan,
+    ) -> bool {
+        let mut cursor = plan.cursor;
+        for size in sizes {
+            loop {
+                let new_object = self.has_allowance(plan, *size, 1);
+                if new_object && self.take_place(*size, plan) {
+                    break;
+                }
+                let candidate = evict.then(|| self.next_candidate(client, &mut cursor)).flatten();
+                let Some(slot) = candidate else { return false };
+                self.plan_victim(slot, plan);
+            }
+        }
+        true
+    }
+
+    /// Places a batch once more, now that all is evicted that may be: the objects that were placed
+    /// first, between what was still there, may have cut the memory into pieces.
+    fn place_after_evicting(&mut self, sizes: &[u64], plan: &mut RoomPlan) -> bool {
+        for (offset, size) in plan.offsets.drain(..).zip(sizes) {
+            self.pool.free(offset, *size);
+        }
+        plan.placed_bytes = 0;
+        sizes.iter().all(|size| self.has_allowance(plan, *size, 1) && self.take_place(*size, plan))
+    }
+
+    fn take_place(&mut self, size: u64, plan: &mut RoomPlan) -> bool {
+        let Some(offset) = self.pool.allocate(size) else { return false };
+        plan.offsets.push(offset);
+        plan.placed_bytes += size;
+        true
+    }
+
+    /// Whether capacity and object count allow so much more, memory aside.
+    fn has_allowance(&self, plan: &RoomPlan, bytes: u64, objects: usize) -> bool {
+        let used = self.used - plan.freed_bytes + plan.placed_bytes + bytes;
+        let count = self.objects.len() - plan.victims.len() + plan.offsets.len() + objects;
+        used <= self.config.capacity && count <= self.config.objects_max as usize
+    }
+
+    /// Bytes that a create of this client could evict.
+    fn reachable_bytes(&self, client: ClientId) -> u64 {
+        let own = self.quotas.get(client).map_or(0, |account| account.idle.idle_bytes());
+        self.idle.idle_bytes() + own
+    }
+
+    /// The next idle object that a create of this client may evict, least recent first.
+    fn next_candidate(&self, client: ClientId, cursor: &mut Cursor) -> Option<Slot> {
+        let everybodys = next_idle(&*self.idle, cursor.everybodys);
+        if everybodys.is_some() {
+            cursor.everybodys = everybodys;
+            return everybodys;
+        }
+        self.next_own_candidate(client, cursor)
+    }
+
+    /// The next idle object that counts against the quota of this client.
+    fn next_own_candidate(&self, client: ClientId, cursor: &mut Cursor) -> Option<Slot> {
+        let own = next_idle(&*self.quotas.get(client)?.idle, cursor.own)?;
+        cursor.own = Some(own);
+        Some(own)
+    }
+
+    /// Frees an idle object for the time being. False if a reader has it pinned.
+    fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) -> bool {
+        if !self.directory.retire(slot) {
+            return false;
+        }
+        let object = self.objects.get(slot);
+        self.pool.free(object.location.offset, object.size());
+        plan.freed_bytes += object.size();
+        plan.relieved_bytes += charged_bytes(object);
+        plan.victims.push(slot);
+        true
+    }
+
+    fn undo_plan(&mut self, plan: &RoomPlan, sizes: &[u64]) {
+        for (offset, size) in plan.offsets.iter().zip(sizes) {
+            self.pool.free(*offset, *size);
+        }
+        for slot in &plan.victims {
+            self.take_back(*slot);
+        }
+    }
+
+    fn take_back(&mut self, slot: Slot) {
+        let object = self.objects.get(slot);
+        self.pool.claim(object.location.offset, object.size());
+        self.directory.restore(slot);
+    }
+
+    /// Keeps the victims that are not needed after all, the most recently used first.
+    fn spare_victims(&mut self, plan: &mut RoomPlan) {
+        for index in (0..plan.victims.len()).rev() {
+            let slot = plan.victims[index];
+            let object = self.objects.get(slot);
+            let (size, charged) = (object.size(), charged_bytes(object));
+            let untouched = self.pool.is_free(object.location.offset, size);
+            let within_quota = charged == 0 || plan.relieved_bytes - charged >= plan.over_quota;
+            if untouched && within_quota && self.has_allowance(plan, size, 1) {
+                self.take_back(slot);
+                plan.freed_bytes -= size;
+                plan.relieved_bytes -= charged;
+                plan.victims.remove(index);
+            }
+        }
+    }
+
+    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it. One
+    /// that only readers of the directory use is idle already.
+    fn demote(&mut self, slot: Slot) {
+        let object = self.objects.get_mut(slot);
+        let (size, is_idle) = (object.size(), object.is_sealed() && object.holders == 0);
+        let account = object.account.take().and_then(|owner| self.quotas.get_mut(owner));
+        account.expect("only charged objects are demoted").discharge(slot, size);
+        if is_idle {
+            self.idle.became_idle(slot, size);
+        }
+        self.counters.objects_demoted += 1;
+    }
+
+    /// The numbers that explain why there is no room.
+    pub(super) fn full(&self, requested: u64) -> FullStore {
+        FullStore {
+            requested,
+            capacity: self.config.capacity,
+            used: self.used,
+            pinned: self.used - self.evictable_bytes(),
+            largest_free_run: self.largest_free_run(),
+            objects: self.objects.len() as u64,
+            objects_max: u64::from(self.config.objects_max),
+        }
+    }
+}
+
+/// Bytes that leave a quota with this object.
+const fn charged_bytes(object: &Object) -> u64 {
+    if object.account.is_some() { object.size() } else { 0 }
+}
+
+/// The idle object after `last` in the order of eviction, or the first one.
+fn next_idle(policy: &dyn EvictionPolicy, last: Option<Slot>) -> Option<Slot> {
+    last.map_or_else(|| policy.first(), |slot| policy.next(slot))
+}
