@@ -82,9 +82,14 @@ impl Transport {
     pub(super) fn start(&self, request: Request) -> Result<Ticket<'_>, Fault> {
         let halves = self.halves()?;
         let id = RequestId(self.last_request.fetch_add(1, Ordering::Relaxed) + 1);
-        lock(&halves.inbox).register(id, may_wait(&request))?;
+        let waits = may_wait(&request);
+        lock(&halves.inbox).register(id, waits)?;
         let ticket = Ticket { transport: self, halves, request: id };
         self.send(halves, id, request)?;
+        // Between these two steps `close` may have cancelled what the store had not seen yet.
+        if waits && lock(&halves.inbox).is_closing {
+            self.call(Request::Cancel { request: id })?;
+        }
         Ok(ticket)
     }
 
