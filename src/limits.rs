@@ -34,13 +34,21 @@ pub const BATCH_OBJECTS_MAX: usize = 4096;
 /// Bytes of a client's name. The client refuses a longer one; on the wire it is a protocol error.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 
-/// Requests of one client that may wait at a time (gets, waits, creates). One costs about 200 bytes
-/// and its ids. The next one is refused.
+/// Bytes of the first frame of a connection, `Connect`. A peer that sends more before it has
+/// introduced itself is disconnected.
+pub const HANDSHAKE_BYTES_MAX: usize = 1 << 10;
+
+/// Requests of one client that may wait at a time (gets, waits, creates). One costs about 200
+/// bytes, and its ids and bytes. The next one is refused.
 pub const CLIENT_WAITS_MAX: usize = 65_536;
 
-/// Ids that the waiting requests of one client may name together, 64 bytes each. A request beyond
-/// is refused.
-pub const CLIENT_WAITED_IDS_MAX: usize = 1 << 20;
+/// Ids that the waiting requests of one client may name together, about 64 bytes each and as much
+/// again when they are answered. A request beyond is refused.
+pub const CLIENT_WAITED_IDS_MAX: usize = 1 << 18;
+
+/// Bytes of data and metadata that may wait for room with the puts of one client. A put beyond is
+/// refused.
+pub const CLIENT_WAITED_BYTES_MAX: u64 = 16 << 20;
 
 /// Entries in one part of a listing; about 100 bytes and 100 ns each.
 pub const LIST_PART_MAX: usize = 2048;
@@ -135,5 +143,7 @@ const _: () = {
     assert!(CLIENTS_PART_MAX * (CLIENT_NAME_BYTES_MAX + 256) < FRAME_PAYLOAD_BYTES_MAX as usize);
     assert!(EVENTS_PART_MAX * 128 < FRAME_PAYLOAD_BYTES_MAX as usize);
     assert!(REQUEST_IDS_MAX <= CLIENT_WAITED_IDS_MAX);
+    assert!(CLIENT_NAME_BYTES_MAX + 64 < HANDSHAKE_BYTES_MAX);
+    assert!(INLINE_BYTES_MAX as u64 <= CLIENT_WAITED_BYTES_MAX);
     assert!(TURN_READ_BYTES_MAX >= 4096);
 };

@@ -337,6 +337,24 @@ fn b02_misuse_release_of_what_a_parked_get_holds() {
     }
 }
 
+/// A stranger announces a frame as large as there may be and sends most of it.
+#[test]
+fn b01_malformed_input_a_stranger_gets_no_memory() {
+    let mut store = StoreProcess::start("1M");
+    let before = store.private_memory();
+    let mut peers: Vec<_> = (0..30).map(|_| store.raw_peer()).collect();
+    for peer in &mut peers {
+        let announced = limits::FRAME_PAYLOAD_BYTES_MAX.to_le_bytes();
+        let mut frame = [&announced[..], &[0; 4]].concat();
+        frame.resize(1 << 20, 0xff);
+        // The store may hang up before it has been told everything.
+        let _ = peer.send(&frame);
+        peer.wait_for_end();
+    }
+    assert!(store.private_memory() < before + (8 << 20), "strangers were given memory");
+    store.assert_serves();
+}
+
 // ---- peers that do not go on --------------------------------------------------------------------
 
 #[test]

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use plasma::client::{Error, Event};
 use plasma::ids::ClientId;
 use plasma::protocol::message::{
-    ClientMessage, Connect, NewObject, Reply, Request, RequestId, Stats,
+    ClientMessage, Connect, NewObject, Reply, Request, RequestId, Room, Stats,
 };
 use plasma::protocol::refusal::Refusal;
 use plasma::{ObjectId, limits};
@@ -267,6 +267,33 @@ fn client_waited_ids_max() {
     assert_eq!(stats(&mut other).waiting_requests, max / each + 1, "now there is room for one");
     drop(peer);
     wait_until("the others wait alone", || stats(&mut other).waiting_requests == 1);
+    store.assert_serves();
+}
+
+#[test]
+fn client_waited_bytes_max() {
+    let mut store = StoreProcess::start("2MiB");
+    let mut holder = store.raw_client();
+    let all =
+        Request::Create { id: numbered(0), data_size: 2 << 20, metadata_size: 0, room: AT_ONCE };
+    assert!(matches!(holder.call(all), Reply::Created(_)));
+    let mut peer = store.raw_client();
+    let put = |number: u64| Request::Put {
+        objects: vec![NewObject {
+            id: numbered(number),
+            data: vec![7; limits::INLINE_BYTES_MAX],
+            metadata: vec![],
+        }],
+        room: Room { evict: true, timeout: None },
+    };
+    let max = limits::CLIENT_WAITED_BYTES_MAX / limits::INLINE_BYTES_MAX as u64;
+    let first = (1..=max).map(|number| peer.request(put(number))).min().expect("some fit");
+    let too_many = Reply::Refused(Refusal::TooManyWaiting(limits::CLIENT_WAITED_BYTES_MAX));
+    assert_eq!(peer.call(put(max + 1)), too_many);
+    assert_eq!(peer.call(Request::Cancel { request: RequestId(first) }), Reply::Done);
+    peer.request(put(max + 1));
+    assert_eq!(stats(&mut peer).waiting_requests, max, "now there is room for one");
+    drop((holder, peer));
     store.assert_serves();
 }
 

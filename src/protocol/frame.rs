@@ -157,6 +157,12 @@ impl FrameReader {
         Ok(Some(Frame { descriptors, payload: &self.buffer[payload] }))
     }
 
+    /// Bytes received that are not part of a frame taken out yet.
+    #[must_use]
+    pub const fn buffered(&self) -> usize {
+        self.received - self.consumed
+    }
+
     /// Whether the stream, if it ended here, would end inside a frame. Meant for a reader whose
     /// complete frames have all been taken out.
     #[must_use]

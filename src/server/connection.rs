@@ -306,6 +306,13 @@ impl Connection {
         budget: &mut Budget,
         counters: &mut ServerCounters,
     ) -> Result<(), CloseReason> {
+        // Who has not introduced himself gets no more memory than it takes to do so.
+        let is_stranger = matches!(self.state, ConnectionState::Handshake);
+        if is_stranger && self.frames.buffered() >= limits::HANDSHAKE_BYTES_MAX {
+            return Err(
+                ProtocolError::Handshake("the first message is too long for Connect").into()
+            );
+        }
         let at_least = if budget.bytes == 0 { READ_BYTES } else { READ_BYTES_BUSY };
         let space = self.frames.space(at_least);
         // A frame that is nearly complete asks for less room than that, and one recv fills it.

@@ -63,32 +63,46 @@ pub struct Client {
     pub unsealed: u64,
     /// Its requests that wait, for objects or for room.
     pub waiting: usize,
-    /// Ids that those requests still miss or want to create.
-    pub waited_ids: usize,
+    /// What those requests cost together.
+    pub waited: WaitCost,
+}
+
+/// What a waiting request keeps in the server's own memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WaitCost {
+    /// Ids that it names, those named twice and those that are there already included: the store
+    /// keeps them all, and answers them all at once.
+    pub ids: usize,
+    /// Bytes that came with it, to be written when there is room.
+    pub bytes: u64,
 }
 
 impl Client {
-    /// The limit that one more waiting request with so many ids would break.
-    pub fn broken_limit(&self, ids: usize) -> Option<usize> {
+    /// The limit that one more waiting request would break.
+    pub fn broken_limit(&self, cost: WaitCost) -> Option<u64> {
         if self.waiting >= limits::CLIENT_WAITS_MAX {
-            Some(limits::CLIENT_WAITS_MAX)
-        } else if self.waited_ids + ids > limits::CLIENT_WAITED_IDS_MAX {
-            Some(limits::CLIENT_WAITED_IDS_MAX)
+            Some(limits::CLIENT_WAITS_MAX as u64)
+        } else if self.waited.ids + cost.ids > limits::CLIENT_WAITED_IDS_MAX {
+            Some(limits::CLIENT_WAITED_IDS_MAX as u64)
+        } else if self.waited.bytes + cost.bytes > limits::CLIENT_WAITED_BYTES_MAX {
+            Some(limits::CLIENT_WAITED_BYTES_MAX)
         } else {
             None
         }
     }
 
     /// One more request waits.
-    pub fn wait_began(&mut self, ids: usize) {
+    pub fn wait_began(&mut self, cost: WaitCost) {
         self.waiting += 1;
-        self.waited_ids += ids;
+        self.waited.ids += cost.ids;
+        self.waited.bytes += cost.bytes;
     }
 
     /// A request does not wait any more.
-    pub fn wait_ended(&mut self, ids: usize) {
+    pub fn wait_ended(&mut self, cost: WaitCost) {
         self.waiting -= 1;
-        self.waited_ids -= ids;
+        self.waited.ids -= cost.ids;
+        self.waited.bytes -= cost.bytes;
     }
 }
 
@@ -127,7 +141,7 @@ impl Clients {
             held_bytes: 0,
             unsealed: 0,
             waiting: 0,
-            waited_ids: 0,
+            waited: WaitCost::default(),
         };
         let former = self.table.insert(id, client);
         assert!(former.is_none(), "a client id is used once");

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::{NewObject, RequestId};
+use crate::store::clients::WaitCost;
 use crate::time::Timestamp;
 
 /// What is to be created.
@@ -38,6 +39,15 @@ impl Creation {
         one.into_iter().chain(many.iter().map(|object| &object.id))
     }
 
+    /// What it keeps in memory while it waits.
+    pub fn cost(&self) -> WaitCost {
+        let bytes = match self {
+            Self::Empty { .. } => 0,
+            Self::Filled { objects } => objects.iter().map(NewObject::size).sum(),
+        };
+        WaitCost { ids: self.ids().count(), bytes }
+    }
+
     /// The sizes of the objects in bytes.
     pub fn sizes(&self) -> impl Iterator<Item = u64> {
         let (one, many) = match self {
@@ -65,12 +75,20 @@ pub struct QueuedCreate {
     pub deadline: Option<Timestamp>,
 }
 
+impl QueuedCreate {
+    /// What it keeps in memory.
+    pub fn cost(&self) -> WaitCost {
+        self.creation.cost()
+    }
+}
+
 /// Creates that wait for room.
 #[derive(Debug, Default)]
 pub struct CreateQueue {
     // The key counts up, so the first entry is the head of the queue.
     queue: BTreeMap<u64, QueuedCreate>,
     by_deadline: BTreeSet<(Timestamp, u64)>,
+    by_client: BTreeSet<(ClientId, RequestId, u64)>,
     next_ticket: u64,
 }
 
@@ -89,6 +107,7 @@ impl CreateQueue {
     pub fn push(&mut self, create: QueuedCreate) {
         self.next_ticket += 1;
         self.by_deadline.extend(create.deadline.map(|deadline| (deadline, self.next_ticket)));
+        self.by_client.insert((create.client, create.request, self.next_ticket));
         self.queue.insert(self.next_ticket, create);
     }
 
@@ -116,20 +135,18 @@ impl CreateQueue {
 
     /// Takes out the create of one request.
     pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<QueuedCreate> {
-        let wanted = |create: &QueuedCreate| create.client == client && create.request == request;
-        let ticket = *self.queue.iter().find(|(_, create)| wanted(create))?.0;
+        let range = (client, request, 0)..=(client, request, u64::MAX);
+        let (_, _, ticket) = *self.by_client.range(range).next()?;
         Some(self.remove(ticket))
     }
 
     /// Drops the creates of a client that left.
     pub fn disconnected(&mut self, client: ClientId) {
-        self.queue.retain(|ticket, create| {
-            let left = create.client == client;
-            if let (true, Some(deadline)) = (left, create.deadline) {
-                self.by_deadline.remove(&(deadline, *ticket));
-            }
-            !left
-        });
+        let range = (client, RequestId(0), 0)..=(client, RequestId(u64::MAX), u64::MAX);
+        let left: Vec<u64> = self.by_client.range(range).map(|(_, _, ticket)| *ticket).collect();
+        for ticket in left {
+            self.remove(ticket);
+        }
     }
 
     /// All waiting creates, head first.
@@ -142,6 +159,7 @@ impl CreateQueue {
         if let Some(deadline) = create.deadline {
             self.by_deadline.remove(&(deadline, ticket));
         }
+        self.by_client.remove(&(create.client, create.request, ticket));
         create
     }
 
@@ -149,10 +167,13 @@ impl CreateQueue {
     pub fn check_invariants(&self) {
         let deadlines = self.queue.values().filter(|create| create.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of creates are indexed");
+        assert_eq!(self.by_client.len(), self.queue.len(), "only creates are indexed by client");
         for (ticket, create) in &self.queue {
             let indexed =
                 create.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *ticket)));
             assert!(indexed, "the deadline of a create is indexed");
+            let by_client = (create.client, create.request, *ticket);
+            assert!(self.by_client.contains(&by_client), "the client of a create is indexed");
         }
     }
 }

@@ -36,9 +36,9 @@ impl Store {
                 Err(_) => {}
             }
         }
-        let ids = creation.ids().count();
-        self.may_wait(asked.client, ids)?;
-        self.clients.get_mut(asked.client).wait_began(ids);
+        let cost = creation.cost();
+        self.may_wait(asked.client, cost)?;
+        self.clients.get_mut(asked.client).wait_began(cost);
         self.counters.creates_queued += 1;
         self.creates.push(QueuedCreate {
             client: asked.client,
@@ -58,6 +58,7 @@ impl Store {
         while let Some(head) = self.creates.head() {
             let is_legal = self
                 .check_new(&head.creation)
+                .and_then(|()| self.check_fits_ever(head.client, &head.creation))
                 .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
             // What stands in the way now will still do so when the head is tried again.
             let offsets = match is_legal {
@@ -68,7 +69,7 @@ impl Store {
                 },
             };
             let Some(create) = self.creates.pop() else { break };
-            self.clients.get_mut(create.client).wait_ended(create.creation.ids().count());
+            self.clients.get_mut(create.client).wait_ended(create.cost());
             let asked = Asked { client: create.client, request: create.request, now };
             match offsets {
                 Ok(offsets) => {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::Slot;
 use crate::limits::ALIGNMENT;
 use crate::store::Store;
+use crate::store::clients::WaitCost;
 use crate::store::object_table::State;
 use crate::store::waitlist::Want;
 
@@ -119,12 +120,12 @@ impl Store {
 
     /// Waiters are connected and miss only what is not sealed; a get holds the rest.
     fn check_waiters(&self) {
-        let mut waiting: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+        let mut waiting: BTreeMap<_, (usize, WaitCost)> = BTreeMap::new();
         let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
             let count = waiting.entry(waiter.client).or_default();
             count.0 += 1;
-            count.1 += waiter.missing.len();
+            count.1.ids += waiter.cost().ids;
             for id in &waiter.ids {
                 let sealed = self.find_sealed(id);
                 if waiter.missing.contains_key(id) {
@@ -139,7 +140,8 @@ impl Store {
         for create in self.creates.iter() {
             let count = waiting.entry(create.client).or_default();
             count.0 += 1;
-            count.1 += create.creation.ids().count();
+            count.1.ids += create.cost().ids;
+            count.1.bytes += create.cost().bytes;
         }
         for (id, client) in self.clients.iter() {
             for (slot, hold) in &client.holds {
@@ -147,7 +149,7 @@ impl Store {
                 assert_eq!(hold.waiting, counted, "a waiting get holds what it has got");
             }
             let counted = waiting.remove(&id).unwrap_or_default();
-            assert_eq!((client.waiting, client.waited_ids), counted, "waits are counted");
+            assert_eq!((client.waiting, client.waited), counted, "waits are counted");
         }
         assert!(waiting.is_empty() && holds.is_empty(), "only connected clients wait");
     }

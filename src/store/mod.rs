@@ -219,7 +219,7 @@ impl Store {
         }
         while let Some(create) = self.creates.expired(now) {
             self.counters.creates_timed_out += 1;
-            self.clients.get_mut(create.client).wait_ended(create.creation.ids().count());
+            self.clients.get_mut(create.client).wait_ended(create.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
             self.refuse(create.client, create.request, full, effects);
             // The next in the queue may be one that fits.
@@ -242,7 +242,7 @@ impl Store {
         self.subscriptions.unsubscribe(client);
         // Its waiters first: they are not told anything any more.
         for waiter in self.waits.disconnected(client) {
-            self.clients.get_mut(client).wait_ended(waiter.missing.len());
+            self.clients.get_mut(client).wait_ended(waiter.cost());
         }
         self.creates.disconnected(client);
         self.room_appeared = true;

@@ -122,10 +122,8 @@ impl ObjectTable {
 
     /// The objects in the slots from `cursor` on, in slot order.
     pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
-        let start = (cursor as usize).min(self.slots.len());
-        (cursor..)
-            .zip(&self.slots[start..])
-            .filter_map(|(index, object)| object.as_ref().map(|object| (Slot(index), object)))
+        let slots = (0..).map(Slot).zip(&self.slots).skip(cursor as usize);
+        slots.filter_map(|(slot, object)| object.as_ref().map(|object| (slot, object)))
     }
 }
 
@@ -156,6 +154,7 @@ mod tests {
         let reused = table.insert(object(200));
         assert_eq!(reused, slots[7]);
         assert_eq!(table.find(&object(200).id), Some(reused));
+        assert_eq!(table.iter_from(u32::MAX).count(), 0);
         assert_eq!(
             table.iter_from(98).map(|(_, o)| o.id).collect::<Vec<_>>(),
             [object(98).id, object(99).id]

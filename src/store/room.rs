@@ -21,6 +21,8 @@ struct RoomPlan {
     placed_bytes: u64,
     /// Idle objects to evict, already free in the pool.
     victims: Vec<Slot>,
+    /// Number of victims, also while they are looked at once more.
+    victim_count: usize,
     /// Bytes of all victims.
     freed_bytes: u64,
     /// Bytes by which the creator's quota would be exceeded if nothing left it.
@@ -151,7 +153,7 @@ impl Store {
     /// Whether capacity and object count allow so much more, memory aside.
     fn has_allowance(&self, plan: &RoomPlan, bytes: u64, objects: usize) -> bool {
         let used = self.used - plan.freed_bytes + plan.placed_bytes + bytes;
-        let count = self.objects.len() - plan.victims.len() + plan.offsets.len() + objects;
+        let count = self.objects.len() - plan.victim_count + plan.offsets.len() + objects;
         used <= self.config.capacity && count <= self.config.objects_max as usize
     }
 
@@ -188,6 +190,7 @@ impl Store {
         plan.freed_bytes += object.size();
         plan.relieved_bytes += charged_bytes(object);
         plan.victims.push(slot);
+        plan.victim_count += 1;
         true
     }
 
@@ -208,8 +211,11 @@ impl Store {
 
     /// Keeps the victims that are not needed after all, the most recently used first.
     fn spare_victims(&mut self, plan: &mut RoomPlan) {
-        for index in (0..plan.victims.len()).rev() {
-            let slot = plan.victims[index];
+        // What is needed is put behind, so that sparing many costs no more than looking at them.
+        let mut candidates = std::mem::take(&mut plan.victims);
+        let mut needed = Vec::new();
+        plan.victim_count = candidates.len();
+        while let Some(slot) = candidates.pop() {
             let object = self.objects.get(slot);
             let (size, charged) = (object.size(), charged_bytes(object));
             let untouched = self.pool.is_free(object.location.offset, size);
@@ -218,9 +224,13 @@ impl Store {
                 self.take_back(slot);
                 plan.freed_bytes -= size;
                 plan.relieved_bytes -= charged;
-                plan.victims.remove(index);
+                plan.victim_count -= 1;
+            } else {
+                needed.push(slot);
             }
         }
+        needed.reverse();
+        plan.victims = needed;
     }
 
     /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it. One

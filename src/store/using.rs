@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::protocol::message::{ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::Hold;
+use crate::store::clients::{Hold, WaitCost};
 use crate::store::object_table::State;
 use crate::store::waitlist::{Waiter, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
@@ -25,7 +25,7 @@ impl Store {
         let missing = count_missing(&ids, &found);
         let waits = !missing.is_empty() && !is_now(timeout);
         if waits {
-            self.may_wait(asked.client, missing.len())?;
+            self.may_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
         }
         self.counters.ids_requested += ids.len() as u64;
         self.counters.ids_hit += found.iter().flatten().count() as u64;
@@ -63,7 +63,7 @@ impl Store {
         if remaining == 0 || is_now(timeout) {
             return Ok(Reply::Ready(found.iter().map(Option::is_some).collect()).into());
         }
-        self.may_wait(asked.client, missing.len())?;
+        self.may_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
         self.begin_wait(Waiter {
             client: asked.client,
             request: asked.request,
@@ -75,16 +75,16 @@ impl Store {
         Ok(Outcome::Waits)
     }
 
-    pub(super) fn may_wait(&self, client: ClientId, ids: usize) -> Result<(), Refusal> {
-        match self.clients.get(client).broken_limit(ids) {
-            Some(limit) => Err(Refusal::TooManyWaiting(limit as u64)),
+    pub(super) fn may_wait(&self, client: ClientId, cost: WaitCost) -> Result<(), Refusal> {
+        match self.clients.get(client).broken_limit(cost) {
+            Some(limit) => Err(Refusal::TooManyWaiting(limit)),
             None => Ok(()),
         }
     }
 
     fn begin_wait(&mut self, waiter: Waiter) {
         self.counters.waits += 1;
-        self.clients.get_mut(waiter.client).wait_began(waiter.missing.len());
+        self.clients.get_mut(waiter.client).wait_began(waiter.cost());
         self.waits.add(waiter);
     }
 
@@ -92,7 +92,6 @@ impl Store {
     pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
         let id = self.objects.get(slot).id;
         for progress in self.waits.sealed(&id) {
-            self.clients.get_mut(progress.client).waited_ids -= 1;
             if progress.holds > 0 {
                 self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
             }
@@ -104,7 +103,7 @@ impl Store {
 
     /// Answers a request that is not in the waitlist any more with what there is.
     pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
-        self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
+        self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
         let reply = match waiter.want {
             Want::Get { .. } => Reply::Objects(self.grant(&waiter)),
             Want::Seen { .. } => {
@@ -133,7 +132,7 @@ impl Store {
     /// what they held while they waited; the others wait for somebody to create it again.
     pub(super) fn tell_abandoned(&mut self, id: &ObjectId, effects: &mut Effects) {
         for waiter in self.waits.abandoned(id) {
-            self.clients.get_mut(waiter.client).wait_ended(waiter.missing.len());
+            self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
             for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
                 let slot = self.objects.find(held).expect("a held object exists");
                 self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
@@ -152,7 +151,7 @@ impl Store {
         if let Some(waiter) = self.waits.cancelled(client, request) {
             self.answer_waiter(waiter, effects);
         } else if let Some(create) = self.creates.cancelled(client, request) {
-            self.clients.get_mut(client).wait_ended(create.creation.ids().count());
+            self.clients.get_mut(client).wait_ended(create.cost());
             self.refuse(client, request, Refusal::Cancelled, effects);
             self.room_appeared = true;
         }

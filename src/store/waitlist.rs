@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::RequestId;
+use crate::store::clients::WaitCost;
 use crate::time::Timestamp;
 
 /// Names a waiter; counts up, so their order is the order of arrival.
@@ -48,6 +49,11 @@ pub struct Waiter {
 }
 
 impl Waiter {
+    /// What it keeps in memory.
+    pub const fn cost(&self) -> WaitCost {
+        WaitCost { ids: self.ids.len(), bytes: 0 }
+    }
+
     fn is_complete(&self) -> bool {
         match self.want {
             Want::Get { .. } => self.missing.is_empty(),
@@ -73,7 +79,7 @@ pub struct Waitlist {
     waiters: BTreeMap<WaiterId, Waiter>,
     by_object: BTreeSet<(ObjectId, WaiterId)>,
     by_deadline: BTreeSet<(Timestamp, WaiterId)>,
-    by_client: BTreeSet<(ClientId, WaiterId)>,
+    by_client: BTreeSet<(ClientId, RequestId, WaiterId)>,
     next_id: u64,
 }
 
@@ -90,7 +96,7 @@ impl Waitlist {
         let id = WaiterId(self.next_id);
         self.by_object.extend(waiter.missing.keys().map(|object| (*object, id)));
         self.by_deadline.extend(waiter.deadline.map(|deadline| (deadline, id)));
-        self.by_client.insert((waiter.client, id));
+        self.by_client.insert((waiter.client, waiter.request, id));
         self.waiters.insert(id, waiter);
     }
 
@@ -137,7 +143,9 @@ impl Waitlist {
 
     /// Takes out the waiter of one request.
     pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<Waiter> {
-        let id = self.of_client(client).find(|id| self.waiters[id].request == request)?;
+        let first = (client, request, WaiterId(0));
+        let last = (client, request, WaiterId(u64::MAX));
+        let (_, _, id) = *self.by_client.range(first..=last).next()?;
         Some(self.remove(id))
     }
 
@@ -159,9 +167,9 @@ impl Waitlist {
     }
 
     fn of_client(&self, client: ClientId) -> impl Iterator<Item = WaiterId> {
-        let first = (client, WaiterId(0));
-        let last = (client, WaiterId(u64::MAX));
-        self.by_client.range(first..=last).map(|(_, id)| *id)
+        let first = (client, RequestId(0), WaiterId(0));
+        let last = (client, RequestId(u64::MAX), WaiterId(u64::MAX));
+        self.by_client.range(first..=last).map(|(_, _, id)| *id)
     }
 
     fn remove(&mut self, id: WaiterId) -> Waiter {
@@ -172,7 +180,7 @@ impl Waitlist {
         if let Some(deadline) = waiter.deadline {
             self.by_deadline.remove(&(deadline, id));
         }
-        self.by_client.remove(&(waiter.client, id));
+        self.by_client.remove(&(waiter.client, waiter.request, id));
         waiter
     }
 
@@ -185,7 +193,8 @@ impl Waitlist {
                 assert!(self.by_object.contains(&(*object, *id)), "a missing id is indexed");
             }
             missing += waiter.missing.len();
-            assert!(self.by_client.contains(&(waiter.client, *id)), "a waiter's client is indexed");
+            let by_client = (waiter.client, waiter.request, *id);
+            assert!(self.by_client.contains(&by_client), "a waiter's client is indexed");
             let indexed = waiter.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *id)));
             assert!(indexed, "a deadline is indexed");
         }

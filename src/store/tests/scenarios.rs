@@ -669,6 +669,17 @@ fn a_waiting_create_whose_name_is_taken_does_not_keep_others_waiting() {
 }
 
 #[test]
+fn a_quota_that_comes_while_a_create_waits_holds_for_it() {
+    scenario(
+        "store 100
+         b create B 90               -> created
+         a create A 50 wait=forever  ->
+         a quota 10                  -> done; an object of 50 bytes does not fit into this client's quota of 10 bytes, of which 0 are used
+         b abort B                   -> done",
+    );
+}
+
+#[test]
 fn a_dead_client_leaves_the_queue() {
     scenario(
         "store 100

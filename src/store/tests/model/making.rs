@@ -103,7 +103,9 @@ impl Model {
             };
             if let Some(taken) = self.taken_name(&head) {
                 self.refuse(head.call, Refusal::ObjectExists(taken), seen);
-            } else if let Err(refusal) = self.check_quota_allows(&head) {
+            } else if let Err(refusal) =
+                self.check_fits_ever(&head).and_then(|()| self.check_quota_allows(&head))
+            {
                 self.refuse(head.call, refusal, seen);
             } else {
                 assert!(
@@ -119,7 +121,7 @@ impl Model {
         if let Some(head) = self.queue.first() {
             assert_eq!(self.taken_name(head), None, "the head of the queue waits for a taken name");
             assert_eq!(
-                self.check_quota_allows(head),
+                self.check_fits_ever(head).and_then(|()| self.check_quota_allows(head)),
                 Ok(()),
                 "the head of the queue waits in vain"
             );
