@@ -28,7 +28,8 @@ impl Store {
         let must_not_wait = is_now(room.timeout);
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
         if must_not_wait || self.creates.is_empty() {
-            match self.make_room(asked.client, &creation, room.evict) {
+            let sizes: Vec<u64> = creation.sizes().collect();
+            match self.make_room(asked.client, &sizes, room.evict) {
                 Ok(offsets) => {
                     return Ok(self.place(asked, creation, &offsets, effects).into());
                 }
@@ -86,7 +87,7 @@ impl Store {
         let head = self.creates.head()?;
         let (client, evict) = (head.client, head.evict);
         let sizes: Vec<u64> = head.creation.sizes().collect();
-        self.make_room_for(client, &sizes, evict).ok()
+        self.make_room(client, &sizes, evict).ok()
     }
 
     /// Refuses names that are taken, in the store or within the batch.
@@ -134,16 +135,6 @@ impl Store {
             return Ok(());
         }
         Err(Refusal::QuotaExceeded { requested, quota, used })
-    }
-
-    fn make_room(
-        &mut self,
-        client: ClientId,
-        creation: &Creation,
-        evict: bool,
-    ) -> Result<Vec<u64>, Refusal> {
-        let sizes: Vec<u64> = creation.sizes().collect();
-        self.make_room_for(client, &sizes, evict)
     }
 
     /// Puts new objects where room was made for them.

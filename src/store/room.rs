@@ -46,7 +46,7 @@ struct Cursor {
 impl Store {
     /// Takes memory for objects of these sizes, and evicts what has to go for it. Nothing changes
     /// if there is no room.
-    pub(super) fn make_room_for(
+    pub(super) fn make_room(
         &mut self,
         client: ClientId,
         sizes: &[u64],
