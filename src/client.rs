@@ -31,13 +31,15 @@
 //!
 //! This file knows which connection is the current one. `opening` makes connections, `transport`
 //! pairs requests with replies, `connection` keeps account of what is held. The calls are in
-//! `making`, `reading` and `looking`. None of it knows the store's side.
+//! `making`, `reading` and `looking`; `guarded` is for other languages. None of it knows the
+//! store's side.
 
 #[cfg(feature = "arrow")]
 mod arrow;
 mod buffers;
 mod connection;
 mod error;
+mod guarded;
 mod inbox;
 mod looking;
 mod making;
@@ -58,6 +60,7 @@ mod writer;
 pub use arrow::RecordBatches;
 pub use buffers::{ObjectBuffer, ObjectSlice};
 pub use error::{ConnectFailure, Error, Result};
+pub use guarded::GuardedWriter;
 pub use looking::{Evicted, Objects};
 pub use options::{Builder, CreateOptions, GetOptions, Interrupt};
 pub use subscription::Subscription;

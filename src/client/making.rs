@@ -6,7 +6,7 @@ use super::connection::{Answer, Connection};
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
 use super::{Client, ObjectWriter, Result};
-use crate::ids::ObjectId;
+use crate::ids::{Location, ObjectId};
 use crate::limits::PUT_INLINE_BYTES;
 use crate::protocol::message::{NewObject, Reply, Request};
 
@@ -193,6 +193,23 @@ impl Connection {
         options: CreateOptions,
         interrupt: Interrupt<'_>,
     ) -> Result<ObjectWriter> {
+        let (location, cut_short) =
+            self.create_at(id, data_size, metadata_size, options, interrupt)?;
+        let writer = ObjectWriter::new(self, id, location)?;
+        // Dropping the writer aborts the object, which came too late.
+        cut_short.map_or(Ok(writer), Err)
+    }
+
+    /// Where the new object lies; and the error for the user, if it came too late, who has to
+    /// abort it then.
+    pub(super) fn create_at(
+        &self,
+        id: ObjectId,
+        data_size: u64,
+        metadata_size: u64,
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<(Location, Option<Error>)> {
         if data_size.checked_add(metadata_size).is_none() {
             return Err(Error::InvalidArgument(format!(
                 "object {id} of {data_size} bytes of data and {metadata_size} bytes of metadata \
@@ -201,17 +218,14 @@ impl Connection {
         }
         let create = Request::Create { id, data_size, metadata_size, room: options.into() };
         let Answer { reply, cut_short } = self.call_waiting(create, interrupt)?;
-        let location = match reply {
+        match reply {
             Reply::Created(location)
                 if (location.data_size, location.metadata_size) == (data_size, metadata_size) =>
             {
-                location
+                Ok((location, cut_short))
             }
-            other => return Err(self.unexpected("create", &other)),
-        };
-        let writer = ObjectWriter::new(self, id, location)?;
-        // Dropping the writer aborts the object, which came too late.
-        cut_short.map_or(Ok(writer), Err)
+            other => Err(self.unexpected("create", &other)),
+        }
     }
 
     fn put(

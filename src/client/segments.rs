@@ -1,19 +1,19 @@
 //! The store's memory as this connection knows it: descriptors that came, and their mappings.
 //!
 //! A segment comes up to twice, opened read-only and writable. It is mapped when it is first used,
-//! by the thread that uses it; should that fail, the descriptor is kept for the next try. There is
-//! no lock here, because a forked child still drops its copy (see [`super::process_local`]).
+//! by the thread that uses it. There is no lock here, because a forked child still drops its copy
+//! (see [`super::process_local`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::error::Error;
-use crate::ids::SegmentId;
+use crate::ids::{Extent, SegmentId};
 use crate::protocol::message::DescriptorInfo;
-use crate::shm::{Access, Mapping};
+use crate::shm::{Access, Mapping, Window};
 
 /// All segments that have come with the replies on one connection.
 #[derive(Debug, Default)]
@@ -22,13 +22,8 @@ pub(super) struct Segments(ArcSwap<Vec<Arc<Segment>>>);
 #[derive(Debug)]
 struct Segment {
     info: DescriptorInfo,
-    state: ArcSwap<State>,
-}
-
-#[derive(Debug)]
-enum State {
-    Received(OwnedFd),
-    Mapped(Arc<Mapping>),
+    descriptor: OwnedFd,
+    mapping: ArcSwapOption<Mapping>,
 }
 
 impl Segments {
@@ -38,8 +33,7 @@ impl Segments {
         if self.knows(info.segment, access) {
             return;
         }
-        let state = ArcSwap::from_pointee(State::Received(descriptor));
-        let segment = Arc::new(Segment { info, state });
+        let segment = Arc::new(Segment { info, descriptor, mapping: ArcSwapOption::empty() });
         self.0.rcu(|known| {
             let mut known = Vec::clone(known);
             known.push(Arc::clone(&segment));
@@ -54,12 +48,21 @@ impl Segments {
 
     /// The mapping of a segment.
     pub(super) fn mapping(&self, id: SegmentId, access: Access) -> Result<Arc<Mapping>, Error> {
-        let segment = self.find(id, access).ok_or_else(|| {
+        self.get(id, access)?.map(access).map_err(Error::Map)
+    }
+
+    /// The pages of an object, writable, for it alone.
+    pub(super) fn window(&self, range: Extent) -> Result<Window, Error> {
+        let segment = self.get(range.segment, Access::ReadWrite)?;
+        Window::new(segment.descriptor.as_fd(), range).map_err(Error::Map)
+    }
+
+    fn get(&self, id: SegmentId, access: Access) -> Result<Arc<Segment>, Error> {
+        self.find(id, access).ok_or_else(|| {
             let kind = if access == Access::ReadWrite { "writable" } else { "read-only" };
             let problem = format!("the store sent no {kind} descriptor of segment {}", id.0);
             Error::Map(io::Error::new(io::ErrorKind::InvalidData, problem))
-        })?;
-        segment.map(access).map_err(Error::Map)
+        })
     }
 
     fn find(&self, id: SegmentId, access: Access) -> Option<Arc<Segment>> {
@@ -72,14 +75,13 @@ impl Segments {
 
 impl Segment {
     fn map(&self, access: Access) -> io::Result<Arc<Mapping>> {
-        let state = self.state.load();
-        let descriptor = match &**state {
-            State::Mapped(mapping) => return Ok(Arc::clone(mapping)),
-            State::Received(descriptor) => descriptor,
-        };
-        let mapping = Arc::new(Mapping::new(descriptor.as_fd(), self.info.segment_size, access)?);
+        if let Some(mapping) = self.mapping.load_full() {
+            return Ok(mapping);
+        }
+        let bytes = self.info.segment_size;
+        let mapping = Arc::new(Mapping::new(self.descriptor.as_fd(), bytes, access)?);
         // Should two threads map at once, one mapping goes as soon as its objects have gone.
-        self.state.store(Arc::new(State::Mapped(Arc::clone(&mapping))));
+        self.mapping.store(Some(Arc::clone(&mapping)));
         Ok(mapping)
     }
 }

@@ -2,6 +2,7 @@
 
 mod connecting;
 mod fake_store;
+mod guarded;
 mod making;
 mod reading;
 mod streams;

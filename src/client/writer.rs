@@ -56,7 +56,7 @@ impl ObjectWriter {
         id: ObjectId,
         location: Location,
     ) -> Result<Self> {
-        let claim = Claim { connection: Arc::clone(connection), id, location, is_open: true };
+        let claim = Claim::new(connection, id, location);
         let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
         if location.size() >= POPULATE_BYTES_MIN {
             // Also the moment to learn that the memory is not there: writing to it would be fatal.
@@ -160,9 +160,7 @@ impl ObjectWriter {
     /// # Errors
     /// As [`Self::seal`].
     pub fn abort(self) -> Result<()> {
-        let mut claim = self.into_claim()?;
-        claim.is_open = false;
-        claim.connection.call_for_done(Request::Abort { id: claim.id })
+        self.into_claim()?.abort()
     }
 
     /// Gives up the memory.
@@ -201,19 +199,29 @@ impl fmt::Debug for ObjectWriter {
 }
 
 /// The right of the creator to seal or abort. Aborts when dropped unused.
-struct Claim {
-    connection: Arc<Connection>,
-    id: ObjectId,
+pub(super) struct Claim {
+    pub(super) connection: Arc<Connection>,
+    pub(super) id: ObjectId,
     location: Location,
-    is_open: bool,
+    /// Neither sealed nor aborted.
+    pub(super) is_open: bool,
 }
 
 impl Claim {
-    fn seal(&mut self, release: bool) -> Result<Location> {
+    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, location: Location) -> Self {
+        Self { connection: Arc::clone(connection), id, location, is_open: true }
+    }
+
+    pub(super) fn seal(&mut self, release: bool) -> Result<Location> {
         // Whatever the answer is, an abort could not be granted any more.
         self.is_open = false;
         self.connection.call_for_done(Request::Seal { id: self.id, release })?;
         Ok(self.location)
+    }
+
+    pub(super) fn abort(&mut self) -> Result<()> {
+        self.is_open = false;
+        self.connection.call_for_done(Request::Abort { id: self.id })
     }
 }
 

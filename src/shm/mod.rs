@@ -1,7 +1,8 @@
 //! Shared memory and descriptors: the only unsafe code of the crate.
 //!
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
-//! hands out bounds-checked bytes, [`fd_passing`] moves bytes and descriptors through a socket,
+//! hands out bounds-checked bytes, [`window`] maps one object for code in other languages,
+//! [`fd_passing`] moves bytes and descriptors through a socket,
 //! [`fork`] tells a process from its parent. Client and server use the same code. None of it knows
 //! what an object, a frame or a message is.
 //!
@@ -35,6 +36,8 @@ pub mod fd_passing;
 pub mod fork;
 pub mod mapping;
 pub mod segment;
+pub mod window;
 
 pub use mapping::{Access, Mapping, View, ViewMut};
 pub use segment::{Backing, Segment, SegmentError};
+pub use window::Window;

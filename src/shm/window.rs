@@ -1,0 +1,234 @@
+//! The pages of one object, mapped once more for it alone, so that the right to write them can be
+//! taken away.
+//!
+//! A [`Mapping`](super::Mapping) is shared by everything that lies in a segment. Where Rust code
+//! writes through it, the compiler sees to it that nobody writes after the object is sealed. Code
+//! in another language keeps its pointer for as long as it likes; it gets a pointer into a window,
+//! and the kernel sees to the rest.
+//!
+//! Knows a file and a range of it. When the range may be written is decided elsewhere.
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
+use nix::sys::stat::{FileStat, fstat};
+
+use super::mapping::page_bytes;
+use crate::ids::Extent;
+
+const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// The pages that a range of a shared file lies on, writable at first. Unmapped on drop.
+///
+/// The address is handed out as a number: what is done with it is up to code that the compiler
+/// cannot watch, and stays harmless to others after [`Self::forbid_writing`] or
+/// [`Self::replace_with_zeros`]. The memory must not be touched after the window is dropped.
+#[derive(Debug)]
+pub struct Window {
+    pages: NonNull<c_void>,
+    pages_bytes: NonZeroUsize,
+    /// From the start of the pages to the range.
+    skipped: usize,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to the whole process, and any thread may unmap it.
+unsafe impl Send for Window {}
+
+// SAFETY: a shared `Window` is a constant address and length; it gives no access to the memory.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Maps a range of a file, which must not be empty.
+    ///
+    /// # Errors
+    /// `InvalidData` if the file ends before the range does, `InvalidInput` if the range is empty;
+    /// otherwise those of `mmap`.
+    pub fn new(file: BorrowedFd<'_>, range: Extent) -> io::Result<Self> {
+        let status = fstat(file)?;
+        let size = u64::try_from(status.st_size).unwrap_or(0);
+        if range.offset.checked_add(range.len).is_none_or(|end| end > size) {
+            let problem = format!(
+                "shared memory from byte {} on, {} bytes, lies in a file of {size} bytes",
+                range.offset, range.len
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let page = granularity(&status);
+        let start = range.offset / page * page;
+        let skipped = range.offset - start;
+        let pages_bytes = (skipped + range.len).next_multiple_of(page);
+        let pages_bytes = usize::try_from(pages_bytes).map_err(|_| invalid())?;
+        let pages_bytes = NonZeroUsize::new(pages_bytes).ok_or_else(invalid)?;
+        let offset = i64::try_from(start).map_err(|_| invalid())?;
+        let shared = MapFlags::MAP_SHARED;
+        // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
+        let pages = unsafe { mman::mmap(None, pages_bytes, READ_WRITE, shared, file, offset) }?;
+        // Both fit, since their sum does.
+        let (skipped, len) = (usize::try_from(skipped).ok(), usize::try_from(range.len).ok());
+        let window = Self {
+            pages,
+            pages_bytes,
+            skipped: skipped.unwrap_or_default(),
+            len: len.unwrap_or_default(),
+        };
+        // As for every mapping of the store: not into core files, if the kernel can do that.
+        let _ = window.advise(MmapAdvise::MADV_DONTDUMP);
+        Ok(window)
+    }
+
+    /// Where the range begins in this process.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.pages.as_ptr().expose_provenance() + self.skipped
+    }
+
+    /// Bytes in the range.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes the pages present and writable in one call, see
+    /// [`Mapping::populate`](super::Mapping::populate).
+    ///
+    /// # Errors
+    /// If the memory is not to be had, where touching it would have been fatal.
+    pub fn populate(&self) -> io::Result<()> {
+        match self.advise(MmapAdvise::MADV_POPULATE_WRITE) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes away the right to write: whoever does so from now on faults. The bytes stay.
+    ///
+    /// # Errors
+    /// If the kernel has not the memory to do so.
+    pub fn forbid_writing(&self) -> io::Result<()> {
+        let bytes = self.pages_bytes.get();
+        // SAFETY: the pages are those of this window, and nothing in Rust has a reference to them.
+        unsafe { mman::mprotect(self.pages, bytes, ProtFlags::PROT_READ) }.map_err(Into::into)
+    }
+
+    /// Cuts the window off from the file: it shows zeros of its own, which may be written and are
+    /// seen by nobody.
+    ///
+    /// # Errors
+    /// If the kernel has not the memory to do so. The window is as it was then.
+    pub fn replace_with_zeros(&self) -> io::Result<()> {
+        let fixed = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+        let pages = NonZeroUsize::new(self.pages.as_ptr().addr());
+        // SAFETY: what is replaced is this window and nothing else, and nothing in Rust has a
+        // reference to it.
+        unsafe { mman::mmap_anonymous(pages, self.pages_bytes, READ_WRITE, fixed) }?;
+        Ok(())
+    }
+
+    fn advise(&self, advice: MmapAdvise) -> nix::Result<()> {
+        // SAFETY: the range is this window, and neither of the two kinds of advice that are given
+        // here changes what is in the memory.
+        unsafe { mman::madvise(self.pages, self.pages_bytes.get(), advice) }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the range is the one that `mmap` returned; whoever has the address was told not
+        // to use it any more.
+        let result = unsafe { mman::munmap(self.pages, self.pages_bytes.get()) };
+        debug_assert_eq!(result, Ok(()), "a window can be unmapped");
+    }
+}
+
+/// What the kernel wants a mapping of this file to begin and end at a multiple of: a page, and in a
+/// file of huge pages a huge one, which is also what the file calls its block size.
+fn granularity(status: &FileStat) -> u64 {
+    let page = page_bytes() as u64;
+    let block = u64::try_from(status.st_blksize).unwrap_or(page);
+    if block.is_power_of_two() { block.max(page) } else { page }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentId;
+    use crate::shm::fork::tests::in_child;
+    use crate::shm::{Access, Backing, Mapping, Segment};
+    use std::sync::Arc;
+
+    fn segment() -> Segment {
+        Segment::create(SegmentId(0), &Backing::Memfd, 16 * 4096).unwrap()
+    }
+
+    fn extent(offset: u64, len: u64) -> Extent {
+        Extent { segment: SegmentId(0), offset, len }
+    }
+
+    /// Writes one byte as foreign code would.
+    fn poke(address: usize, byte: u8) {
+        let address = std::ptr::with_exposed_provenance_mut::<u8>(address);
+        // SAFETY: the tests below poke only into windows that they own, or in a child that may die.
+        unsafe { address.write_volatile(byte) };
+    }
+
+    #[test]
+    fn what_is_written_through_a_window_is_in_the_file_at_that_place() {
+        let segment = segment();
+        let reader = Mapping::new(segment.descriptor(false), 16 * 4096, Access::ReadOnly);
+        let view = Arc::new(reader.unwrap()).view(extent(5000, 8000)).unwrap();
+        let window = Window::new(segment.descriptor(true), extent(5000, 8000)).unwrap();
+        window.populate().unwrap();
+        poke(window.address(), 7);
+        poke(window.address() + window.len() - 1, 8);
+        assert_eq!((view[0], view[7999]), (7, 8));
+    }
+
+    #[test]
+    fn writing_faults_when_it_is_forbidden_and_only_then() {
+        let segment = segment();
+        let window = Window::new(segment.descriptor(true), extent(64, 64)).unwrap();
+        let address = window.address();
+        assert!(in_child(|| {
+            poke(address, 1);
+            true
+        }));
+        window.forbid_writing().unwrap();
+        assert!(!in_child(|| {
+            poke(address, 2);
+            true
+        }));
+    }
+
+    #[test]
+    fn a_window_of_zeros_is_seen_by_nobody() {
+        let segment = segment();
+        let file = segment.descriptor(true);
+        let mapping = Arc::new(Mapping::new(file, 4096, Access::ReadWrite).unwrap());
+        assert!(mapping.write(0, b"others"));
+        let window = Window::new(file, extent(0, 6)).unwrap();
+        window.forbid_writing().unwrap();
+        window.replace_with_zeros().unwrap();
+        poke(window.address(), 1);
+        assert_eq!(&*mapping.view(extent(0, 6)).unwrap(), b"others");
+    }
+
+    #[test]
+    fn a_range_that_is_not_in_the_file_is_refused() {
+        let segment = segment();
+        let size = segment.size();
+        let file = segment.descriptor(true);
+        for (offset, len) in [(size, 1), (size - 1, 2), (u64::MAX, 2), (0, u64::MAX)] {
+            let error = Window::new(file, extent(offset, len)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{offset} + {len}");
+        }
+        let error = Window::new(file, extent(0, 0)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
