@@ -1,0 +1,387 @@
+//! The client: calls of Python in, calls of the Rust client out.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use plasma::ObjectId;
+use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::buffers::{Buffer, Source};
+use crate::convert::{Ids, room, size, timeout};
+use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, exception};
+use crate::listing;
+use crate::object_id::ObjectID;
+use crate::waiting::{interruptible, without_lock};
+use crate::writer::Writer;
+
+/// Most bytes that are copied into the message instead of being written in place.
+const GATHER_BYTES_MAX: usize = plasma::limits::PUT_INLINE_BYTES;
+
+/// A connection to a store. Safe to use from many threads; may be used in a forked child.
+#[pyclass(frozen, module = "plasma._core")]
+pub struct Client {
+    client: plasma::Client,
+    /// The objects that this client is creating, by name: users seal by name. Only locked while the
+    /// interpreter lock is held, and never for long, so a forked child finds it unlocked.
+    creating: Mutex<HashMap<ObjectId, Creating>>,
+}
+
+/// An object that is neither sealed nor aborted.
+enum Creating {
+    /// Lives until then.
+    Kept(Py<Writer>),
+    /// Lives as long as the user's own buffer.
+    Released(Py<PyWeakrefReference>),
+}
+
+impl Creating {
+    fn writer(&self, py: Python<'_>) -> Option<Py<Writer>> {
+        match self {
+            Self::Kept(writer) => Some(writer.clone_ref(py)),
+            Self::Released(weak) => {
+                let writer = weak.bind(py).upgrade_as::<Writer>().ok().flatten();
+                writer.map(Bound::unbind)
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Client {
+    /// Connects to the store that listens at `path`; tries again `retries` times, every 100 ms.
+    #[staticmethod]
+    #[pyo3(signature = (path, retries, name = None))]
+    fn connect(
+        py: Python<'_>,
+        path: PathBuf,
+        retries: u32,
+        name: Option<String>,
+    ) -> PyResult<Self> {
+        let mut builder = plasma::Client::builder().retries(retries);
+        if let Some(name) = name {
+            builder = builder.name(name);
+        }
+        let client = interruptible(py, |interrupt| builder.connect_with(&path, interrupt))?;
+        Ok(Self { client, creating: Mutex::default() })
+    }
+
+    fn disconnect(&self, py: Python<'_>) {
+        // Taken out first: what is dropped with them must not find the table locked.
+        let creating = std::mem::take(&mut *self.creating());
+        drop(creating);
+        py.detach(|| self.client.disconnect());
+    }
+
+    #[pyo3(signature = (object_id, data_size, metadata, evict, timeout_ms))]
+    fn create(
+        &self,
+        py: Python<'_>,
+        object_id: &ObjectID,
+        data_size: i64,
+        metadata: Source,
+        evict: bool,
+        timeout_ms: i64,
+    ) -> PyResult<Py<Writer>> {
+        let (id, data_size) = (object_id.0, size("data_size", data_size)?);
+        let options = room(evict, timeout_ms);
+        let writer = interruptible(py, |interrupt| {
+            self.client.create_guarded(id, data_size, metadata.bytes(), options, interrupt)
+        })?;
+        let writer = Py::new(py, Writer::new(writer))?;
+        let previous = self.creating().insert(id, Creating::Kept(writer.clone_ref(py)));
+        drop(previous);
+        Ok(writer)
+    }
+
+    fn seal(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
+        let writer = self.find(py, object_id.0)?;
+        let sealed = writer.get().seal(py);
+        self.strike_out(object_id.0, &writer);
+        sealed
+    }
+
+    fn abort(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
+        let writer = self.find(py, object_id.0)?;
+        let aborted = writer.get().abort(py);
+        self.strike_out(object_id.0, &writer);
+        aborted
+    }
+
+    /// Gives up the client's own share of an object that it is creating: it lives as long as its
+    /// buffer then. Sealed objects are released by their buffers.
+    fn release(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
+        let id = object_id.0;
+        let Ok(writer) = self.find(py, id) else {
+            return match without_lock(py, || self.client.state(id))? {
+                ObjectState::Sealed => Ok(()),
+                _ => Err(not_here(id)),
+            };
+        };
+        let weak = PyWeakrefReference::new(writer.bind(py).as_any())?.unbind();
+        let previous = self.creating().insert(id, Creating::Released(weak));
+        drop(previous);
+        Ok(())
+    }
+
+    /// Stores an object of `total_bytes` bytes, made of pieces that each begin at an offset and do
+    /// not overlap; what is between them is zero. All or nothing.
+    #[pyo3(signature = (object_id, total_bytes, pieces, metadata, threads, evict, timeout_ms))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the call in Python")]
+    fn put(
+        &self,
+        py: Python<'_>,
+        object_id: &ObjectID,
+        total_bytes: usize,
+        pieces: Vec<(usize, Source)>,
+        metadata: Source,
+        threads: usize,
+        evict: bool,
+        timeout_ms: i64,
+    ) -> PyResult<()> {
+        check_pieces(total_bytes, &pieces)?;
+        let options = room(evict, timeout_ms);
+        let id = object_id.0;
+        interruptible(py, |interrupt| {
+            if total_bytes <= GATHER_BYTES_MAX {
+                let mut data = vec![0; total_bytes];
+                place(&mut data, &pieces, 1);
+                return self.client.put_with(id, &data, metadata.bytes(), options, interrupt);
+            }
+            let sizes = (total_bytes as u64, metadata.bytes().len() as u64);
+            let mut writer = self.client.create_with(id, sizes.0, sizes.1, options, interrupt)?;
+            place(writer.data_mut(), &pieces, threads);
+            writer.metadata_mut().copy_from_slice(metadata.bytes());
+            writer.seal()
+        })
+    }
+
+    /// Stores many small objects in one message: all or none.
+    fn put_batch(
+        &self,
+        py: Python<'_>,
+        objects: Vec<(PyRef<'_, ObjectID>, Source, Source)>,
+        evict: bool,
+        timeout_ms: i64,
+    ) -> PyResult<()> {
+        let objects: Vec<_> =
+            objects.into_iter().map(|(id, data, metadata)| (id.0, data, metadata)).collect();
+        let options: CreateOptions = room(evict, timeout_ms);
+        interruptible(py, |interrupt| {
+            let bytes: Vec<_> = objects
+                .iter()
+                .map(|(id, data, metadata)| (*id, data.bytes(), metadata.bytes()))
+                .collect();
+            self.client.put_batch_with(&bytes, options, interrupt)
+        })
+    }
+
+    /// The objects' data in the order of the ids, `None` for what is not there in time.
+    fn get(
+        &self,
+        py: Python<'_>,
+        object_ids: Ids,
+        timeout_ms: i64,
+    ) -> PyResult<Vec<Option<Buffer>>> {
+        let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
+        if options.timeout.is_none() {
+            self.check_not_waiting_for_itself(py, &object_ids.0)?;
+        }
+        let found =
+            interruptible(py, |interrupt| self.client.get_with(&object_ids.0, options, interrupt))?;
+        Ok(found.into_iter().map(|object| object.map(Buffer::data_of)).collect())
+    }
+
+    fn wait(
+        &self,
+        py: Python<'_>,
+        object_ids: Ids,
+        count: usize,
+        timeout_ms: i64,
+    ) -> PyResult<Vec<bool>> {
+        interruptible(py, |interrupt| {
+            self.client.wait_with(&object_ids.0, count, timeout(timeout_ms), interrupt)
+        })
+    }
+
+    fn states(&self, py: Python<'_>, object_ids: Ids) -> PyResult<Vec<&'static str>> {
+        let states = without_lock(py, || self.client.states(&object_ids.0))?;
+        Ok(states.into_iter().map(listing::state_name).collect())
+    }
+
+    fn contains(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<bool> {
+        without_lock(py, || self.client.contains(object_id.0))
+    }
+
+    fn delete(&self, py: Python<'_>, object_ids: Ids) -> PyResult<Vec<&'static str>> {
+        let outcomes = without_lock(py, || self.client.delete(&object_ids.0))?;
+        Ok(outcomes.into_iter().map(outcome_name).collect())
+    }
+
+    fn evict(&self, py: Python<'_>, bytes: i64) -> PyResult<(u64, u64)> {
+        // As in the original, less than nothing is nothing.
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        let evicted = without_lock(py, || self.client.evict(bytes))?;
+        Ok((evicted.bytes, evicted.objects))
+    }
+
+    fn refresh(&self, py: Python<'_>, object_ids: Ids) -> PyResult<u64> {
+        without_lock(py, || self.client.refresh(&object_ids.0))
+    }
+
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        listing::objects(py, &without_lock(py, || self.client.list_all())?)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        listing::stats(py, &without_lock(py, || self.client.stats())?)
+    }
+
+    #[pyo3(signature = (holding = None))]
+    fn clients<'py>(
+        &self,
+        py: Python<'py>,
+        holding: Option<&ObjectID>,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let clients = without_lock(py, || match holding {
+            Some(id) => self.client.holders_of(id.0),
+            None => self.client.clients(),
+        })?;
+        clients.iter().map(|client| listing::client(py, client)).collect()
+    }
+
+    fn debug_text(&self, py: Python<'_>) -> PyResult<String> {
+        without_lock(py, || self.client.debug_text())
+    }
+
+    fn set_name(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        without_lock(py, || self.client.set_name(name))
+    }
+
+    fn set_quota(&self, py: Python<'_>, bytes: i64) -> PyResult<()> {
+        let bytes = size("a quota", bytes)?;
+        without_lock(py, || self.client.set_quota(bytes))
+    }
+
+    fn capacity(&self) -> PyResult<u64> {
+        self.client.capacity().map_err(exception)
+    }
+
+    fn server_pid(&self) -> PyResult<u32> {
+        self.client.server_pid().map_err(exception)
+    }
+
+    fn client_id(&self) -> PyResult<u64> {
+        Ok(self.client.client_id().map_err(exception)?.0)
+    }
+}
+
+impl Client {
+    fn creating(&self) -> MutexGuard<'_, HashMap<ObjectId, Creating>> {
+        self.creating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object of that name that this client is creating.
+    fn find(&self, py: Python<'_>, id: ObjectId) -> PyResult<Py<Writer>> {
+        let known = self.creating().get(&id).map(|creating| creating.writer(py));
+        match known {
+            Some(Some(writer)) => Ok(writer),
+            Some(None) => {
+                // Its last buffer has gone, and the object with it.
+                self.creating().remove(&id);
+                Err(not_here(id))
+            }
+            None => match without_lock(py, || self.client.state(id))? {
+                ObjectState::Sealed => {
+                    Err(ArrowTypeError::new_err(format!("object {id} is sealed already")))
+                }
+                ObjectState::Created => Err(PlasmaObjectNotFound::new_err(format!(
+                    "object {id} is being created by another client"
+                ))),
+                ObjectState::Absent => Err(not_here(id)),
+            },
+        }
+    }
+
+    /// Forgets an object that was sealed or aborted, unless there is a new one of that name.
+    fn strike_out(&self, id: ObjectId, writer: &Py<Writer>) {
+        let mut creating = self.creating();
+        let is_this = |creating: &Creating| match creating {
+            Creating::Kept(known) => known.is(writer),
+            Creating::Released(_) => true,
+        };
+        let removed =
+            if creating.get(&id).is_some_and(is_this) { creating.remove(&id) } else { None };
+        // What is dropped now must not find the table locked.
+        drop(creating);
+        drop(removed);
+    }
+
+    /// A thread that waits for an object that it is creating itself would wait for ever.
+    fn check_not_waiting_for_itself(&self, py: Python<'_>, ids: &[ObjectId]) -> PyResult<()> {
+        let creating = self.creating();
+        if creating.is_empty() {
+            return Ok(());
+        }
+        let own = ids.iter().find(|id| {
+            let writer = creating.get(id).and_then(|creating| creating.writer(py));
+            writer.is_some_and(|writer| writer.get().is_open_here())
+        });
+        match own {
+            None => Ok(()),
+            Some(id) => Err(ArrowInvalid::new_err(format!(
+                "object {id} is being created by this thread, which would wait for itself for \
+                 ever: seal it first, or give a timeout"
+            ))),
+        }
+    }
+}
+
+fn not_here(id: ObjectId) -> PyErr {
+    PlasmaObjectNotFound::new_err(format!("object {id} is not being created by this client"))
+}
+
+const fn outcome_name(outcome: DeleteOutcome) -> &'static str {
+    match outcome {
+        DeleteOutcome::NotFound => "not found",
+        DeleteOutcome::Deleted => "deleted",
+        DeleteOutcome::DeferredInUse => "in use",
+        DeleteOutcome::DeferredNotSealed => "not sealed",
+    }
+}
+
+fn check_pieces(total_bytes: usize, pieces: &[(usize, Source)]) -> PyResult<()> {
+    let mut end = 0;
+    for (offset, source) in pieces {
+        let next = offset.checked_add(source.bytes().len());
+        match next.filter(|next| *offset >= end && *next <= total_bytes) {
+            Some(next) => end = next,
+            None => {
+                return Err(PyValueError::new_err(format!(
+                    "a piece of {} bytes at offset {offset} overlaps the one before, or is not \
+                     within {total_bytes} bytes",
+                    source.bytes().len()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies the pieces to their places and clears what is between them.
+fn place(mut target: &mut [u8], pieces: &[(usize, Source)], threads: usize) {
+    let _ = threads;
+    let mut done = 0;
+    for (offset, source) in pieces {
+        let (gap, rest) = target.split_at_mut(offset - done);
+        gap.fill(0);
+        let (place, rest) = rest.split_at_mut(source.bytes().len());
+        place.copy_from_slice(source.bytes());
+        done = offset + source.bytes().len();
+        target = rest;
+    }
+    target.fill(0);
+}

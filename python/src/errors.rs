@@ -1,0 +1,66 @@
+//! Errors of the Rust client as exceptions of Python.
+//!
+//! The classes that the original defined come from `plasma.errors`; the rest are what a Python
+//! programmer expects: `OSError` with the system's error number for everything about the socket and
+//! the machine, `ValueError` and `TypeError` for arguments.
+
+use std::io;
+
+use plasma::client::{ConnectFailure, Error, Refusal};
+use pyo3::exceptions::{PyConnectionError, PyOSError, PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+
+pyo3::import_exception!(plasma.errors, PlasmaObjectExists);
+pyo3::import_exception!(plasma.errors, PlasmaObjectNotFound);
+pyo3::import_exception!(plasma.errors, PlasmaStoreFull);
+pyo3::import_exception!(pyarrow.lib, ArrowInvalid);
+pyo3::import_exception!(pyarrow.lib, ArrowTypeError);
+
+/// `EBADF` and `EPROTO`, as the original and the system name these situations.
+const BAD_DESCRIPTOR: i32 = 9;
+const PROTOCOL_ERROR: i32 = 71;
+
+/// The exception for an error. `Interrupted` has none of its own: whoever interrupts has one.
+pub fn exception(error: Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        Error::Refused(refusal) => refused(&refusal, text),
+        Error::Connect { source, .. } => match &source {
+            ConnectFailure::Io(reason) => os_error(reason, text),
+            _ => PyConnectionError::new_err(text),
+        },
+        Error::Disconnected { source, .. } => os_error(&source, text),
+        Error::Closed => PyOSError::new_err((BAD_DESCRIPTOR, text)),
+        Error::Protocol { .. } => PyOSError::new_err((PROTOCOL_ERROR, text)),
+        Error::Map(source) => os_error(&source, text),
+        Error::InvalidArgument(_) | Error::BatchTooLarge { .. } => PyValueError::new_err(text),
+        Error::Inherited(_) | Error::Interrupted => PyOSError::new_err(text),
+        _ => PyOSError::new_err(text),
+    }
+}
+
+/// With an error number Python itself chooses the class: `FileNotFoundError`, `BrokenPipeError` …
+fn os_error(reason: &io::Error, text: String) -> PyErr {
+    match (reason.raw_os_error(), reason.kind()) {
+        (Some(number), _) => PyOSError::new_err((number, text)),
+        (None, io::ErrorKind::TimedOut) => PyTimeoutError::new_err(text),
+        (None, _) => PyConnectionError::new_err(text),
+    }
+}
+
+fn refused(refusal: &Refusal, text: String) -> PyErr {
+    match refusal {
+        Refusal::ObjectExists(_) => PlasmaObjectExists::new_err(text),
+        Refusal::ObjectNotFound(_) | Refusal::NotHeld(_) | Refusal::Abandoned(_) => {
+            PlasmaObjectNotFound::new_err(text)
+        }
+        // The original had one exception for all that does not fit.
+        Refusal::StoreFull(_)
+        | Refusal::QuotaExceeded { .. }
+        | Refusal::QuotaUnavailable { .. }
+        | Refusal::QuotaAlreadySet(_)
+        | Refusal::TooManyWaiting(_) => PlasmaStoreFull::new_err(text),
+        Refusal::AlreadySealed(_) => ArrowTypeError::new_err(text),
+        _ => ArrowInvalid::new_err(text),
+    }
+}
