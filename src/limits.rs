@@ -134,6 +134,13 @@ pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 
+/// Most lines of the store's log that wait to be written to stderr. Further ones are lost, and how
+/// many were is logged.
+pub const LOG_LINES_MAX: usize = 4096;
+
+/// How long a store that ends waits for its last lines to be written.
+pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
 const _: () = {
     assert!(STREAM_REFILL_BYTES <= OUTBOX_BYTES_MAX);
     assert!(INLINE_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX as usize / 2);

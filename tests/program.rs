@@ -6,15 +6,17 @@
 mod support;
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use plasma::client::Error;
 use plasma::time::Clock;
 use plasma::{Client, ObjectId};
@@ -383,4 +385,33 @@ fn assert_lost<T: std::fmt::Debug>(result: Result<T, Error>, socket: &Path) {
     let error = result.expect_err("there is no store any more");
     assert!(matches!(error, Error::Disconnected { .. }), "{error:?}");
     assert!(error.to_string().contains(socket.to_str().expect("text")), "{error}");
+}
+
+/// More lines than a pipe and the queue before it hold.
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    const LINES: usize = 8000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("socket");
+    let mut command = store_program();
+    command.args(["-m", "1M", "-s"]).arg(&socket).env_remove("RUST_LOG").stderr(Stdio::piped());
+    let mut store = command.spawn().expect("the store starts");
+    let client = Client::connect(&socket).expect("connected");
+    for _ in 0..LINES {
+        let mut stranger = UnixStream::connect(&socket).expect("a connection");
+        stranger.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+        let mut answer = Vec::new();
+        // Reset or closed: either says that the store has dealt with it.
+        let _ = stranger.read_to_end(&mut answer).inspect_err(|error| {
+            assert_ne!(error.kind(), ErrorKind::WouldBlock, "the store waits for its log");
+        });
+    }
+    client.put(ObjectId::random(), b"served", b"").expect("the store serves others");
+    kill(Pid::from_raw(store.id().cast_signed()), Signal::SIGTERM).expect("told to end");
+    let mut log = String::new();
+    wait_until("the store has ended", || store.try_wait().expect("our child").is_some());
+    store.stderr.take().expect("piped").read_to_string(&mut log).expect("text");
+    assert!(log.contains("ready"), "{log}");
+    assert!(log.lines().count() < LINES, "the pipe has held everything: this test shows nothing");
 }

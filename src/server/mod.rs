@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod listener;
+pub mod logging;
 pub mod signals;
 
 mod acceptor;
