@@ -17,9 +17,10 @@
 //!
 //! # Threads
 //!
-//! A [`Client`] is `Send`, `Sync` and cheap to clone; all clones use one connection. There is no
-//! thread in the background. A thread that waits in [`Client::get`] holds up neither the calls of
-//! other threads nor the drop of a buffer.
+//! A [`Client`] is `Send`, `Sync` and cheap to clone; all clones use one connection. A thread that
+//! waits in [`Client::get`] holds up neither the calls of other threads nor the drop of a buffer.
+//! Dropping a buffer, a writer or a call that was given up never waits. Only if the store does not
+//! take what is to be said then, a thread is started that says it later, and ends.
 //!
 //! # Fork
 //!
@@ -30,14 +31,16 @@
 //! # How it is made
 //!
 //! This file knows which connection is the current one. `opening` makes connections, `transport`
-//! pairs requests with replies, `connection` keeps account of what is held. The calls are in
-//! `making`, `reading` and `looking`. None of it knows the store's side.
+//! pairs requests with replies, `sending` gets them into the socket, `waiting` decides how long to
+//! wait, `connection` keeps account of what is held. The calls are in `making`, `reading` and
+//! `looking`. None of it knows the store's side.
 
 #[cfg(feature = "arrow")]
 mod arrow;
 mod buffers;
 mod connection;
 mod error;
+mod grants;
 mod inbox;
 mod looking;
 mod making;
@@ -48,10 +51,12 @@ mod process_local;
 mod reading;
 mod receiver;
 mod segments;
+mod sending;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod waiting;
 mod writer;
 
 #[cfg(feature = "arrow")]
@@ -149,8 +154,7 @@ impl Client {
         let Some(connection) = self.shared.current.swap(None) else {
             return;
         };
-        // If the store has gone, nobody waits for it any more.
-        let _ = connection.transport.close();
+        connection.close();
         if let Some(connection) = Arc::into_inner(connection) {
             connection.say_goodbye();
         }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::error::Error;
 use super::options::{GetOptions, Interrupt};
+use super::waiting::Answer;
 use super::{Client, ObjectBuffer, Result};
 use crate::ids::{Location, ObjectId};
 use crate::protocol::message::{ObjectState, Reply, Request};

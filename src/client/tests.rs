@@ -4,6 +4,7 @@ mod connecting;
 mod fake_store;
 mod making;
 mod reading;
+mod silence;
 mod streams;
 mod threads;
 
