@@ -32,8 +32,8 @@
 //!
 //! This file knows which connection is the current one. `opening` makes connections, `transport`
 //! pairs requests with replies, `sending` gets them into the socket, `waiting` decides how long to
-//! wait, `connection` keeps account of what is held. The calls are in `making`, `reading` and
-//! `looking`. None of it knows the store's side.
+//! wait, `connection` keeps account of what is held. The calls are in `making`, `reading`,
+//! `pending` and `looking`. None of it knows the store's side.
 
 #[cfg(feature = "arrow")]
 mod arrow;
@@ -47,6 +47,7 @@ mod making;
 mod opening;
 mod options;
 mod outbox;
+mod pending;
 mod process_local;
 mod reading;
 mod receiver;
@@ -65,6 +66,7 @@ pub use buffers::{ObjectBuffer, ObjectSlice};
 pub use error::{ConnectFailure, Error, Result};
 pub use looking::{Evicted, Objects};
 pub use options::{Builder, CreateOptions, GetOptions, Interrupt};
+pub use pending::{PendingGet, PendingWait};
 pub use subscription::Subscription;
 pub use writer::ObjectWriter;
 
@@ -134,7 +136,7 @@ impl Client {
     ///
     /// Buffers stay valid and pinned, and writers can be sealed. The connection itself ends when
     /// the last of them is dropped. If there are none, the store has released everything when this
-    /// returns.
+    /// returns, unless it is stopped: it is not waited for longer than [`Builder::answer_grace`].
     ///
     /// ```
     /// # let store = plasma::testing::store();

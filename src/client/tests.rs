@@ -3,6 +3,7 @@
 mod connecting;
 mod fake_store;
 mod making;
+mod pending;
 mod reading;
 mod silence;
 mod streams;
