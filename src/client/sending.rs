@@ -1,9 +1,9 @@
 //! The writing half of a [`Transport`]: who pushes the outbox into the socket, and when.
 //!
-//! Whoever sends pushes. What the socket does not take at once, a thread that has time for it waits
-//! with. One that must not wait, because it drops a buffer or serves an event loop, leaves it to the
-//! *flusher*: a thread that is started when it is needed, at most one for a connection, and ends
-//! when all has been sent or the connection has.
+//! Whoever sends pushes. If the socket does not take all of it at once, a thread that has time
+//! waits until it does. One that must not wait, because it drops a buffer or serves an event loop,
+//! leaves the rest to the *flusher*: a thread that is started when it is needed, at most one for a
+//! connection, and ends when all has been sent, or the connection ends.
 //!
 //! If the socket is full, the store may have stopped reading because we do not read: so a thread
 //! that waits for room reads as well, unless another one does, or an event loop will.

@@ -77,8 +77,8 @@ fn what_was_left_unsent_keeps_its_place() {
     assert!(!outcome(asker).unwrap());
 }
 
-/// The store does not read before we do, both have more to say than a socket takes, and nobody calls
-/// the client any more.
+/// The store does not read before we do, both have more to say than a socket takes, and nobody
+/// calls the client any more.
 #[test]
 fn what_is_left_unsent_goes_out_though_answers_fill_the_way_back() {
     let (client, mut store) = connected();
