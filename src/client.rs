@@ -17,9 +17,10 @@
 //!
 //! # Threads
 //!
-//! A [`Client`] is `Send`, `Sync` and cheap to clone; all clones use one connection. There is no
-//! thread in the background. A thread that waits in [`Client::get`] holds up neither the calls of
-//! other threads nor the drop of a buffer.
+//! A [`Client`] is `Send`, `Sync` and cheap to clone; all clones use one connection. A thread that
+//! waits in [`Client::get`] holds up neither the calls of other threads nor the drop of a buffer.
+//! Dropping a buffer, a writer or a call that was given up never waits. Only if the store does not
+//! take what is to be said then, a thread is started that says it later, and ends.
 //!
 //! # Fork
 //!
@@ -30,15 +31,16 @@
 //! # How it is made
 //!
 //! This file knows which connection is the current one. `opening` makes connections, `transport`
-//! pairs requests with replies, `connection` keeps account of what is held. The calls are in
-//! `making`, `reading` and `looking`; `guarded` is for other languages. None of it knows the
-//! store's side.
+//! pairs requests with replies, `sending` gets them into the socket, `waiting` decides how long to
+//! wait, `connection` keeps account of what is held. The calls are in `making`, `reading`,
+//! `pending` and `looking`; `guarded` is for other languages. None of it knows the store's side.
 
 #[cfg(feature = "arrow")]
 mod arrow;
 mod buffers;
 mod connection;
 mod error;
+mod grants;
 mod guarded;
 mod inbox;
 mod looking;
@@ -46,14 +48,17 @@ mod making;
 mod opening;
 mod options;
 mod outbox;
+mod pending;
 mod process_local;
 mod reading;
 mod receiver;
 mod segments;
+mod sending;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod waiting;
 mod writer;
 
 #[cfg(feature = "arrow")]
@@ -63,6 +68,7 @@ pub use error::{ConnectFailure, Error, Result};
 pub use guarded::GuardedWriter;
 pub use looking::{Evicted, Objects};
 pub use options::{Builder, CreateOptions, GetOptions, Interrupt};
+pub use pending::{PendingGet, PendingWait};
 pub use subscription::Subscription;
 pub use writer::ObjectWriter;
 
@@ -132,7 +138,7 @@ impl Client {
     ///
     /// Buffers stay valid and pinned, and writers can be sealed. The connection itself ends when
     /// the last of them is dropped. If there are none, the store has released everything when this
-    /// returns.
+    /// returns, unless it is stopped: it is not waited for longer than [`Builder::answer_grace`].
     ///
     /// ```
     /// # let store = plasma::testing::store();
@@ -152,8 +158,7 @@ impl Client {
         let Some(connection) = self.shared.current.swap(None) else {
             return;
         };
-        // If the store has gone, nobody waits for it any more.
-        let _ = connection.transport.close();
+        connection.close();
         if let Some(connection) = Arc::into_inner(connection) {
             connection.say_goodbye();
         }

@@ -130,6 +130,14 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a client that waits asks its caller whether to go on.
 pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long a call that was interrupted waits for the store to say what has become of it. Beyond,
+/// it ends without knowing, and what the store grants later is given back.
+pub const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long past its timeout a call waits for a store that does not answer, unless told otherwise.
+/// Then it fails. Also how long a client waits for the answer to its goodbye.
+pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
 /// Bytes from which on a new object is made ready for writing in one call. Below, its page faults
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use std::{fs, iter};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use plasma::client::{CreateOptions, Error, ObjectState, Refusal};
+use plasma::client::{CreateOptions, Error, GetOptions, ObjectState, Refusal};
 use plasma::{Client, ObjectBuffer, ObjectId};
 use support::{PATIENCE, StoreProcess, Worker, wait_until, worker_part};
 
@@ -340,4 +340,31 @@ fn a_program_that_a_client_starts_keeps_nothing_open() {
     assert_eq!(name.trim(), "cat");
     assert!(!is_pinned(&client, id(1)));
     store.assert_serves();
+}
+
+#[test]
+fn what_is_pending_at_a_fork_stays_the_parents() {
+    let _turn = my_turn();
+    let store = StoreProcess::start(CAPACITY);
+    let (client, other) = (store.client(), store.client());
+    let mut pending = client.start_get(&[id(1)], GetOptions::default()).expect("it is sent");
+    let waits = || other.stats().expect("stats work").waiting_requests == 1;
+    wait_until("the get waits", waits);
+    let Some(child) = fork_here() else {
+        let is_inherited = matches!(pending.try_take(), Err(Error::Inherited(_)));
+        drop(pending);
+        // Connects anew, and has nothing to take in there.
+        leave(is_inherited && client.receive_ready().is_ok() && client.descriptor().is_ok());
+    };
+    assert_went_well(child);
+    assert!(waits(), "the child's drop cancels nothing");
+    other.put(id(1), b"data", b"").expect("there is room");
+    let mut found = None;
+    wait_until("the parent gets it", || {
+        client.receive_ready().expect("the store lives");
+        found = pending.try_take().expect("the store lives");
+        found.is_some()
+    });
+    assert_eq!(&found.expect("it came")[0].as_ref().expect("it was put")[..], b"data");
+    store.stop();
 }

@@ -1,8 +1,8 @@
 //! Objects that are held: their bytes, read in place, and what ends the hold.
 //!
 //! Several buffers of one client for the same object share one [`Held`]. The last one to go sends
-//! one message that nobody answers, so dropping a buffer waits for nothing but room in the socket.
-//! A forked child's copies send nothing.
+//! one message that nobody answers, so dropping a buffer waits for nothing, not even for room in
+//! the socket. A forked child's copies send nothing.
 
 use std::fmt;
 use std::ops::{Bound, Deref, Range, RangeBounds};

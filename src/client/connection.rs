@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
@@ -23,30 +24,25 @@ use super::error::{Error, Fault, unexpected};
 use super::opening::{CONNECT_REQUEST, open};
 use super::options::{Builder, Interrupt};
 use super::process_local::ProcessLocal;
+use super::sending::SendTime;
 use super::transport::{Transport, lock};
 use crate::ids::{Location, ObjectId};
-use crate::limits::INTERRUPT_CHECK_INTERVAL;
-use crate::protocol::message::{Connected, Reply, Request, RequestId};
+use crate::protocol::message::{Connected, Reply, Request};
 use crate::shm::Access;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 type HeldTable = HashMap<ObjectId, Weak<Held>, RandomState>;
 
 /// An open connection to a store.
 #[derive(Debug)]
 pub(super) struct Connection {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// What the store said at the opening; its limits are within ours.
     pub(super) connected: Connected,
-    pub(super) transport: Transport,
+    pub(super) transport: Arc<Transport>,
+    /// How long past its timeout a request may go without an answer.
+    pub(super) answer_grace: Duration,
     held: ProcessLocal<Mutex<HeldTable>>,
-}
-
-/// A reply to a request that might have waited.
-pub(super) struct Answer {
-    pub(super) reply: Reply,
-    /// The wait was cut short, and this is what the user is to be told, whatever the reply says.
-    pub(super) cut_short: Option<Error>,
 }
 
 impl Connection {
@@ -58,10 +54,12 @@ impl Connection {
         interrupt: Interrupt<'_>,
     ) -> Result<Self> {
         let (line, connected) = open(path, builder, clock, interrupt)?;
+        let transport = Transport::new(line.socket, line.receiver, CONNECT_REQUEST, clock.clone());
         Ok(Self {
             path: path.to_owned(),
             connected,
-            transport: Transport::new(line.socket, line.receiver, CONNECT_REQUEST, clock.clone()),
+            transport: Arc::new(transport),
+            answer_grace: builder.answer_grace,
             held: ProcessLocal::new(Mutex::default()),
         })
     }
@@ -88,32 +86,11 @@ impl Connection {
         }
     }
 
-    /// As [`Self::call`], for a request that may wait for what others do.
-    pub(super) fn call_waiting(
-        &self,
-        request: Request,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Answer> {
-        let (reply, interrupted) =
-            self.wait_interruptibly(request, interrupt).map_err(|fault| self.error(fault))?;
-        let cut_short = if interrupted {
-            Some(Error::Interrupted)
-        } else if self.transport.is_closing() {
-            Some(Error::Closed)
-        } else {
-            None
-        };
-        match reply {
-            Reply::Refused(refusal) => Err(cut_short.unwrap_or(Error::Refused(refusal))),
-            reply => Ok(Answer { reply, cut_short }),
-        }
-    }
-
-    /// Gives back holds. Does not wait, and nobody is told if the store has gone: there are no
-    /// holds then.
+    /// Gives back holds. Waits for nothing, whatever the store does: this is called with locks held
+    /// that we do not know. Nobody is told if the store has gone: there are no holds then.
     pub(super) fn release(&self, holds: Vec<(ObjectId, u32)>) {
         for part in holds.chunks(self.connected.request_ids_max) {
-            let _ = self.transport.notify(Request::Release { holds: part.to_vec() });
+            let _ = self.transport.post(Request::Release { holds: part.to_vec() });
         }
     }
 
@@ -172,9 +149,23 @@ impl Connection {
     }
 
     /// Ends this connection in an orderly way, so that all that was held has been released when
-    /// this returns. If the store does not play along there is nothing left to release either.
+    /// this returns. If the store does not play along it is left to itself.
     pub(super) fn say_goodbye(&self) {
-        let _ = self.transport.call(Request::Disconnect);
+        let end = SendTime::Until(self.grace_end());
+        if let Ok(mut goodbye) = self.transport.start(Request::Disconnect, end) {
+            let _ = goodbye.wait_until(Some(self.grace_end()));
+        }
+    }
+
+    /// Cancels what waits, and lets nothing in that may wait.
+    pub(super) fn close(&self) {
+        // If the store has gone, nobody waits for it any more.
+        let _ = self.transport.close(self.grace_end());
+    }
+
+    /// When to give up on a request that the store should answer at once.
+    fn grace_end(&self) -> Timestamp {
+        self.transport.clock.now().after(self.answer_grace)
     }
 
     fn hold(self: &Arc<Self>, id: ObjectId, location: &Location) -> Result<Held> {
@@ -210,26 +201,11 @@ impl Connection {
             crate::protocol::ProtocolError::InvalidField { field: "Location", reason }.into(),
         )
     }
+}
 
-    fn wait_interruptibly(
-        &self,
-        request: Request,
-        interrupt: Interrupt<'_>,
-    ) -> std::result::Result<(Reply, bool), Fault> {
-        let mut ticket = self.transport.start(request)?;
-        let Some(interrupt) = interrupt else {
-            return Ok((ticket.wait()?, false));
-        };
-        loop {
-            if let Some(reply) = ticket.wait_for(INTERRUPT_CHECK_INTERVAL)? {
-                return Ok((reply, false));
-            }
-            if interrupt() {
-                break;
-            }
-        }
-        let request: RequestId = ticket.request();
-        self.transport.call(Request::Cancel { request })?;
-        Ok((ticket.wait()?, true))
+impl Drop for Connection {
+    /// Closing the socket would not be enough while the flusher has it, or an event loop.
+    fn drop(&mut self) {
+        self.transport.hang_up();
     }
 }

@@ -86,6 +86,19 @@ pub enum Error {
         /// Most bytes in one.
         bytes_max: u64,
     },
+    /// The store has not answered for so long, though the timeout of the call was over some time
+    /// ago: it is stopped, or stuck. It may yet do what it was asked for; what that grants is given
+    /// back. The connection lives, and later calls may succeed.
+    #[error(
+        "the store at {} has not answered for {:.1} s: it is stopped, or stuck",
+        path.display(), waited.as_secs_f64()
+    )]
+    Unresponsive {
+        /// The socket.
+        path: PathBuf,
+        /// Time since the call began.
+        waited: Duration,
+    },
     /// The caller's interrupt function said so.
     #[error("interrupted")]
     Interrupted,

@@ -1,7 +1,9 @@
 //! Replies, and who waits for them.
 //!
 //! A request is registered before it is sent, and stays until its reply is taken out or nobody
-//! wants it any more. The [`Receiver`] lies here too while no thread reads; whoever takes it has to
+//! wants it any more. If it comes after that, what it grants is to be given back: see [`Grants`].
+//!
+//! The [`Receiver`] lies here too while no thread reads; whoever takes it has to
 //! bring it back and to call [`Inbox::wake_successor`]. All of it is behind one lock, which is
 //! never held over a wait.
 
@@ -11,8 +13,9 @@ use std::thread::{self, Thread};
 use foldhash::fast::RandomState;
 
 use super::error::{Fault, unexpected};
+use super::grants::Grants;
 use super::receiver::Receiver;
-use crate::protocol::message::{Reply, RequestId};
+use crate::protocol::message::{Reply, Request, RequestId};
 
 /// Replies, and who waits for them.
 #[derive(Debug)]
@@ -28,10 +31,33 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct Waiting {
-    thread: Thread,
+    /// Who is to be woken, if anybody.
+    thread: Option<Thread>,
     state: WaitState,
     /// Whether the store may take its time to answer.
     may_wait: bool,
+    is_sent: bool,
+    is_cancelled: bool,
+    grants: Grants,
+}
+
+impl Waiting {
+    /// Whether there is something to cancel, and nobody has done so.
+    const fn cancel(&mut self) -> bool {
+        let cancels = self.may_wait && self.is_sent && !self.is_cancelled;
+        self.is_cancelled |= cancels;
+        cancels
+    }
+}
+
+/// Who is to get a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// The current thread.
+    ThisThread,
+    /// A loop that watches the socket, and looks when something has come.
+    EventLoop,
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -57,44 +83,66 @@ impl Inbox {
         }
     }
 
-    /// Announces a request of the current thread.
-    pub(super) fn register(&mut self, request: RequestId, may_wait: bool) -> Result<(), Fault> {
+    /// Announces a request that is about to be sent.
+    pub(super) fn register(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        waiter: Waiter,
+    ) -> Result<(), Fault> {
+        let may_wait = may_wait(request);
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
         if self.is_closing && may_wait {
             return Err(Fault::Closed);
         }
-        let state = WaitState::Looks;
-        self.waiting.insert(request, Waiting { thread: thread::current(), state, may_wait });
+        let (thread, state) = match waiter {
+            Waiter::ThisThread => (Some(thread::current()), WaitState::Looks),
+            Waiter::EventLoop => (None, WaitState::LooksAway),
+            Waiter::Nobody => (None, WaitState::Abandoned),
+        };
+        let grants = Grants::of(request);
+        let (is_sent, is_cancelled) = (false, false);
+        let waiting = Waiting { thread, state, may_wait, is_sent, is_cancelled, grants };
+        self.waiting.insert(id, waiting);
         Ok(())
     }
 
-    /// Puts a reply where its thread will find it.
-    pub(super) fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<(), Fault> {
+    /// Puts a reply where its thread will find it. If nobody wants it, returns what has to be sent
+    /// to give back what it grants.
+    pub(super) fn deliver(
+        &mut self,
+        request: RequestId,
+        reply: Reply,
+    ) -> Result<Option<Request>, Fault> {
         let Some(waiting) = self.waiting.get_mut(&request) else {
             return Err(unexpected("none", &reply).into());
         };
         match waiting.state {
             WaitState::Looks | WaitState::LooksAway => {
                 waiting.state = WaitState::Replied(reply);
-                if waiting.thread.id() != thread::current().id() {
-                    waiting.thread.unpark();
+                if let Some(thread) = &waiting.thread
+                    && thread.id() != thread::current().id()
+                {
+                    thread.unpark();
                 }
+                Ok(None)
             }
-            WaitState::Replied(_) => return Err(unexpected("a second time", &reply).into()),
+            WaitState::Replied(_) => Err(unexpected("a second time", &reply).into()),
             WaitState::Abandoned => {
+                let undo = waiting.grants.undo(&reply);
                 self.waiting.remove(&request);
+                Ok(undo)
             }
         }
-        Ok(())
     }
 
     /// Ends the connection for everybody. The first reason is the one that counts.
     pub(super) fn fail(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
-        for waiting in self.waiting.values() {
-            waiting.thread.unpark();
+        for thread in self.waiting.values().filter_map(|waiting| waiting.thread.as_ref()) {
+            thread.unpark();
         }
     }
 
@@ -135,27 +183,58 @@ impl Inbox {
         }
     }
 
-    /// Nobody wants the reply, if it has not been taken out.
-    pub(super) fn abandon(&mut self, request: RequestId) {
-        let Some(waiting) = self.waiting.get_mut(&request) else {
-            return;
-        };
-        match waiting.state {
-            WaitState::Looks | WaitState::LooksAway if self.fault.is_none() => {
+    /// Nobody wants the reply, if it has not been taken out. Returns what the store has to be told:
+    /// that it need not wait any more, or what is given back.
+    pub(super) fn abandon(&mut self, request: RequestId) -> Option<Request> {
+        let waiting = self.waiting.get_mut(&request)?;
+        let farewell = match &waiting.state {
+            _ if self.fault.is_some() => None,
+            WaitState::Replied(reply) => waiting.grants.undo(reply),
+            WaitState::Abandoned => return None,
+            WaitState::Looks | WaitState::LooksAway => {
                 waiting.state = WaitState::Abandoned;
+                let cancels = waiting.cancel();
+                self.wake_successor();
+                return cancels.then_some(Request::Cancel { request });
             }
-            _ => {
-                self.waiting.remove(&request);
-            }
-        }
+        };
+        self.waiting.remove(&request);
         self.wake_successor();
+        farewell
+    }
+
+    /// The request is on its way. Whether it has to be cancelled at once.
+    pub(super) fn note_sent(&mut self, request: RequestId) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&request) else {
+            return false;
+        };
+        waiting.is_sent = true;
+        self.is_closing && waiting.cancel()
+    }
+
+    /// Whether the store has to be told that a request need not wait any more.
+    pub(super) fn cancel(&mut self, request: RequestId) -> bool {
+        self.waiting.get_mut(&request).is_some_and(Waiting::cancel)
+    }
+
+    /// Whether a loop that watches the socket counts on reading what comes.
+    pub(super) fn serves_event_loop(&self) -> bool {
+        let mut waiting = self.waiting.values();
+        waiting.any(|waiting| {
+            waiting.thread.is_none() && matches!(waiting.state, WaitState::LooksAway)
+        })
+    }
+
+    /// Why there will be no more replies.
+    pub(super) const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
     }
 
     /// Lets no more requests in that may wait long. Returns those that do.
     pub(super) fn close(&mut self) -> Vec<RequestId> {
         self.is_closing = true;
-        let waiting = self.waiting.iter().filter(|(_, waiting)| waiting.may_wait);
-        waiting.map(|(request, _)| *request).collect()
+        let waiting = self.waiting.iter_mut();
+        waiting.filter_map(|(request, waiting)| waiting.cancel().then_some(*request)).collect()
     }
 
     /// If nobody leads, wakes a thread that will.
@@ -163,9 +242,18 @@ impl Inbox {
         if self.receiver.is_none() {
             return;
         }
-        let mut waiting = self.waiting.values();
-        if let Some(next) = waiting.find(|waiting| matches!(waiting.state, WaitState::Looks)) {
-            next.thread.unpark();
+        let mut looking =
+            self.waiting.values().filter(|waiting| matches!(waiting.state, WaitState::Looks));
+        if let Some(thread) = looking.find_map(|waiting| waiting.thread.as_ref()) {
+            thread.unpark();
         }
     }
+}
+
+/// Whether the answer may depend on what others do.
+const fn may_wait(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Get { .. } | Request::Wait { .. } | Request::Create { .. } | Request::Put { .. }
+    )
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
+use super::waiting::Answer;
 use super::{Client, ObjectWriter, Result};
 use crate::ids::{Location, ObjectId};
 use crate::limits::PUT_INLINE_BYTES;
@@ -99,7 +100,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::create`], and [`Error::Interrupted`]. There is no object then. Should the
-    /// interrupt come too late, the object is there and this returns `Ok`.
+    /// interrupt come too late, the object is there and this returns `Ok`. Only if the store does
+    /// not answer, even to the interrupt, it is unknown whether it will be there.
     pub fn put_with(
         &self,
         id: ObjectId,

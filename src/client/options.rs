@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::{Client, Result};
-use crate::limits::{CLIENT_NAME_BYTES_MAX, CONNECT_RETRIES, CONNECT_RETRY_INTERVAL};
+use crate::limits::{ANSWER_GRACE, CLIENT_NAME_BYTES_MAX, CONNECT_RETRIES, CONNECT_RETRY_INTERVAL};
 use crate::protocol::message::Room;
 
 /// Asked now and then by a call that waits (every 50 ms, so use it for things that are quick); when
 /// it says true, the call ends with [`Error::Interrupted`](super::Error::Interrupted) and the store
-/// forgets the request.
+/// forgets the request. If the store does not answer, the call ends all the same, half a second
+/// later at most; what the store grants after that is given back.
 ///
 /// It is called on the thread that waits, and holds up no other one.
 pub type Interrupt<'a> = Option<&'a mut dyn FnMut() -> bool>;
@@ -21,6 +22,7 @@ pub struct Builder {
     pub(super) name: String,
     pub(super) retries: u32,
     pub(super) retry_interval: Duration,
+    pub(super) answer_grace: Duration,
 }
 
 impl Default for Builder {
@@ -29,6 +31,7 @@ impl Default for Builder {
             name: format!("pid {}", std::process::id()),
             retries: CONNECT_RETRIES,
             retry_interval: CONNECT_RETRY_INTERVAL,
+            answer_grace: ANSWER_GRACE,
         }
     }
 }
@@ -54,6 +57,14 @@ impl Builder {
     #[must_use]
     pub const fn retry_interval(mut self, interval: Duration) -> Self {
         self.retry_interval = interval;
+        self
+    }
+
+    /// How long past its timeout a call goes on waiting for a store that does not answer at all.
+    /// Then it fails with [`Error::Unresponsive`]. The default is 5 s.
+    #[must_use]
+    pub const fn answer_grace(mut self, grace: Duration) -> Self {
+        self.answer_grace = grace;
         self
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Threads append whole frames and push what the socket takes at once; the lock around an outbox is
 //! held for that long and no longer. A thread whose frame did not go out entirely waits for room
-//! without the lock, and meanwhile others may append behind it.
+//! without the lock, or leaves that to another one, and meanwhile others may append behind it. See
+//! [`super::sending`].
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -32,6 +33,8 @@ pub(super) struct Outbox {
     start: u64,
     /// Nothing can be sent any more.
     fault: Option<Fault>,
+    /// A thread has been started that sends what is left over.
+    pub(super) has_flusher: bool,
 }
 
 impl Outbox {
@@ -45,7 +48,12 @@ impl Outbox {
             return Err(fault.clone());
         }
         append_frame(&mut self.bytes, 0, |out| encode_client(out, request, message))?;
-        Ok(Position(self.start + self.bytes.len() as u64))
+        Ok(self.end())
+    }
+
+    /// The end of what has been appended.
+    pub(super) const fn end(&self) -> Position {
+        Position(self.start + self.bytes.len() as u64)
     }
 
     /// Sends what the socket takes without waiting.
@@ -68,6 +76,11 @@ impl Outbox {
         }
         self.forget_sent();
         Ok(())
+    }
+
+    /// Whether nothing is left over.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// Whether the stream has been sent as far as `position`.

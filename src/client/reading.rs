@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::error::Error;
 use super::options::{GetOptions, Interrupt};
+use super::waiting::Answer;
 use super::{Client, ObjectBuffer, Result};
 use crate::ids::{Location, ObjectId};
 use crate::protocol::message::{ObjectState, Reply, Request};
@@ -38,7 +39,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Refusal::TooManyWaiting`](super::Refusal::TooManyWaiting);
-    /// [`Error::Map`] if the store's memory cannot be mapped. Nothing is held then.
+    /// [`Error::Map`] if the store's memory cannot be mapped; [`Error::Unresponsive`] if there is a
+    /// timeout and the store is silent long after it. Nothing is held then.
     pub fn get(
         &self,
         ids: &[ObjectId],
@@ -148,16 +150,7 @@ impl Client {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<bool>> {
         let connection = self.connection()?;
-        let limit = connection.connected.request_ids_max;
-        if count > ids.len() {
-            let text = format!("{count} of {} objects can never be ready", ids.len());
-            return Err(Error::InvalidArgument(text));
-        }
-        if ids.len() > limit {
-            let text = format!("a wait for {} ids, the limit is {limit} ids", ids.len());
-            return Err(Error::InvalidArgument(text));
-        }
-        let wait = Request::Wait { ids: ids.to_vec(), count, timeout };
+        let wait = wait_request(&connection, ids, count, timeout)?;
         let Answer { reply, cut_short } = connection.call_waiting(wait, interrupt)?;
         match (reply, cut_short) {
             (_, Some(error)) => Err(error),
@@ -274,11 +267,33 @@ impl Connection {
     }
 }
 
-fn distinct(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
+/// A wait, if one request can ask for it.
+pub(super) fn wait_request(
+    connection: &Connection,
+    ids: &[ObjectId],
+    count: usize,
+    timeout: Option<Duration>,
+) -> Result<Request> {
+    let limit = connection.connected.request_ids_max;
+    if count > ids.len() {
+        let text = format!("{count} of {} objects can never be ready", ids.len());
+        return Err(Error::InvalidArgument(text));
+    }
+    if ids.len() > limit {
+        let text = format!("a wait for {} ids, the limit is {limit} ids", ids.len());
+        return Err(Error::InvalidArgument(text));
+    }
+    Ok(Request::Wait { ids: ids.to_vec(), count, timeout })
+}
+
+pub(super) fn distinct(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     let mut seen: HashSet<ObjectId, RandomState> = HashSet::default();
     ids.filter(|id| seen.insert(*id)).collect()
 }
 
-fn present(ids: &[ObjectId], locations: &[Option<Location>]) -> Vec<(ObjectId, Location)> {
+pub(super) fn present(
+    ids: &[ObjectId],
+    locations: &[Option<Location>],
+) -> Vec<(ObjectId, Location)> {
     ids.iter().zip(locations).filter_map(|(id, location)| Some((*id, (*location)?))).collect()
 }

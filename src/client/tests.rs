@@ -4,7 +4,9 @@ mod connecting;
 mod fake_store;
 mod guarded;
 mod making;
+mod pending;
 mod reading;
+mod silence;
 mod streams;
 mod threads;
 

@@ -1,4 +1,4 @@
-//! Requests and replies over one socket, for any number of threads and without a thread of its own.
+//! Requests and replies over one socket, for any number of threads.
 //!
 //! # Who reads
 //!
@@ -10,9 +10,12 @@
 //!
 //! # Who writes
 //!
-//! Everybody, under a lock that is never held over a wait. If the socket is full, the store may
-//! have stopped reading because we do not read: so a thread that waits for room to send
-//! reads as well, unless another one does.
+//! Everybody, under a lock that is never held over a wait: see [`super::sending`].
+//!
+//! # Who looks after what nobody wants
+//!
+//! A ticket that is dropped before its reply has come leaves the store a cancel, without waiting.
+//! The reply comes all the same, to whoever reads then; what it grants is given back.
 //!
 //! # What ends it
 //!
@@ -24,40 +27,36 @@
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::poll::PollFlags;
-
 use super::error::Fault;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Waiter};
 use super::outbox::Outbox;
 use super::process_local::ProcessLocal;
-use super::receiver::{Received, Receiver, poll_for, wait_readable};
+use super::receiver::{Received, Receiver, wait_readable};
 use super::segments::Segments;
-use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
+use super::sending::SendTime;
+use crate::protocol::message::{Reply, Request, RequestId};
 use crate::time::{Clock, Timestamp};
-
-/// How long a thread that cannot send looks away while another one reads.
-const YIELD_TIME: Duration = Duration::from_millis(1);
 
 /// One connection after its opening.
 #[derive(Debug)]
 pub(super) struct Transport {
-    socket: UnixStream,
+    pub(super) socket: UnixStream,
     /// The memory whose descriptors have come.
     pub(super) segments: Segments,
-    clock: Clock,
+    pub(super) clock: Clock,
     last_request: AtomicU64,
     halves: ProcessLocal<Halves>,
 }
 
 /// What is behind locks.
 #[derive(Debug)]
-struct Halves {
-    outbox: Mutex<Outbox>,
-    inbox: Mutex<Inbox>,
+pub(super) struct Halves {
+    pub(super) outbox: Mutex<Outbox>,
+    pub(super) inbox: Mutex<Inbox>,
 }
 
 impl Transport {
@@ -78,37 +77,59 @@ impl Transport {
         }
     }
 
-    /// Sends a request. The ticket is for its reply; without it the reply is thrown away.
-    pub(super) fn start(&self, request: Request) -> Result<Ticket<'_>, Fault> {
+    /// Sends a request and waits for its reply.
+    pub(super) fn call(self: &Arc<Self>, request: Request) -> Result<Reply, Fault> {
+        self.start(request, SendTime::Unlimited)?.wait()
+    }
+
+    /// Sends a request. The ticket is for its reply.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        request: Request,
+        time: SendTime,
+    ) -> Result<Ticket<'_>, Fault> {
         let halves = self.halves()?;
-        let id = RequestId(self.last_request.fetch_add(1, Ordering::Relaxed) + 1);
-        let waits = may_wait(&request);
-        lock(&halves.inbox).register(id, waits)?;
+        let id = self.next_id();
+        lock(&halves.inbox).register(id, &request, Waiter::ThisThread)?;
         let ticket = Ticket { transport: self, halves, request: id };
-        self.send(halves, id, request)?;
-        // Between these two steps `close` may have cancelled what the store had not seen yet.
-        if waits && lock(&halves.inbox).is_closing {
-            self.call(Request::Cancel { request: id })?;
-        }
+        self.send(halves, id, request, time)?;
+        self.note_sent(halves, id);
         Ok(ticket)
     }
 
-    /// Sends a request and waits for its reply.
-    pub(super) fn call(&self, request: Request) -> Result<Reply, Fault> {
-        self.start(request)?.wait()
+    /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.
+    pub(super) fn post(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
+        let halves = self.halves()?;
+        let id = if matches!(request, Request::Release { .. }) {
+            RequestId::NONE
+        } else {
+            let id = self.next_id();
+            lock(&halves.inbox).register(id, &request, Waiter::Nobody)?;
+            id
+        };
+        self.send(halves, id, request, SendTime::Nothing)
     }
 
-    /// Sends a request that has no reply.
-    pub(super) fn notify(&self, request: Request) -> Result<(), Fault> {
-        self.send(self.halves()?, RequestId::NONE, request)
+    /// Nobody wants the reply to this request any more. Waits for nothing.
+    pub(super) fn abandon(self: &Arc<Self>, request: RequestId) {
+        let Ok(halves) = self.halves() else { return };
+        let farewell = lock(&halves.inbox).abandon(request);
+        if let Some(farewell) = farewell {
+            // If the connection is lost, there is nothing to give back.
+            let _ = self.post(farewell);
+        }
     }
 
     /// Cancels all requests that wait for something to happen in the store, and lets no new ones
-    /// in. They are answered as if their time were over.
-    pub(super) fn close(&self) -> Result<(), Fault> {
+    /// in. They are answered as if their time were over; waits for that until `end`.
+    pub(super) fn close(self: &Arc<Self>, end: Timestamp) -> Result<(), Fault> {
         let waiting = lock(&self.halves()?.inbox).close();
-        for request in waiting {
-            self.call(Request::Cancel { request })?;
+        let cancels: Vec<_> = waiting
+            .into_iter()
+            .map(|request| self.start(Request::Cancel { request }, SendTime::Nothing))
+            .collect();
+        for cancel in cancels {
+            cancel?.wait_until(Some(end))?;
         }
         Ok(())
     }
@@ -118,49 +139,45 @@ impl Transport {
         self.halves().is_ok_and(|halves| lock(&halves.inbox).is_closing)
     }
 
-    fn halves(&self) -> Result<&Halves, Fault> {
+    /// Ends the connection at once, for whoever may still have its socket.
+    pub(super) fn hang_up(&self) {
+        if self.halves().is_ok() {
+            // If that fails, it has ended already.
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub(super) fn halves(&self) -> Result<&Halves, Fault> {
         self.halves.get().ok_or(Fault::Inherited)
     }
 
-    fn send(&self, halves: &Halves, id: RequestId, request: Request) -> Result<(), Fault> {
-        let mut outbox = lock(&halves.outbox);
-        let end = outbox.append(id, &ClientMessage::Request(request))?;
-        loop {
-            outbox.flush(&self.socket)?;
-            if outbox.has_sent(end) {
-                return Ok(());
-            }
-            drop(outbox);
-            self.wait_for_room(halves);
-            outbox = lock(&halves.outbox);
-        }
+    pub(super) fn next_id(&self) -> RequestId {
+        RequestId(self.last_request.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Waits until more can be sent, and reads meanwhile.
-    fn wait_for_room(&self, halves: &Halves) {
-        let events = poll_for(&self.socket, PollFlags::POLLIN | PollFlags::POLLOUT, None);
-        if events.is_empty() || events.intersects(!PollFlags::POLLIN) {
-            return;
-        }
-        let lead = Lead::take(self, halves, &mut lock(&halves.inbox));
-        match lead {
-            Some(mut lead) => lead.receive(),
-            None => thread::park_timeout(YIELD_TIME),
+    /// A request has been sent. Between that and its registration `close` could not cancel it.
+    pub(super) fn note_sent(self: &Arc<Self>, halves: &Halves, request: RequestId) {
+        let is_too_late = lock(&halves.inbox).note_sent(request);
+        if is_too_late {
+            let _ = self.post(Request::Cancel { request });
         }
     }
 }
 
 /// The right to the reply of one request.
 pub(super) struct Ticket<'a> {
-    transport: &'a Transport,
+    transport: &'a Arc<Transport>,
     halves: &'a Halves,
     request: RequestId,
 }
 
-impl Ticket<'_> {
-    /// What to name in a cancel.
-    pub(super) const fn request(&self) -> RequestId {
-        self.request
+impl<'a> Ticket<'a> {
+    /// Asks the store to answer now. Waits for nothing. The other ticket is for the answer to that,
+    /// which comes after the reply.
+    pub(super) fn cancel(&self) -> Result<Option<Ticket<'a>>, Fault> {
+        let cancels = lock(&self.halves.inbox).cancel(self.request);
+        let cancel = Request::Cancel { request: self.request };
+        cancels.then(|| self.transport.start(cancel, SendTime::Nothing)).transpose()
     }
 
     /// Waits for the reply.
@@ -172,12 +189,8 @@ impl Ticket<'_> {
         }
     }
 
-    /// Waits for the reply, but no longer than `patience`.
-    pub(super) fn wait_for(&mut self, patience: Duration) -> Result<Option<Reply>, Fault> {
-        self.wait_until(Some(self.transport.clock.now().after(patience)))
-    }
-
-    fn wait_until(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>, Fault> {
+    /// Waits for the reply, but no longer than until `end`.
+    pub(super) fn wait_until(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>, Fault> {
         loop {
             let mut inbox = lock(&self.halves.inbox);
             if let Some(outcome) = inbox.take_outcome(self.request) {
@@ -202,13 +215,13 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        lock(&self.halves.inbox).abandon(self.request);
+        self.transport.abandon(self.request);
     }
 }
 
 /// The part of the leader: whoever has this reads for all. Given up on drop.
-struct Lead<'a> {
-    transport: &'a Transport,
+pub(super) struct Lead<'a> {
+    transport: &'a Arc<Transport>,
     halves: &'a Halves,
     /// Only taken out by `drop`.
     receiver: Option<Receiver>,
@@ -216,7 +229,11 @@ struct Lead<'a> {
 
 impl<'a> Lead<'a> {
     /// `None` if another thread leads.
-    fn take(transport: &'a Transport, halves: &'a Halves, inbox: &mut Inbox) -> Option<Self> {
+    pub(super) fn take(
+        transport: &'a Arc<Transport>,
+        halves: &'a Halves,
+        inbox: &mut Inbox,
+    ) -> Option<Self> {
         let receiver = inbox.receiver.take()?;
         Some(Self { transport, halves, receiver: Some(receiver) })
     }
@@ -238,7 +255,7 @@ impl<'a> Lead<'a> {
     }
 
     /// Receives once and delivers what has come.
-    fn receive(&mut self) {
+    pub(super) fn receive(&mut self) {
         if let Err(fault) = self.try_receive() {
             let _ = self.transport.socket.shutdown(Shutdown::Both);
             lock(&self.halves.inbox).fail(fault);
@@ -254,7 +271,10 @@ impl<'a> Lead<'a> {
             for (info, descriptor) in descriptors {
                 self.transport.segments.add(info, descriptor);
             }
-            lock(&self.halves.inbox).deliver(request, reply)?;
+            let undo = lock(&self.halves.inbox).deliver(request, reply)?;
+            if let Some(undo) = undo {
+                self.transport.post(undo)?;
+            }
         }
         Ok(())
     }
@@ -266,14 +286,6 @@ impl Drop for Lead<'_> {
         inbox.receiver = self.receiver.take();
         inbox.wake_successor();
     }
-}
-
-/// Whether the answer may depend on what others do.
-const fn may_wait(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Get { .. } | Request::Wait { .. } | Request::Create { .. } | Request::Put { .. }
-    )
 }
 
 /// A panic in another thread left nothing half done: every change under these locks is complete

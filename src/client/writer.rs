@@ -145,7 +145,7 @@ impl ObjectWriter {
 
     /// Removes the object, as if it had never been created.
     ///
-    /// Dropping the writer does the same, without waiting for the store.
+    /// Dropping the writer does the same, without waiting for anything.
     ///
     /// ```
     /// # let store = plasma::testing::store();
@@ -229,7 +229,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if self.is_open {
             // Best effort: if the store has gone, so has the object.
-            let _ = self.connection.transport.start(Request::Abort { id: self.id });
+            let _ = self.connection.transport.post(Request::Abort { id: self.id });
         }
     }
 }

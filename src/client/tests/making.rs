@@ -239,9 +239,12 @@ fn sizes_beyond_all_measure_are_not_sent() {
 fn an_interrupted_create_leaves_nothing_behind() {
     for comes_too_late in [false, true] {
         let (client, mut store) = connected();
-        let creator = beside(move || {
-            let options = CreateOptions { timeout: None, ..CreateOptions::default() };
-            client.create_with(id(1), 8, 0, options, Some(&mut || true))
+        let creator = beside({
+            let client = client.clone();
+            move || {
+                let options = CreateOptions { timeout: None, ..CreateOptions::default() };
+                client.create_with(id(1), 8, 0, options, Some(&mut || true))
+            }
         });
         let (create, _) = store.next();
         let (cancel, request) = store.next();
@@ -257,6 +260,7 @@ fn an_interrupted_create_leaves_nothing_behind() {
             let (_, request) = store.next();
             assert_eq!(request, Request::Abort { id: id(1) });
         }
+        drop(client);
         assert_eq!(store.next_or_end(), None);
     }
 }
@@ -265,9 +269,12 @@ fn an_interrupted_create_leaves_nothing_behind() {
 fn an_interrupted_put_tells_whether_it_was_done() {
     for comes_too_late in [false, true] {
         let (client, mut store) = connected();
-        let putter = beside(move || {
-            let options = CreateOptions { timeout: None, ..CreateOptions::default() };
-            client.put_with(id(1), b"data", b"", options, Some(&mut || true))
+        let putter = beside({
+            let client = client.clone();
+            move || {
+                let options = CreateOptions { timeout: None, ..CreateOptions::default() };
+                client.put_with(id(1), b"data", b"", options, Some(&mut || true))
+            }
         });
         let (put, _) = store.next();
         let (cancel, _) = store.next();

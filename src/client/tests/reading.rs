@@ -196,9 +196,12 @@ fn a_get_without_ids_asks_nothing() {
 #[test]
 fn an_interrupt_cancels_and_releases() {
     let (client, mut store) = connected();
-    let getter = beside(move || {
-        let mut interrupt = || true;
-        client.get_with(&[id(1), id(2)], GetOptions::default(), Some(&mut interrupt))
+    let getter = beside({
+        let client = client.clone();
+        move || {
+            let mut interrupt = || true;
+            client.get_with(&[id(1), id(2)], GetOptions::default(), Some(&mut interrupt))
+        }
     });
     let get = expect_get(&mut store, &[id(1), id(2)]);
     let (cancel, request) = store.next();
@@ -207,6 +210,7 @@ fn an_interrupt_cancels_and_releases() {
     store.reply(cancel, Reply::Done);
     assert!(matches!(outcome(getter), Err(Error::Interrupted)));
     store.expect_release(id(2));
+    drop(client);
     assert_eq!(store.next_or_end(), None);
 }
 

@@ -1,0 +1,209 @@
+//! A client of a store that is stopped, slow or killed, and clients in event loops: who may wait
+//! for whom, and that nothing stays held of what nobody wants any more.
+
+mod support;
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use plasma::client::{CreateOptions, Error, GetOptions, PendingGet};
+use plasma::{Client, ObjectBuffer, ObjectId};
+use support::{PATIENCE, StoreProcess, numbered, wait_until};
+
+/// More than there is room for in a socket.
+const MANY: u64 = 20_000;
+
+fn put_many(client: &Client, numbers: std::ops::Range<u64>) -> Vec<ObjectId> {
+    let ids: Vec<_> = numbers.map(numbered).collect();
+    for part in ids.chunks(4000) {
+        let objects: Vec<_> = part.iter().map(|id| (*id, b"data", b"")).collect();
+        client.put_batch(&objects).expect("there is room");
+    }
+    ids
+}
+
+fn stopped(store: &StoreProcess) {
+    store.signal(Signal::SIGSTOP);
+    let stat = format!("/proc/{}/stat", store.pid());
+    wait_until("the store has stopped", || {
+        std::fs::read_to_string(&stat).expect("it exists").contains(") T ")
+    });
+}
+
+fn waiting_requests(observer: &Client) -> u64 {
+    observer.stats().expect("stats work").waiting_requests
+}
+
+fn pinned(observer: &Client) -> u64 {
+    observer.stats().expect("stats work").pinned
+}
+
+#[test]
+fn drops_do_not_wait_for_a_stopped_store() {
+    let store = StoreProcess::start("100000000");
+    let (client, observer) = (store.client(), store.client());
+    let ids = put_many(&client, 0..MANY);
+    let buffers = client.get(&ids, Some(PATIENCE)).expect("get works");
+    assert!(buffers.iter().all(Option::is_some));
+    let writer = client.create(numbered(MANY), 8, 0, CreateOptions::default()).expect("room");
+    assert!(pinned(&observer) > 0);
+
+    stopped(&store);
+    // Each one is a message of its own.
+    drop(buffers);
+    drop(writer);
+    store.signal(Signal::SIGCONT);
+    wait_until("all of it has been given back", || pinned(&observer) == 0);
+    assert!(!observer.contains(numbered(MANY)).expect("contains works"));
+    // The client is as good as before.
+    assert!(client.contains(ids[0]).expect("contains works"));
+    store.stop();
+}
+
+#[test]
+fn calls_to_a_stopped_store_can_be_interrupted() {
+    let store = StoreProcess::start("1000000");
+    let (client, observer) = (store.client(), store.client());
+    let (here, missing, new) = (numbered(1), numbered(2), numbered(3));
+    client.put(here, b"data", b"").expect("there is room");
+
+    stopped(&store);
+    let got = client.get_with(&[here], GetOptions::default(), Some(&mut || true));
+    assert!(matches!(got, Err(Error::Interrupted)), "{got:?}");
+    let waited = client.wait_with(&[missing], 1, None, Some(&mut || true));
+    assert!(matches!(waited, Err(Error::Interrupted)), "{waited:?}");
+    let patient = CreateOptions { timeout: None, ..CreateOptions::default() };
+    let created = client.create_with(new, 8, 0, patient, Some(&mut || true));
+    assert!(matches!(created, Err(Error::Interrupted)), "{created:?}");
+    store.signal(Signal::SIGCONT);
+
+    // The store grants the get and the create, and learns later that nobody wants them.
+    assert!(client.contains(here).expect("contains works"));
+    wait_until("all of it has been given back", || {
+        let stats = observer.stats().expect("stats work");
+        (stats.pinned, stats.unsealed_objects, stats.waiting_requests) == (0, 0, 0)
+    });
+    assert!(!observer.contains(new).expect("contains works"));
+    store.stop();
+}
+
+#[test]
+fn a_timeout_ends_though_the_store_is_stopped() {
+    let store = StoreProcess::start("1000000");
+    let builder = Client::builder().answer_grace(Duration::from_millis(20));
+    let client = builder.connect(store.socket()).expect("the store is there");
+    let id = numbered(1);
+    client
+        .put_with(id, b"data", b"", CreateOptions { evict: true, timeout: None }, None)
+        .expect("there is room");
+    stopped(&store);
+    let got = client.get(&[id], Some(Duration::ZERO));
+    assert!(matches!(got, Err(Error::Unresponsive { .. })), "{got:?}");
+    store.signal(Signal::SIGCONT);
+    wait_until("it answers again", || match client.get(&[id], Some(PATIENCE)) {
+        Ok(found) => found[0].is_some(),
+        Err(error) => panic!("{error}"),
+    });
+    store.stop();
+}
+
+#[test]
+fn a_disconnect_does_not_wait_for_a_stopped_store() {
+    let store = StoreProcess::start("1000000");
+    let observer = store.client();
+    let builder = Client::builder().answer_grace(Duration::from_millis(20));
+    let client = builder.connect(store.socket()).expect("the store is there");
+    let pending = client.start_get(&[numbered(1)], GetOptions::default()).expect("it is sent");
+    wait_until("it waits", || waiting_requests(&observer) == 1);
+    stopped(&store);
+    client.disconnect();
+    drop((client, pending));
+    store.signal(Signal::SIGCONT);
+    wait_until("the store has let go", || {
+        waiting_requests(&observer) == 0 && observer.clients().expect("clients work").len() == 1
+    });
+    store.stop();
+}
+
+/// Waits for the descriptor, and takes what has come.
+fn turn(client: &Client, descriptor: impl AsFd) -> Result<(), Error> {
+    let mut watched = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(PATIENCE).expect("it fits");
+    assert_eq!(poll(&mut watched, patience).expect("poll works"), 1, "nothing came");
+    client.receive_ready()
+}
+
+#[test]
+fn an_event_loop_waits_for_a_thousand_gets_at_once() {
+    let store = StoreProcess::start("1000000");
+    let (client, other) = (store.client(), store.client());
+    let ids: Vec<_> = (0..1000).map(numbered).collect();
+    let start = |id: &ObjectId| client.start_get(&[*id], GetOptions::default());
+    let mut pending: Vec<PendingGet> =
+        ids.iter().map(|id| start(id).expect("it is sent")).collect();
+    let putter = std::thread::spawn({
+        let ids = ids.clone();
+        move || {
+            for id in ids.iter().rev() {
+                other.put(*id, id.as_bytes(), b"").expect("there is room");
+            }
+            other
+        }
+    });
+    let descriptor = client.descriptor().expect("it is connected");
+    let mut buffers: Vec<ObjectBuffer> = Vec::new();
+    while !pending.is_empty() {
+        turn(&client, &descriptor).expect("the store lives");
+        pending.retain_mut(|pending| match pending.try_take().expect("the store lives") {
+            Some(found) => {
+                buffers.extend(found.into_iter().flatten());
+                false
+            }
+            None => true,
+        });
+    }
+    let other = putter.join().expect("the putter went well");
+    assert_eq!(buffers.len(), ids.len());
+    assert!(buffers.iter().all(|buffer| buffer.data() == buffer.id().as_bytes()));
+    assert_eq!(pinned(&other), 20 * 1000);
+    drop(buffers);
+    wait_until("all of it has been given back", || pinned(&other) == 0);
+    store.stop();
+}
+
+#[test]
+fn what_an_event_loop_drops_is_forgotten() {
+    let store = StoreProcess::start("1000000");
+    let (client, other) = (store.client(), store.client());
+    let (here, missing) = (numbered(1), numbered(2));
+    other.put(here, b"data", b"").expect("there is room");
+    let get = client.start_get(&[here, missing], GetOptions::default()).expect("it is sent");
+    let wait = client.start_wait(&[missing], 1, None).expect("it is sent");
+    wait_until("both wait", || waiting_requests(&other) == 2);
+    assert_eq!(pinned(&other), 4, "what is there is held at once");
+    drop((get, wait));
+    wait_until("the store has forgotten them", || waiting_requests(&other) == 0);
+    // What the get was given until then comes with its answer.
+    let descriptor = client.descriptor().expect("it is connected");
+    turn(&client, &descriptor).expect("the store lives");
+    wait_until("it has been given back", || {
+        client.receive_ready().expect("the store lives");
+        pinned(&other) == 0
+    });
+    store.stop();
+}
+
+#[test]
+fn an_event_loop_hears_of_the_death_of_the_store() {
+    let store = StoreProcess::start("1000000");
+    let client = store.client();
+    let mut get = client.start_get(&[numbered(1)], GetOptions::default()).expect("it is sent");
+    let descriptor = client.descriptor().expect("it is connected");
+    store.signal(Signal::SIGKILL);
+    let told = turn(&client, &descriptor);
+    assert!(matches!(told, Err(Error::Disconnected { .. })), "{told:?}");
+    let taken = get.try_take();
+    assert!(matches!(taken, Err(Error::Disconnected { .. })), "{taken:?}");
+}
