@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from ._context import SerializationContext, reading_with
@@ -66,6 +67,7 @@ _HEADER = struct.Struct("<8sIIQQ")
 _ENTRY_BYTES = 16
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 _PADDING = bytes(ALIGNMENT)
+_STOP = pickle.STOP[0]
 # Chunks of a pickle stream up to here are joined with the header: one small copy is cheaper than
 # many parts.
 _JOIN_BYTES = 64 * 1024
@@ -163,7 +165,10 @@ class ArrayTemplate:
         view = _as_bytes(target)
         _check_target(view, self.total_bytes)
         part = view[self.offset :]
-        return np.ndarray(self.shape, self.dtype, buffer=part, order=_order(self.order))
+        array: np.ndarray[Any, Any] = np.ndarray(
+            self.shape, self.dtype, buffer=part, order=_order(self.order)
+        )
+        return array
 
 
 def serialize(value: object, context: SerializationContext | None = None) -> Serialized:
@@ -220,7 +225,7 @@ def array_template(
     from ._reducers import PendingArray
 
     lengths = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    lengths = tuple(int(length) for length in lengths)
+    lengths = tuple(index(length) for length in lengths)
     kind = np.dtype(dtype)
     if any(length < 0 for length in lengths):
         raise ValueError(f"an array cannot have the shape {lengths}")
@@ -262,6 +267,10 @@ def _read_layout(view: memoryview) -> tuple[memoryview, list[memoryview]]:
             f"table, which ends at {table_end}, and the end of its {size} bytes"
         )
     pickled = view[offset:end]
+    if not length or pickled[-1] != _STOP:
+        raise InvalidObjectError(
+            f"damaged object: its pickle of {length} bytes at {offset} does not end with STOP"
+        )
     buffers: list[memoryview] = []
     if count:
         table = struct.unpack_from(f"<{2 * count}Q", view, _HEADER.size)
