@@ -67,7 +67,8 @@ def _numpy_reducer(type_: type) -> Reducer | None:
 
 
 def _reduce_array(array: Any) -> Any:
-    """Unlike numpy's own: dates, structures and what is not contiguous have a buffer as well."""
+    """Unlike numpy's own: dates, and what is not contiguous, have a buffer as well. A memmap
+    becomes an array: the file stays with the writer."""
     import numpy as np
 
     kind = array.dtype
@@ -79,11 +80,14 @@ def _reduce_array(array: Any) -> Any:
     name = kind.str if kind.isbuiltin == 1 else kind
     if array.nbytes < INLINE_BYTES:
         return _restore.array, (array.tobytes(order), name, array.shape, order)
-    # memmaps as well: the file stays with the writer.
-    plain = np.asarray(array)
-    flat = (plain.T if order == "F" else np.ascontiguousarray(plain)).reshape(-1).view(np.uint8)
-    flat.flags.writeable = False
-    return _restore.array, (PickleBuffer(flat.data), name, array.shape, order)
+    if not (flags.c_contiguous or flags.f_contiguous):
+        array = np.ascontiguousarray(array)
+    try:
+        view = memoryview(array)
+    except (TypeError, ValueError):
+        # Python's buffers know no dates: show the bytes alone.
+        view = (array.T if order == "F" else array).reshape(-1).view(np.uint8).data
+    return _restore.array, (PickleBuffer(view.toreadonly()), name, array.shape, order)
 
 
 def _reduce_array_view(array: Any) -> Any:
@@ -127,16 +131,29 @@ def _reduce_arrow_array(array: Any) -> Any:
     """pyarrow pickles the whole buffers of a slice: cut it out first."""
     import pyarrow as pa
 
-    needed = array.nbytes
-    if array.get_total_buffer_size() > needed + needed // _WASTE_PART + _WASTE_BYTES:
+    if _is_piece(array):
         try:
             array = pa.concat_arrays([array])
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        except pa.ArrowException:
             pass  # Larger than it has to be, but right.
     if str(array.type) in ("string_view", "binary_view"):
         array = _without_unused_strings(array)
     function, arguments = array.__reduce__()[:2]
     return _restore.arrow_array, (function, arguments)
+
+
+def _is_piece(array: Any) -> bool:
+    """Whether the array has buffers that are much larger than what it needs of them."""
+    import pyarrow as pa
+
+    try:
+        needed = array.nbytes
+    except pa.ArrowException:
+        # Before pyarrow 22 not known for views: these have 4 to 16 bytes a value.
+        views = array.buffers()[1]
+        return bool(array.offset or views and views.size > 16 * len(array) + _WASTE_BYTES)
+    waste = array.get_total_buffer_size() - needed
+    return bool(waste > needed // _WASTE_PART + _WASTE_BYTES)
 
 
 def _without_unused_strings(array: Any) -> Any:
@@ -159,7 +176,7 @@ def _without_unused_strings(array: Any) -> Any:
     flat = pa.large_string() if str(array.type) == "string_view" else pa.large_binary()
     try:
         return array.cast(flat).cast(array.type)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+    except pa.ArrowException:
         return array
 
 

@@ -89,9 +89,13 @@ def torch_tensor(data: Any, dtype: Any, shape: tuple[int, ...], requires_grad: b
 
     torch knows no read-only memory: writing to this tensor in place ends the process with a
     fault if ``data`` is memory of the store. Use ``tensor.clone()`` to have one to write to.
+    Small ones have memory of their own.
     """
     import torch
 
+    if isinstance(data, bytes):
+        # A small one gets memory of its own: bytes belong to Python, which shares some of them.
+        data = bytearray(data)
     if not len(data):
         tensor = torch.empty(shape, dtype=dtype)
     else:
