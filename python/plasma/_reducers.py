@@ -161,12 +161,15 @@ def _without_unused_strings(array: Any) -> Any:
 
     Slices and filters keep all data of the array that they were made from, and pyarrow counts it
     as needed."""
-    import numpy as np
     import pyarrow as pa
 
     _, views, *data = array.buffers()
     held = sum(buffer.size for buffer in data if buffer is not None)
     if held < _VIEW_WASTE_BYTES or views is None:
+        return array
+    try:
+        import numpy as np
+    except ImportError:
         return array
     words = np.frombuffer(views, np.int32, 4 * len(array), 16 * array.offset)
     lengths = words[::4]

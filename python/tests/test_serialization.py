@@ -179,6 +179,12 @@ def test_large_parts_are_the_memory_of_the_value() -> None:
     assert [len(part) for part in shared] == [array.nbytes]
 
 
+def test_large_strings_of_bytes_are_not_copied_to_be_written() -> None:
+    for value in (b"x" * 1_000_000, bytearray(1_000_000)):
+        parts = [part for _, part in serialize([value]).parts()]
+        assert any(memoryview(part).obj is value for part in parts)
+
+
 def test_the_header_is_as_documented() -> None:
     data = written([np.arange(1000), np.ones(1000)])
     assert data[:8] == bytes.fromhex("93 50 4c 41 53 4d 41 0a")
@@ -270,7 +276,7 @@ ARRAYS = {
     "unicode": np.array(["abc"] * ITEMS),
     "bytes": np.array([b"abc"] * ITEMS),
     "void": np.zeros(ITEMS, "V5"),
-    "matrix": np.matrix(values.reshape(50, 100)),
+    "matrix": values.reshape(50, 100).view(np.matrix),
     "recarray": np.rec.array(np.ones(ITEMS, pairs)),
 }
 SMALL_ARRAYS = {
