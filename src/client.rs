@@ -39,6 +39,7 @@
 mod arrow;
 mod buffers;
 mod connection;
+mod digest;
 mod error;
 mod grants;
 mod guarded;

@@ -136,7 +136,7 @@ fn specimens() -> Vec<ClientMessage> {
         Request::Evict { bytes: 100 },
         Request::Refresh { ids },
         Request::List { cursor: 0 },
-        Request::Subscribe,
+        Request::Subscribe { one_by_one: false },
         Request::GetStats,
         Request::GetDebugText,
         Request::ListClients { after: plasma::ids::ClientId(0), holding: Some(id) },
@@ -414,7 +414,7 @@ fn b03_slow_peer_that_never_reads_its_replies() {
 fn b03_slow_peer_a_subscriber_that_never_reads() {
     let mut store = StoreProcess::start("16M");
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let mut producer = store.raw_client();
     let memory = store.private_memory();
     for round in 0..20 {
@@ -488,7 +488,7 @@ impl Drop for Copier {
 fn b03_slow_peer_a_stopped_process() {
     let mut store = StoreProcess::start("16M");
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let copier = Copier::start(&subscriber.socket, store.directory().join("events"));
     copier.stop();
     let mut producer = store.raw_client();
@@ -593,7 +593,7 @@ fn read_sealed(subscriber: &mut RawPeer, count: usize) -> Vec<ObjectId> {
 fn b08_big_batch_and_slow_subscriber() {
     let mut store = StoreProcess::start("16M");
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let mut producer = store.raw_client();
     assert_eq!(producer.call(put_numbered(0..4096)), Reply::Done);
     assert_eq!(producer.call(put_numbered(4096..8192)), Reply::Done);
@@ -608,7 +608,7 @@ fn b08_hundred_thousand_seals_and_a_sleeping_subscriber() {
     const TOGETHER: u64 = 1000;
     let mut store = StoreProcess::start("16M");
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let mut producer = store.raw_client();
     for start in (0..SEALS).step_by(1000) {
         producer.request_all((start..start + TOGETHER).flat_map(|number| {
@@ -653,7 +653,7 @@ fn b09_subscriber_closes_its_socket() {
 fn b31_subscriber_that_never_reads_ends_visibly() {
     let mut store = StoreProcess::start("1M");
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let mut producer = store.raw_client();
     let memory = store.private_memory();
     let batch = limits::BATCH_OBJECTS_MAX as u64;

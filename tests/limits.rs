@@ -348,7 +348,7 @@ fn events_part_max() {
     let max = limits::EVENTS_PART_MAX;
     assert_eq!(producer.call(put_numbered(0..max as u64 + 1)), Reply::Done);
     let mut subscriber = store.raw_client();
-    assert_eq!(subscriber.call(Request::Subscribe), Reply::Done);
+    assert_eq!(subscriber.call(Request::Subscribe { one_by_one: false }), Reply::Done);
     let mut part = || match subscriber.receive().expect("the stream goes on").reply {
         Reply::Events(events) => events,
         other => panic!("{other:?}"),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::iter::FusedIterator;
 
 use super::error::Error;
+use super::subscription::EventForm;
 use super::{Client, ClientInfo, DeleteOutcome, ObjectInfo, Result, Stats, Subscription};
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::{Reply, Request};
@@ -248,11 +249,25 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Closed`] if this client is disconnected.
     pub fn subscribe(&self) -> Result<Subscription> {
+        self.subscribe_in(EventForm::Batches)
+    }
+
+    /// As [`Self::subscribe`], with each event in a message of its own and without
+    /// [`Event::SnapshotEnd`](super::Event::SnapshotEnd), so that other code can read the socket:
+    /// 8 bytes of length, little-endian, then a message for [`Subscription::decode`].
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub fn subscribe_one_by_one(&self) -> Result<Subscription> {
+        self.subscribe_in(EventForm::OneByOne)
+    }
+
+    fn subscribe_in(&self, form: EventForm) -> Result<Subscription> {
         if self.shared.current.load().is_none() {
             return Err(Error::Closed);
         }
         let shared = &self.shared;
-        Subscription::open(&shared.path, &shared.builder.load(), &shared.clock)
+        Subscription::open(&shared.path, &shared.builder.load(), &shared.clock, form)
     }
 
     fn clients_holding(&self, holding: Option<ObjectId>) -> Result<Vec<ClientInfo>> {

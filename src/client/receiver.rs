@@ -35,17 +35,32 @@ pub(super) struct Received {
 pub(super) struct Receiver {
     frames: FrameReader,
     descriptors: VecDeque<OwnedFd>,
+    /// Whether more may be taken out of the socket than the next message.
+    reads_ahead: bool,
 }
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        Self { frames: FrameReader::new(FRAME_DESCRIPTORS_MAX), descriptors: VecDeque::new() }
+        Self {
+            frames: FrameReader::new(FRAME_DESCRIPTORS_MAX),
+            descriptors: VecDeque::new(),
+            reads_ahead: true,
+        }
+    }
+
+    /// From now on leaves in the socket what is behind the next message: somebody else may read it.
+    pub(super) fn read_one_by_one(&mut self) {
+        self.reads_ahead = false;
     }
 
     /// Waits for bytes and takes them in. A signal ends the wait early, which is no error: there is
     /// no new message then.
     pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<(), Fault> {
-        let space = self.frames.space(CHUNK_BYTES);
+        let space = if self.reads_ahead {
+            self.frames.space(CHUNK_BYTES)
+        } else {
+            self.frames.space_for_one()
+        };
         match fd_passing::receive(socket.as_fd(), space, &mut self.descriptors) {
             Ok(0) => Err(Fault::hung_up()),
             Ok(received) => {

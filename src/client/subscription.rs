@@ -10,12 +10,24 @@ use std::time::Duration;
 
 use super::error::{Error, Fault, unexpected};
 use super::opening::{CONNECT_REQUEST, Line, open};
-use super::options::Builder;
+use super::options::{Builder, Interrupt};
 use super::receiver::wait_readable;
 use super::{Event, Result};
+use crate::limits::INTERRUPT_CHECK_INTERVAL;
+use crate::protocol::ProtocolError;
+use crate::protocol::codec::decode_server;
 use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
 use crate::shm::fork;
 use crate::time::{Clock, Timestamp};
+
+/// How events come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EventForm {
+    /// As many in a message as there are.
+    Batches,
+    /// Each in a message of its own, and no marks.
+    OneByOne,
+}
 
 /// Events of a store, in the order in which they happened. Made by
 /// [`Client::subscribe`](super::Client::subscribe).
@@ -58,8 +70,17 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn open(path: &Path, builder: &Builder, clock: &Clock) -> Result<Self> {
-        let (line, _connected) = open(path, builder, clock, None)?;
+    pub(super) fn open(
+        path: &Path,
+        builder: &Builder,
+        clock: &Clock,
+        form: EventForm,
+    ) -> Result<Self> {
+        let (mut line, _connected) = open(path, builder, clock, None)?;
+        let one_by_one = form == EventForm::OneByOne;
+        if one_by_one {
+            line.receiver.read_one_by_one();
+        }
         let mut subscription = Self {
             path: path.to_owned(),
             line,
@@ -68,7 +89,7 @@ impl Subscription {
             generation: fork::generation(),
             has_ended: false,
         };
-        subscription.begin()?;
+        subscription.begin(one_by_one)?;
         Ok(subscription)
     }
 
@@ -79,6 +100,44 @@ impl Subscription {
     /// gone; [`Error::Inherited`] in a forked child.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>> {
         self.next_until(Some(self.clock.now().after(timeout)))
+    }
+
+    /// The next event, if it comes in that time (`None`: waits for ever); the caller can interrupt
+    /// the wait.
+    ///
+    /// # Errors
+    /// As [`Self::next_timeout`], and [`Error::Interrupted`]; the stream goes on then.
+    pub fn next_with(
+        &mut self,
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Option<Event>> {
+        let end = timeout.map(|timeout| self.clock.now().after(timeout));
+        let Some(interrupt) = interrupt else {
+            return self.next_until(end);
+        };
+        loop {
+            let next_look = self.clock.now().after(INTERRUPT_CHECK_INTERVAL);
+            let is_last = end.is_some_and(|end| end <= next_look);
+            let event = self.next_until(if is_last { end } else { Some(next_look) })?;
+            if event.is_some() || is_last {
+                return Ok(event);
+            }
+            if interrupt() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+
+    /// The events in one message that was read from the descriptor, its 8 bytes of length left out.
+    ///
+    /// # Errors
+    /// It is no message with events.
+    pub fn decode(message: &[u8]) -> std::result::Result<Vec<Event>, ProtocolError> {
+        match decode_server(message)?.reply {
+            Reply::Events(events) => Ok(events),
+            other => Err(unexpected("subscribe", &other)),
+        }
     }
 
     fn next_until(&mut self, end: Option<Timestamp>) -> Result<Option<Event>> {
@@ -106,9 +165,9 @@ impl Subscription {
         Err(Error::Closed)
     }
 
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self, one_by_one: bool) -> Result<()> {
         let request = RequestId(CONNECT_REQUEST.0 + 1);
-        let subscribe = ClientMessage::Request(Request::Subscribe);
+        let subscribe = ClientMessage::Request(Request::Subscribe { one_by_one });
         self.line.send(request, &subscribe).map_err(|fault| fault.at(&self.path))?;
         match self.receive(None)? {
             None | Some(Reply::Done) => Ok(()),

@@ -122,6 +122,15 @@ impl FrameReader {
         &mut self.buffer[self.received..]
     }
 
+    /// As [`Self::space`], but only as much as completes the header or the frame that is being
+    /// received, so that nothing of the next one is taken out of the socket.
+    pub fn space_for_one(&mut self) -> &mut [u8] {
+        let missing = self.missing_bytes().unwrap_or(HEADER_BYTES - self.buffered());
+        let space = self.space(missing);
+        let len = space.len().min(missing);
+        &mut space[..len]
+    }
+
     /// Takes note that `received` bytes came into the room that [`Self::space`] gave.
     ///
     /// # Panics

@@ -115,7 +115,10 @@ pub enum Request {
     List {
         cursor: u32,
     },
-    Subscribe,
+    Subscribe {
+        /// One event a frame, and no [`Event::SnapshotEnd`].
+        one_by_one: bool,
+    },
     GetStats,
     GetDebugText,
     ListClients {
@@ -144,7 +147,7 @@ impl Request {
             Self::Evict { .. } => "evict",
             Self::Refresh { .. } => "refresh",
             Self::List { .. } => "list",
-            Self::Subscribe => "subscribe",
+            Self::Subscribe { .. } => "subscribe",
             Self::GetStats => "get_stats",
             Self::GetDebugText => "get_debug_text",
             Self::ListClients { .. } => "list_clients",

@@ -35,7 +35,7 @@ impl Outside {
             match effect {
                 Effect::Reply { client, request, reply } => self.reply(client, request, reply),
                 Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
-                Effect::Stream { client } => self.streams.insert(client),
+                Effect::Stream { client, one_by_one } => self.streams.insert(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }
         }
@@ -44,7 +44,13 @@ impl Outside {
     /// Queues the next part of a subscriber's stream. It is the last one if the subscriber lagged.
     pub fn tell(&mut self, client: ClientId, events: Vec<Event>) {
         let is_over = events.last() == Some(&Event::Lagged);
-        self.reply(client, RequestId::NONE, Reply::Events(events));
+        if self.streams.is_one_by_one(client) {
+            for event in events.into_iter().filter(|event| *event != Event::SnapshotEnd) {
+                self.reply(client, RequestId::NONE, Reply::Events(vec![event]));
+            }
+        } else {
+            self.reply(client, RequestId::NONE, Reply::Events(events));
+        }
         if is_over {
             self.connections.drain(client, CloseReason::Lagged);
         }

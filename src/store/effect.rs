@@ -29,6 +29,8 @@ pub enum Effect {
     Stream {
         /// The subscriber.
         client: ClientId,
+        /// It wants one event at a time, and no marks.
+        one_by_one: bool,
     },
     /// Close the connection after what is queued has been sent: the client said goodbye.
     HangUp {

@@ -199,7 +199,7 @@ impl Store {
             Request::Evict { bytes } => Ok(self.evict(bytes).into()),
             Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
             Request::List { cursor } => Ok(self.list(cursor).into()),
-            Request::Subscribe => self.subscribe(asked, effects),
+            Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one, effects),
             Request::GetStats => Ok(Reply::Stats(self.stats()).into()),
             Request::GetDebugText => Ok(Reply::DebugText(self.debug_text()).into()),
             Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
@@ -286,13 +286,18 @@ impl Store {
         Ok(Reply::Done)
     }
 
-    fn subscribe(&mut self, asked: Asked, effects: &mut Effects) -> Result<Outcome, Refusal> {
+    fn subscribe(
+        &mut self,
+        asked: Asked,
+        one_by_one: bool,
+        effects: &mut Effects,
+    ) -> Result<Outcome, Refusal> {
         if self.subscriptions.contains(asked.client) {
             return Err(Refusal::AlreadySubscribed);
         }
         self.subscriptions.subscribe(asked.client);
         effects.reply(asked.client, asked.request, Reply::Done);
-        effects.push(Effect::Stream { client: asked.client });
+        effects.push(Effect::Stream { client: asked.client, one_by_one });
         Ok(Outcome::Waits)
     }
 

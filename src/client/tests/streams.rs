@@ -1,6 +1,8 @@
 //! Streams of events.
 
+use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -97,7 +99,34 @@ fn subscribe(
     let _client = store.welcome();
     let mut peer = store.welcome();
     let (subscribe, request) = peer.next();
-    assert_eq!(request, Request::Subscribe);
+    assert_eq!(request, Request::Subscribe { one_by_one: false });
     answer(&mut peer, subscribe);
     (outcome(subscribing), peer)
+}
+
+#[test]
+fn a_stream_of_single_events_leaves_in_the_socket_what_is_behind_the_next() {
+    let store = FakeStore::new();
+    let path = store.path();
+    let subscriber = beside(move || Client::connect(path)?.subscribe_one_by_one());
+    let _client = store.welcome();
+    let mut watcher = store.welcome();
+    let (subscribe, request) = watcher.next();
+    assert_eq!(request, Request::Subscribe { one_by_one: true });
+    watcher.reply(subscribe, Reply::Done);
+    for name in 1..=3 {
+        watcher.reply(RequestId::NONE, Reply::Events(vec![sealed(name)]));
+    }
+    let mut stream = outcome(subscriber).unwrap();
+    assert_eq!(stream.next_timeout(Duration::MAX).unwrap(), Some(sealed(1)));
+    // What somebody reads from the socket is the second message and nothing else …
+    let mut socket = UnixStream::from(stream.as_fd().try_clone_to_owned().unwrap());
+    let mut length = [0; 8];
+    socket.read_exact(&mut length).unwrap();
+    let mut message = vec![0; usize::try_from(u64::from_le_bytes(length)).unwrap()];
+    socket.read_exact(&mut message).unwrap();
+    assert_eq!(Subscription::decode(&message).unwrap(), [sealed(2)]);
+    assert!(Subscription::decode(b"garbage").is_err());
+    // … and the stream goes on behind it.
+    assert_eq!(stream.next_timeout(Duration::MAX).unwrap(), Some(sealed(3)));
 }

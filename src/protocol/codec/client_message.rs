@@ -95,7 +95,9 @@ fn encode_request(out: &mut Vec<u8>, request_id: RequestId, request: &Request) {
             WireRequest::Refresh(wire::Refresh { object_ids: write_ids(ids) })
         }
         Request::List { cursor } => WireRequest::List(wire::List { cursor: *cursor }),
-        Request::Subscribe => WireRequest::Subscribe(wire::Subscribe {}),
+        Request::Subscribe { one_by_one } => {
+            WireRequest::Subscribe(wire::Subscribe { one_by_one: *one_by_one })
+        }
         Request::GetStats => WireRequest::GetStats(wire::GetStats {}),
         Request::GetDebugText => WireRequest::GetDebugText(wire::GetDebugText {}),
         Request::ListClients { after, holding } => WireRequest::ListClients(wire::ListClients {
@@ -220,7 +222,7 @@ fn read_request(request: WireRequest) -> Result<ClientMessage, ProtocolError> {
             Request::Refresh { ids: read_ids("Refresh.object_ids", &refresh.object_ids)? }
         }
         WireRequest::List(list) => Request::List { cursor: list.cursor },
-        WireRequest::Subscribe(wire::Subscribe {}) => Request::Subscribe,
+        WireRequest::Subscribe(wire::Subscribe { one_by_one }) => Request::Subscribe { one_by_one },
         WireRequest::GetStats(wire::GetStats {}) => Request::GetStats,
         WireRequest::GetDebugText(wire::GetDebugText {}) => Request::GetDebugText,
         WireRequest::ListClients(list) => Request::ListClients {

@@ -517,7 +517,7 @@ fn a_stream_has_the_snapshot_and_then_what_happens() {
     let mut producer = harness.connect();
     put_many(&mut harness, &mut producer, 0..3);
     let mut watcher = harness.connect();
-    assert_eq!(harness.ask(&mut watcher, Request::Subscribe), Reply::Done);
+    assert_eq!(harness.ask(&mut watcher, Request::Subscribe { one_by_one: false }), Reply::Done);
     let snapshot = read_events(&mut harness, &mut watcher, |it| *it == Event::SnapshotEnd);
     assert_eq!(snapshot.len(), 4);
     harness.turn();
@@ -533,7 +533,7 @@ fn a_sleeping_subscriber_costs_little_and_misses_nothing() {
     let mut harness = Harness::new();
     let mut producer = harness.connect();
     let mut sleeper = harness.connect();
-    assert_eq!(harness.ask(&mut sleeper, Request::Subscribe), Reply::Done);
+    assert_eq!(harness.ask(&mut sleeper, Request::Subscribe { one_by_one: false }), Reply::Done);
     let count = 9000;
     let mut largest = 0;
     for round in 0..3 {
@@ -570,7 +570,7 @@ fn a_subscriber_too_far_behind_is_told_so_and_hung_up_on() {
     let mut harness = Harness::new();
     let mut producer = harness.connect();
     let mut sleeper = harness.connect();
-    assert_eq!(harness.ask(&mut sleeper, Request::Subscribe), Reply::Done);
+    assert_eq!(harness.ask(&mut sleeper, Request::Subscribe { one_by_one: false }), Reply::Done);
     let batch = u64::try_from(limits::BATCH_OBJECTS_MAX).unwrap();
     let new = |number| NewObject { id: id(number), data: vec![], metadata: vec![] };
     let mut happened = 0;
@@ -593,4 +593,19 @@ fn a_subscriber_too_far_behind_is_told_so_and_hung_up_on() {
         panic!()
     };
     assert_eq!(subscribers, 0);
+}
+
+#[test]
+fn a_stream_of_single_events_has_one_in_each_message_and_no_marks() {
+    let mut harness = Harness::new();
+    let mut producer = harness.connect();
+    put_many(&mut harness, &mut producer, 0..3);
+    let mut watcher = harness.connect();
+    assert_eq!(harness.ask(&mut watcher, Request::Subscribe { one_by_one: true }), Reply::Done);
+    put_many(&mut harness, &mut producer, 3..5);
+    for number in 0..5 {
+        let events = read_events(&mut harness, &mut watcher, |_| true);
+        let sealed = Event::Sealed { id: id(number), data_size: 0, metadata_size: 0 };
+        assert_eq!(events, [sealed], "the message of object {number}");
+    }
 }

@@ -240,7 +240,9 @@ impl Model {
                 Reply::Refreshed { objects: u32::try_from(touched).unwrap() }
             }
             Request::List { cursor } => self.check_list(call, *cursor, seen),
-            Request::Subscribe => return self.subscribe(call, seen).map(|()| None),
+            Request::Subscribe { one_by_one } => {
+                return self.subscribe(call, *one_by_one, seen).map(|()| None);
+            }
             Request::GetStats => Reply::Stats(self.stats()),
             Request::GetDebugText => self.check_debug_text(call, seen),
             Request::ListClients { after, holding } => self.list_clients(*after, *holding),
@@ -333,7 +335,7 @@ impl Model {
         Ok(Reply::Done)
     }
 
-    fn subscribe(&mut self, call: Call, seen: &mut Seen) -> Result<(), Refusal> {
+    fn subscribe(&mut self, call: Call, one_by_one: bool, seen: &mut Seen) -> Result<(), Refusal> {
         let next = self.events.len();
         let client = self.clients.get_mut(&call.client).unwrap();
         if client.stream.is_some() {
@@ -342,7 +344,7 @@ impl Model {
         let snapshot = Some((next, BTreeSet::new()));
         client.stream = Some(Stream { next, snapshot, mirror: BTreeMap::new() });
         seen.reply(call, Reply::Done);
-        seen.expect(Effect::Stream { client: call.client });
+        seen.expect(Effect::Stream { client: call.client, one_by_one });
         Ok(())
     }
 

@@ -167,7 +167,7 @@ impl World {
             "evict" => Request::Evict { bytes: line.words[2].parse().unwrap() },
             "refresh" => Request::Refresh { ids },
             "list" => Request::List { cursor: 0 },
-            "subscribe" => Request::Subscribe,
+            "subscribe" => Request::Subscribe { one_by_one: false },
             "debug" => Request::GetDebugText,
             "clients" => Request::ListClients { after: ClientId(0), holding: first },
             "name" => Request::SetOptions { client_name: Some(line.words[2].into()), quota: None },

@@ -160,7 +160,8 @@ fn other_requests() -> Vec<(Request, &'static str)> {
         ),
         (Request::SetOptions { client_name: None, quota: None }, "0803 1a00"),
         (Request::List { cursor: 300 }, "0803 8a0103 08ac02"),
-        (Request::Subscribe, "0803 920100"),
+        (Request::Subscribe { one_by_one: false }, "0803 920100"),
+        (Request::Subscribe { one_by_one: true }, "0803 92010208 01"),
         (Request::GetStats, "0803 9a0100"),
         (Request::GetDebugText, "0803 a20100"),
         (

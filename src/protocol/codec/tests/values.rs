@@ -39,7 +39,7 @@ fn request() -> impl Strategy<Value = Request> {
         (option::of(name()), option::of(any::<u64>()))
             .prop_map(|(client_name, quota)| Request::SetOptions { client_name, quota }),
         prop_oneof![
-            Just(Request::Subscribe),
+            any::<bool>().prop_map(|one_by_one| Request::Subscribe { one_by_one }),
             Just(Request::GetStats),
             Just(Request::GetDebugText),
             Just(Request::Disconnect),

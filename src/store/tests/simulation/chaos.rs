@@ -252,7 +252,7 @@ impl Chaos {
             Evict => Request::Evict { bytes: self.size(random) },
             Refresh => Request::Refresh { ids: self.list(random) },
             List => Request::List { cursor: random.u32(..2) * random.u32(..10) },
-            Subscribe => Request::Subscribe,
+            Subscribe => Request::Subscribe { one_by_one: random.bool() },
             Stats => Request::GetStats,
             DebugText => Request::GetDebugText,
             Clients => Request::ListClients {
