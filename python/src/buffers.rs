@@ -62,6 +62,12 @@ impl Buffer {
         Self { object: self.object.clone(), is_metadata: true }
     }
 
+    /// The digest that the original made of data and metadata: 8 bytes.
+    fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let digest = py.detach(|| self.object.digest());
+        PyBytes::new(py, &digest)
+    }
+
     fn __len__(&self) -> usize {
         self.bytes().len()
     }

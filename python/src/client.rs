@@ -15,6 +15,7 @@ use crate::convert::{Ids, room, size, timeout};
 use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, exception};
 use crate::listing;
 use crate::object_id::ObjectID;
+use crate::subscription::Subscription;
 use crate::waiting::{interruptible, without_lock};
 use crate::writer::Writer;
 
@@ -264,6 +265,14 @@ impl Client {
     fn set_quota(&self, py: Python<'_>, bytes: i64) -> PyResult<()> {
         let bytes = size("a quota", bytes)?;
         without_lock(py, || self.client.set_quota(bytes))
+    }
+
+    /// Opens a stream of events; one by one and without marks, if a program is to read the socket.
+    fn subscribe(&self, py: Python<'_>, one_by_one: bool) -> PyResult<Subscription> {
+        let events = without_lock(py, || {
+            if one_by_one { self.client.subscribe_one_by_one() } else { self.client.subscribe() }
+        })?;
+        Subscription::new(events)
     }
 
     fn capacity(&self) -> PyResult<u64> {

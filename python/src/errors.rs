@@ -30,6 +30,7 @@ pub fn exception(error: Error) -> PyErr {
             _ => PyConnectionError::new_err(text),
         },
         Error::Disconnected { source, .. } => os_error(&source, text),
+        Error::Unresponsive { .. } => PyTimeoutError::new_err(text),
         Error::Closed => PyOSError::new_err((BAD_DESCRIPTOR, text)),
         Error::Protocol { .. } => PyOSError::new_err((PROTOCOL_ERROR, text)),
         Error::Map(source) => os_error(&source, text),
