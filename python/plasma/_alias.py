@@ -4,7 +4,6 @@ Names only: everything that they lead to is this package's own. `plasma.compat` 
 that does this for a program that cannot be changed.
 """
 
-import importlib
 import importlib.util
 import multiprocessing.spawn
 import sys
@@ -28,14 +27,6 @@ _EXTENSION_NAMES = (
 )
 _PLASMA_WAIT_TIMEOUT_MS = 2**30
 
-# What pyarrow lost together with its Plasma, and where this package has it.
-_SERIALIZATION_NAMES = (
-    "SerializationContext",
-    "default_serialization_context",
-    "deserialize",
-    "serialize",
-)
-
 _PREPARATION_KEY = "plasma_install_as_pyarrow_plasma"
 
 
@@ -44,8 +35,9 @@ def install_as_pyarrow_plasma() -> None:
 
     From then on `import pyarrow.plasma as plasma`, `from pyarrow import plasma`, `pa.plasma` and
     `import pyarrow._plasma` work, and pickles that name them load. `pa.serialize`,
-    `pa.deserialize`, `pa.SerializationContext` and `pa.default_serialization_context` are added if
-    pyarrow has them no more; they write this package's own format.
+    `pa.serialize_to`, `pa.deserialize`, `pa.SerializationContext` and
+    `pa.default_serialization_context` are added if pyarrow has them no more; they write this
+    package's own format.
 
     Child processes of `multiprocessing` have it as well, whichever way they start. Other children
     (a `subprocess` that runs Python, workers of libraries that start Python in their own way) have
@@ -76,8 +68,9 @@ def install_as_pyarrow_plasma() -> None:
     _add_module("plasma", plasma)
     _add_module("_plasma", extension)
 
-    serialization = importlib.import_module("plasma.serialization")
-    for name in _SERIALIZATION_NAMES:
+    from plasma import _pyarrow_serialization as serialization
+
+    for name in serialization.__all__:
         if not hasattr(pyarrow, name):
             setattr(pyarrow, name, getattr(serialization, name))
     _tell_children()
