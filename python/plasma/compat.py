@@ -79,14 +79,15 @@ def _run_program(program: str, arguments: list[str]) -> int:
 def _run_file(path: str) -> None:
     """As `runpy.run_path` does, but as Python does it: `__main__` stays the program's until the
     process ends, and `sys.argv[0]` is what was typed."""
+    loader: SourceFileLoader | SourcelessFileLoader
     code: CodeType | None
     if path.endswith(".pyc"):
-        compiled = SourcelessFileLoader("__main__", path)
-        loader, code = compiled, compiled.get_code("__main__")
-        assert code is not None, "a file that is compiled has code, or get_code raises"
+        loader = SourcelessFileLoader("__main__", path)
+        code = loader.get_code("__main__")
+        assert code is not None, "a compiled file has code, or get_code raises"
     else:
-        source = SourceFileLoader("__main__", path)
-        loader, code = source, source.source_to_code(source.get_data(path), path)
+        loader = SourceFileLoader("__main__", path)
+        code = loader.source_to_code(loader.get_data(path), path)
     module = ModuleType("__main__")
     module.__dict__.update(__file__=path, __loader__=loader, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = module

@@ -2,6 +2,7 @@
 program that knows nothing of it. Each in a process of its own, for it cannot be undone."""
 
 import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,25 @@ def test_a_syntax_error_is_told(folder: Path) -> None:
     ran = run_compat("syntax.py", cwd=folder)
     assert ran.returncode == 1
     assert "SyntaxError" in ran.stderr and 'syntax.py", line 1' in ran.stderr
+
+
+def test_a_compiled_file_is_a_program(folder: Path) -> None:
+    compiled = py_compile.compile(str(folder / "program.py"), cfile=str(folder / "compiled.pyc"))
+    assert compiled is not None
+    (folder / "program.py").unlink()
+    same_as_python(folder, "compiled.pyc", "6")
+
+
+def test_threads_that_outlive_the_last_line_find_their_main_module(folder: Path) -> None:
+    (folder / "threads.py").write_text("""
+import pickle, threading
+class Own: pass
+def late():
+    threading.main_thread().join()
+    print(type(pickle.loads(pickle.dumps(Own()))).__name__)
+threading.Thread(target=late).start()
+""")
+    assert same_as_python(folder, "threads.py").stdout == "Own\n"
 
 
 def test_a_folder_is_a_program(folder: Path) -> None:

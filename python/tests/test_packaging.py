@@ -80,7 +80,7 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_command_ends_the_store(socket_path: str, ending: signal.Signals) -> None:
-    command = [SCRIPTS / "plasma_store", "-m", "10MB", "-s", socket_path]
+    command = [str(SCRIPTS / "plasma_store"), "-m", "10MB", "-s", socket_path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_until(lambda: accepts(socket_path))
