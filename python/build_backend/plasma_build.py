@@ -26,6 +26,8 @@ from maturin import (  # noqa: E402, F401
 )
 
 _PYTHON = Path(__file__).resolve().parent.parent
+# In a checkout the extension module's, in a source distribution the store's: of one workspace both.
+_MANIFEST = _PYTHON / "Cargo.toml"
 _PROGRAM = _PYTHON / "plasma" / "bin" / "plasma-store-server"
 
 _Settings = dict[str, Any] | None
@@ -60,7 +62,7 @@ def build_editable(
 
 def _build_program() -> None:
     command = [_cargo(), "rustc", "--release", "--package=plasma-store", "--bin=plasma_store"]
-    command += ["--message-format=json-render-diagnostics", f"--manifest-path={_manifest()}"]
+    command += ["--message-format=json-render-diagnostics", f"--manifest-path={_MANIFEST}"]
     # As a flag of the last step and not of the profile, so that libraries are shared with others.
     command += ["--", "-Cstrip=symbols"]
     print("building the store program:", " ".join(command), file=sys.stderr, flush=True)
@@ -74,11 +76,6 @@ def _build_program() -> None:
     fresh = _PROGRAM.with_suffix(".new")
     shutil.copy(program, fresh)
     os.replace(fresh, _PROGRAM)
-
-
-def _manifest() -> Path:
-    """The store's: above us in a checkout as in a source distribution."""
-    return _PYTHON.parent / "Cargo.toml"
 
 
 def _cargo() -> str:
