@@ -80,6 +80,7 @@ class PlasmaClient:
         self._retries = retries
         self._name = name
         self._core = _core.Client.connect(socket_path, retries, name)
+        self._capacity = self._core.capacity()
         self._channel: NotificationChannel | None = None
 
     # -- the session ------------------------------------------------------------------------------
@@ -90,8 +91,9 @@ class PlasmaClient:
         return self._socket_path
 
     def store_capacity(self) -> int:
-        """Bytes that the store was given for objects."""
-        return self._core.capacity()
+        """Bytes that the store was given for objects. Known without asking, so it can also be asked
+        when the store is gone."""
+        return self._capacity
 
     def disconnect(self) -> None:
         """Ends the use of this client. Buffers, arrays and tables that came from it stay valid, and
@@ -167,7 +169,7 @@ class PlasmaClient:
             serialized.total_bytes,
             serialized.parts(),
             metadata,
-            memcopy_threads,
+            max(memcopy_threads, 1),
             evict,
             timeout_ms,
         )
@@ -304,6 +306,7 @@ class PlasmaClient:
         if not view.c_contiguous:
             view = memoryview(view.tobytes())
         pieces = [(0, view)]
+        threads = max(threads, 1)
         self._core.put(object_id, view.nbytes, pieces, metadata, threads, evict, timeout_ms)
 
     def seal(self, object_id: ObjectID) -> None:
@@ -427,7 +430,7 @@ class PlasmaClient:
         if object_id is None:
             object_id = ObjectID.from_random()
         options = writing.Options(metadata, evict, timeout_ms)
-        writing.write_arrow(self._core, data, object_id, memcopy_threads, options)
+        writing.write_arrow(self._core, data, object_id, max(memcopy_threads, 1), options)
         return object_id
 
     def get_arrow(self, object_id: ObjectID, timeout_ms: int = -1) -> Any:
@@ -560,7 +563,7 @@ class PlasmaClient:
 
 
 def connect(
-    store_socket_name: str | os.PathLike[str],
+    store_socket_name: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     num_retries: int | str | None = -1,
     *legacy: int | None,
     name: str | None = None,
@@ -579,7 +582,7 @@ def connect(
     if not isinstance(num_retries, int):
         raise TypeError(f"num_retries is a number, not {type(num_retries).__name__}")
     retries = RETRIES_DEFAULT if num_retries < 0 else num_retries
-    return PlasmaClient(os.fspath(store_socket_name), retries, name)
+    return PlasmaClient(os.fsdecode(store_socket_name), retries, name)
 
 
 def _legacy_retries(manager: object, legacy: tuple[int | None, ...]) -> int:

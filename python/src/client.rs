@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::buffers::{Buffer, Source};
-use crate::convert::{Ids, room, size, timeout};
+use crate::convert::{Ids, milliseconds, room, size, timeout, whole_bytes};
 use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, exception};
 use crate::listing;
 use crate::object_id::ObjectID;
@@ -82,10 +82,10 @@ impl Client {
         &self,
         py: Python<'_>,
         object_id: &ObjectID,
-        data_size: i64,
+        #[pyo3(from_py_with = whole_bytes)] data_size: i64,
         metadata: Source,
         evict: bool,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Py<Writer>> {
         let (id, data_size) = (object_id.0, size("data_size", data_size)?);
         let options = room(evict, timeout_ms);
@@ -141,7 +141,7 @@ impl Client {
         metadata: Source,
         threads: usize,
         evict: bool,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<()> {
         check_pieces(total_bytes, &pieces)?;
         let options = room(evict, timeout_ms);
@@ -166,7 +166,7 @@ impl Client {
         py: Python<'_>,
         objects: Vec<(PyRef<'_, ObjectID>, Source, Source)>,
         evict: bool,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<()> {
         let objects: Vec<_> =
             objects.into_iter().map(|(id, data, metadata)| (id.0, data, metadata)).collect();
@@ -185,7 +185,7 @@ impl Client {
         &self,
         py: Python<'_>,
         object_ids: Ids,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Vec<Option<Buffer>>> {
         let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
         if options.timeout.is_none() {
@@ -201,7 +201,7 @@ impl Client {
         py: Python<'_>,
         object_ids: Ids,
         count: usize,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Vec<bool>> {
         interruptible(py, |interrupt| {
             self.client.wait_with(&object_ids.0, count, timeout(timeout_ms), interrupt)
@@ -222,7 +222,11 @@ impl Client {
         Ok(outcomes.into_iter().map(outcome_name).collect())
     }
 
-    fn evict(&self, py: Python<'_>, bytes: i64) -> PyResult<(u64, u64)> {
+    fn evict(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = whole_bytes)] bytes: i64,
+    ) -> PyResult<(u64, u64)> {
         // As in the original, less than nothing is nothing.
         let bytes = u64::try_from(bytes).unwrap_or(0);
         let evicted = without_lock(py, || self.client.evict(bytes))?;
@@ -262,7 +266,11 @@ impl Client {
         without_lock(py, || self.client.set_name(name))
     }
 
-    fn set_quota(&self, py: Python<'_>, bytes: i64) -> PyResult<()> {
+    fn set_quota(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = whole_bytes)] bytes: i64,
+    ) -> PyResult<()> {
         let bytes = size("a quota", bytes)?;
         without_lock(py, || self.client.set_quota(bytes))
     }

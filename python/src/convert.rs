@@ -6,6 +6,7 @@ use plasma::ObjectId;
 use plasma::client::CreateOptions;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyFloat;
 
 use crate::object_id::ObjectID;
 
@@ -30,6 +31,28 @@ fn not_an_id(item: &Bound<'_, PyAny>) -> PyErr {
     match item.get_type().name() {
         Ok(kind) => PyTypeError::new_err(format!("an ObjectID was expected, not {kind}")),
         Err(error) => error,
+    }
+}
+
+/// Milliseconds, to be used with `from_py_with`: a float is cut off, as in the original, because
+/// programs compute timeouts.
+pub fn milliseconds(number: &Bound<'_, PyAny>) -> PyResult<i64> {
+    match number.cast::<PyFloat>() {
+        Ok(float) => float.call_method0("__trunc__")?.extract(),
+        Err(_) => number.extract(),
+    }
+}
+
+/// Bytes, to be used with `from_py_with`: a float such as `1e9` will do, but no part of a byte,
+/// which the original cut off.
+pub fn whole_bytes(number: &Bound<'_, PyAny>) -> PyResult<i64> {
+    match number.cast::<PyFloat>() {
+        Ok(float) if float.value().fract() == 0.0 => float.call_method0("__trunc__")?.extract(),
+        Ok(float) => Err(PyTypeError::new_err(format!(
+            "a whole number of bytes was expected, not {}",
+            float.value()
+        ))),
+        Err(_) => number.extract(),
     }
 }
 

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyType};
 ///
 /// >>> ObjectID(20 * b"a")
 /// ObjectID(6161616161616161616161616161616161616161)
-#[pyclass(frozen, eq, ord, hash, module = "plasma")]
+#[pyclass(frozen, eq, ord, hash, subclass, weakref, module = "plasma")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
 pub struct ObjectID(pub ObjectId);
 
