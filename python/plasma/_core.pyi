@@ -7,7 +7,6 @@ from typing_extensions import Buffer as SupportsBuffer
 
 __version__: str
 
-@final
 class ObjectID:
     """The name of an object: exactly 20 bytes. Hashable, comparable, picklable."""
 

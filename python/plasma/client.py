@@ -341,6 +341,11 @@ class PlasmaClient:
         self, object_ids: Iterable[ObjectID], timeout_ms: int = -1, *, with_meta: Literal[True]
     ) -> builtins.list[tuple[bytes, pa.Buffer] | tuple[None, None]]: ...
 
+    @overload
+    def get_buffers(
+        self, object_ids: Iterable[ObjectID], timeout_ms: int, with_meta: Literal[True]
+    ) -> builtins.list[tuple[bytes, pa.Buffer] | tuple[None, None]]: ...
+
     def get_buffers(
         self, object_ids: Iterable[ObjectID], timeout_ms: int = -1, with_meta: bool = False
     ) -> builtins.list[Any]:

@@ -137,7 +137,7 @@ def test_what_is_refreshed_is_evicted_last(client: PlasmaClient) -> None:
         client.create_and_seal(some_id(number), 100 * b"x")
     held = client.get_buffers([some_id(4)])
     assert client.refresh([some_id(1), some_id(0), some_id(4), some_id(99)]) == 2
-    order = []
+    order: list[ObjectID] = []
     for _ in range(4):
         before = set(client.list())
         client.evict(1)
@@ -276,9 +276,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "create_and_seal": lambda client, id, **options: client.create_and_seal(
         id, bytes(40_000_000), **options
     ),
-    "put": lambda client, id, **options: client.put(
-        np.zeros(40_000_000, np.uint8), id, **options
-    ),
+    "put": lambda client, id, **options: client.put(np.zeros(40_000_000, np.uint8), id, **options),
     "put_raw_buffer": lambda client, id, **options: client.put_raw_buffer(
         bytes(40_000_000), id, **options
     ),

@@ -8,6 +8,7 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,13 @@ def test_writing_to_a_read_one_is_a_type_error(client: PlasmaClient, metadata: b
     [buffer] = client.get_metadata([NAME]) if metadata else client.get_buffers([NAME])
     assert buffer is not None
     with pytest.raises(TypeError, match="item assignment"):
-        buffer[0] = 5  # type: ignore[index]
+        buffer[0] = 5
     with pytest.raises(TypeError, match="read-only"):
         memoryview(buffer)[0] = 5
     with pytest.raises(ValueError, match="read-only"):
         np.frombuffer(buffer, np.uint8)[0] = 5
     with pytest.raises((TypeError, ValueError, BufferError)):
-        io.BytesIO(b"over").readinto(buffer)  # type: ignore[arg-type]
+        io.BytesIO(b"over").readinto(buffer)
     assert client.get_buffers([NAME], 0, True)[0][0] == b"meta"
     assert client.get_buffers([NAME])[0].to_pybytes() == b"data"  # type: ignore[union-attr]
 
@@ -132,7 +133,11 @@ def test_a_write_by_address_ends_the_writer_and_changes_nothing(
     if program is WRITE_TO_PAGE:
         client.put_raw_buffer(b"safe", NAME)
     ended = subprocess.run(
-        [sys.executable, "-c", program, store], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, store],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
     )
     assert ended.stdout == "reading works\n", ended.stderr
     assert ended.returncode == -11
@@ -149,9 +154,10 @@ def test_numpy_reads_and_writes_in_place(client: PlasmaClient) -> None:
     np.frombuffer(buffer, numbers.dtype).reshape(numbers.shape)[:] = numbers
     client.seal(NAME)
     [read] = client.get_buffers([NAME])
-    found = np.frombuffer(read, numbers.dtype).reshape(numbers.shape)  # type: ignore[call-overload]
+    assert read is not None
+    found = np.frombuffer(read, numbers.dtype).reshape(numbers.shape)
     assert np.array_equal(found, numbers)
-    assert found.__array_interface__["data"][0] == read.address  # type: ignore[union-attr]
+    assert found.__array_interface__["data"][0] == read.address
 
 
 def test_a_pickle_is_read_from_a_buffer(client: PlasmaClient) -> None:
@@ -201,7 +207,11 @@ def test_a_tensor_there_and_back(client: PlasmaClient, numbers: Any) -> None:
 
 def test_a_pandas_frame_there_and_back(client: PlasmaClient) -> None:
     frame = pd.DataFrame(
-        {"one": [1.0, 2.0, None], "two": ["a", "ü", None], "three": pd.date_range("2026", periods=3)}
+        {
+            "one": [1.0, 2.0, None],
+            "two": ["a", "ü", None],
+            "three": pd.date_range("2026", periods=3),
+        }
     )
     batch = pa.RecordBatch.from_pandas(frame)
     size = pa.MockOutputStream()
@@ -229,13 +239,14 @@ def ref_count(client: PlasmaClient) -> int:
 def test_whatever_is_made_of_a_buffer_holds_the_object(client: PlasmaClient, kind: str) -> None:
     client.create_and_seal(NAME, 100 * b"x", b"meta")
     [buffer] = client.get_metadata([NAME]) if kind == "metadata" else client.get_buffers([NAME])
-    made: Any = {
-        "memoryview": lambda: memoryview(buffer)[10:20],
-        "slice": lambda: buffer.slice(10, 5),  # type: ignore[union-attr]
-        "numpy": lambda: np.frombuffer(buffer, np.uint8)[::2],  # type: ignore[call-overload]
-        "reader": lambda: pa.BufferReader(buffer),
-        "metadata": lambda: memoryview(buffer),
-    }[kind]()
+    make: dict[str, Callable[[Any], Any]] = {
+        "memoryview": lambda buffer: memoryview(buffer)[10:20],
+        "slice": lambda buffer: buffer.slice(10, 5),
+        "numpy": lambda buffer: np.frombuffer(buffer, np.uint8)[::2],
+        "reader": pa.BufferReader,
+        "metadata": memoryview,
+    }
+    made = make[kind](buffer)
     del buffer
     gc.collect()
     assert ref_count(client) == 1
@@ -344,7 +355,8 @@ def test_a_raw_buffer_with_a_marker_in_its_metadata(client: PlasmaClient) -> Non
 def test_any_number_of_threads_copies_the_same(client: PlasmaClient, threads: int) -> None:
     contents = np.random.default_rng(4).integers(0, 256, 3_000_001, np.uint8)
     client.put_raw_buffer(contents, NAME, b"", threads)
-    assert np.array_equal(np.frombuffer(client.get_buffers([NAME])[0], np.uint8), contents)  # type: ignore[call-overload]
+    [read] = client.get_buffers([NAME])
+    assert read is not None and np.array_equal(np.frombuffer(read, np.uint8), contents)
     object_id = client.put(contents, memcopy_threads=threads)
     assert np.array_equal(client.get(object_id), contents)
     table = pa.table({"a": contents})

@@ -112,9 +112,8 @@ def test_entering_raises_as_create_does(make_store: MakeStore, kind: str) -> Non
         raise AssertionError("the block was entered")
     with pytest.raises(plasma.PlasmaStoreFull, match="capacity 100000"), block(200_000):
         raise AssertionError("the block was entered")
-    with pytest.raises(ValueError):
-        with block(-1):
-            raise AssertionError("the block was entered")
+    with pytest.raises(ValueError), block(-1):
+        raise AssertionError("the block was entered")
     assert list(client.list()) == [name]
 
 

@@ -44,7 +44,7 @@ def test_its_text_is_that_of_the_original() -> None:
 def test_equal_bytes_make_equal_ids_with_equal_hashes() -> None:
     one, same, other = ObjectID(20 * b"a"), ObjectID(20 * b"a"), ObjectID(19 * b"a" + b"b")
     assert one == same
-    assert not one != same
+    assert (one != same) is False
     assert hash(one) == hash(same)
     assert one != other
     assert {one: 1}[same] == 1
@@ -54,7 +54,7 @@ def test_equal_bytes_make_equal_ids_with_equal_hashes() -> None:
 @pytest.mark.parametrize("other", [20 * b"a", 40 * "6", None, 5, object()])
 def test_it_is_not_equal_to_anything_else(other: object) -> None:
     assert ObjectID(20 * b"a") != other
-    assert not ObjectID(20 * b"a") == other
+    assert (ObjectID(20 * b"a") == other) is False
 
 
 def test_ids_are_ordered_as_their_bytes() -> None:

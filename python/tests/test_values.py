@@ -144,7 +144,7 @@ def test_a_value_that_cannot_be_stored_leaves_nothing_behind(
 
 
 def test_arrays_are_read_only_and_in_place(client: PlasmaClient) -> None:
-    value = {"x": np.arange(10_000.0), "nested": [np.ones((100, 100), np.int8)]}
+    value: dict[str, Any] = {"x": np.arange(10_000.0), "nested": [np.ones((100, 100), np.int8)]}
     object_id = client.put(value)
     first, second = client.get(object_id), client.get(object_id)
     [buffer] = client.get_buffers([object_id])
