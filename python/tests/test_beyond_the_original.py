@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import wait_until
 
 import plasma
 from plasma import ObjectID, PlasmaClient
-
-WaitUntil = Callable[..., Any]
 
 
 def some_id(number: int) -> ObjectID:
@@ -167,9 +166,7 @@ def test_wait_holds_nothing(client: PlasmaClient) -> None:
     assert client.list()[some_id(1)]["ref_count"] == 0
 
 
-def test_wait_ends_when_as_many_as_asked_for_are_sealed(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
-) -> None:
+def test_wait_ends_when_as_many_as_asked_for_are_sealed(client: PlasmaClient, store: str) -> None:
     answers: list[Any] = []
     waiting = threading.Thread(target=lambda: answers.append(client.wait(some_ids(10), 3, 60)))
     waiting.start()
@@ -291,7 +288,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_create_with_a_timeout_waits_until_another_client_lets_go(
-    client: PlasmaClient, store: str, wait_until: WaitUntil, write: Callable[..., Any]
+    client: PlasmaClient, store: str, write: Callable[..., Any]
 ) -> None:
     holder = plasma.connect(store)
     held = [holder.create(some_id(0), 90_000_000)]

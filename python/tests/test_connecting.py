@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -16,27 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import kill_store
+from support import wait_until
 
 import plasma
 from plasma import ObjectID, PlasmaClient
 
-WaitUntil = Callable[..., Any]
 MakeStore = Callable[..., str]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended, or is a zombie that nobody has waited for yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
-def kill_store(client: PlasmaClient, wait_until: WaitUntil) -> None:
-    """Ends the store of the client as a crash would."""
-    pid = client._core.server_pid()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(pid))
 
 
 @pytest.mark.parametrize("retries", [0, 1, -1, -5, 300])
@@ -170,9 +155,9 @@ def test_after_disconnect_every_call_is_an_os_error(
 
 
 def test_when_the_store_is_gone_every_call_is_an_os_error_with_the_path(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
+    client: PlasmaClient, store: str
 ) -> None:
-    kill_store(client, wait_until)
+    kill_store(client)
     for name, call in CALLS.items():
         with pytest.raises(OSError) as caught:
             call(client)
@@ -180,7 +165,7 @@ def test_when_the_store_is_gone_every_call_is_an_os_error_with_the_path(
 
 
 def test_a_waiting_get_ends_with_an_os_error_when_the_store_dies(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
+    client: PlasmaClient, store: str
 ) -> None:
     errors: list[OSError] = []
 
@@ -194,7 +179,7 @@ def test_a_waiting_get_ends_with_an_os_error_when_the_store_dies(
     other = plasma.connect(store)
     waiting.start()
     wait_until(lambda: other.stats()["waiting_requests"] == 1)
-    kill_store(other, wait_until)
+    kill_store(other)
     waiting.join(10)
     assert not waiting.is_alive()
     assert len(errors) == 1 and store in str(errors[0])
@@ -237,7 +222,7 @@ def test_a_pickled_client_connects_again(client: PlasmaClient) -> None:
 
 
 def test_a_client_that_leaves_takes_its_unsealed_objects_along(
-    store: str, client: PlasmaClient, wait_until: WaitUntil
+    store: str, client: PlasmaClient
 ) -> None:
     leaving = plasma.connect(store)
     without_buffer, with_buffer, sealed = (ObjectID(20 * name) for name in (b"a", b"b", b"s"))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import signal
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import kill_store
 
 import plasma
 from plasma import Notification, ObjectID, PlasmaClient
 
-WaitUntil = Callable[..., Any]
 Entry = tuple[ObjectID, int, int]
 
 
@@ -235,9 +232,7 @@ def test_the_socket_can_be_watched_by_asyncio(client: PlasmaClient, store: str) 
     assert asyncio.run(watch()) == [some_id(number) for number in range(20)]
 
 
-def test_who_waits_for_a_notification_holds_up_nobody(
-    client: PlasmaClient, wait_until: WaitUntil
-) -> None:
+def test_who_waits_for_a_notification_holds_up_nobody(client: PlasmaClient) -> None:
     client.subscribe()
     told: list[Entry] = []
     waiting = threading.Thread(target=lambda: told.append(client.get_next_notification()))
@@ -294,22 +289,11 @@ def test_messages_can_be_decoded_without_subscribing(client: PlasmaClient, store
     assert plasma.connect(store).decode_notifications(message) == ([some_id(1)], [3], [0])
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
-def test_the_end_of_the_store_is_the_end_of_the_stream(
-    client: PlasmaClient, wait_until: WaitUntil
-) -> None:
+def test_the_end_of_the_store_is_the_end_of_the_stream(client: PlasmaClient) -> None:
     client.subscribe()
     client.create_and_seal(some_id(1), b"abc")
     with client.get_notification_socket() as stream, client.notifications() as events:
-        pid = client._core.server_pid()
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: is_gone(pid))
+        kill_store(client)
         next_message(stream)
         with pytest.raises((EOFError, ConnectionError)):
             next_message(stream)

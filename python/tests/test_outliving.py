@@ -6,8 +6,6 @@ Their memory stays mapped and unchanged, and what they hold stays pinned as long
 from __future__ import annotations
 
 import gc
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from processes import kill_store
+from support import wait_until
 
 import plasma
 from plasma import ObjectID, PlasmaClient
 
 MB = 1_000_000
-WaitUntil = Callable[..., Any]
 
 
 def make_buffer(client: PlasmaClient, size: int) -> pa.Buffer:
@@ -104,13 +103,11 @@ def test_the_end_of_the_client_changes_nothing(
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_end_of_the_store_changes_nothing(
-    store: str, make: Callable[[PlasmaClient, int], Any], wait_until: WaitUntil
+    store: str, make: Callable[[PlasmaClient, int], Any]
 ) -> None:
     client = plasma.connect(store)
     thing = make(client, 5 * MB)
-    pid = client._core.server_pid()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: has_ended(pid))
+    kill_store(client)
     with pytest.raises(OSError):
         client.list()
     assert is_unchanged(thing, 5 * MB)
@@ -123,20 +120,13 @@ def test_the_end_of_the_store_changes_nothing(
     gc.collect()
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
 def mappings_of_the_store() -> Iterator[str]:
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "memfd:plasma" in line or "plasma" in line.rpartition("/")[2] and "deleted" in line:
             yield line
 
 
-def test_the_memory_goes_with_the_last_of_them(store: str, wait_until: WaitUntil) -> None:
+def test_the_memory_goes_with_the_last_of_them(store: str) -> None:
     before = len(list(mappings_of_the_store()))
     client = plasma.connect(store)
     thing = make_array(client, 5 * MB)

@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from support import wait_until
 
 import plasma
 from plasma import ObjectID, PlasmaClient
-
-WaitUntil = Callable[..., Any]
 
 VALUES: list[Any] = [
     "hello, world",
@@ -226,9 +225,7 @@ def test_without_a_context_a_class_is_pickled(client: PlasmaClient) -> None:
 # -- waiting for values ---------------------------------------------------------------------------
 
 
-def test_a_get_of_ten_waits_until_all_ten_are_there(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
-) -> None:
+def test_a_get_of_ten_waits_until_all_ten_are_there(client: PlasmaClient, store: str) -> None:
     ids = some_ids(10)
     found: list[Any] = []
     waiting = threading.Thread(target=lambda: found.append(client.get(ids)))
@@ -255,7 +252,7 @@ client.get([plasma.ObjectID(20 * b"w"), plasma.ObjectID(20 * b"x")])
 
 
 def test_a_client_killed_while_it_waits_leaves_nothing_behind(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
+    client: PlasmaClient, store: str
 ) -> None:
     held, awaited, unsealed = (ObjectID(20 * name) for name in (b"h", b"w", b"u"))
     client.put(np.arange(1000), held)
@@ -277,7 +274,7 @@ def test_a_client_killed_while_it_waits_leaves_nothing_behind(
 
 
 def test_a_waiter_is_not_disturbed_by_an_attempt_that_was_aborted(
-    client: PlasmaClient, store: str, wait_until: WaitUntil
+    client: PlasmaClient, store: str
 ) -> None:
     [object_id] = some_ids(1)
     found: list[Any] = []
