@@ -43,6 +43,8 @@ _VALGRIND = [
     "--track-origins=yes",
     "--leak-check=full",
     "--show-leak-kinds=all",
+    # What a thread that runs until the end still has is "possibly" lost, and no error.
+    "--errors-for-leak-kinds=definite",
     "--error-exitcode=1",
 ]
 _PROFILER = ["valgrind", "--tool=callgrind"]
@@ -179,9 +181,7 @@ def _memory_argument(memory: SupportsIndex | str) -> str:
         ) from None
 
 
-def _wait_until_ready(
-    process: "subprocess.Popen[bytes]", socket_path: str, log_path: str
-) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", socket_path: str, log_path: str) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while not _accepts_connections(socket_path):
         code = process.poll()

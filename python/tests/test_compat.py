@@ -72,7 +72,9 @@ def without_runpy(traceback: str) -> str:
     """`python -m` shows frames of runpy before the program's own, `plasma.compat` does not."""
     kept, skipping = [], False
     for line in traceback.splitlines(keepends=True):
-        skipping = "runpy" in line if line.startswith("  File ") else skipping and line[:4] == "    "
+        skipping = (
+            "runpy" in line if line.startswith("  File ") else skipping and line[:4] == "    "
+        )
         if not skipping:
             kept.append(line)
     return "".join(kept)
@@ -217,9 +219,7 @@ def test_the_tensorflow_operator_is_an_error_that_says_what_to_do(name: str) -> 
 @pytest.mark.parametrize(
     "program", [["program.py"], ["-m", "program"], ["-m", "package"], ["-m", "package.inner"]]
 )
-def test_a_program_runs_as_python_runs_it(
-    folder: Path, program: list[str], end: list[str]
-) -> None:
+def test_a_program_runs_as_python_runs_it(folder: Path, program: list[str], end: list[str]) -> None:
     ran = same_as_python(folder, *program, *end)
     assert "__main__" in ran.stdout
 

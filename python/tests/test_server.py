@@ -92,7 +92,7 @@ def test_a_directory_that_the_block_removed_is_no_error(temporary: Path) -> None
 
 
 def test_a_forked_child_leaves_the_store_alone(temporary: Path) -> None:
-    with start_plasma_store(10 * MB) as (path, process):
+    with start_plasma_store(10 * MB) as (path, _):
         script = f"""
 import os, sys
 sys.path[:] = {sys.path!r}
@@ -212,5 +212,3 @@ def test_a_missing_program_is_told(temporary: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(FileNotFoundError, match="nothing"):
         start_plasma_store(10 * MB).__enter__()
     assert list(temporary.iterdir()) == []
-
-
