@@ -74,7 +74,7 @@ pub use subscription::Subscription;
 pub use writer::ObjectWriter;
 
 pub use crate::protocol::message::{
-    ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Stats,
+    ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, RequestId, Stats,
 };
 pub use crate::protocol::refusal::{FullStore, Refusal};
 

@@ -23,6 +23,8 @@ pub(super) struct Inbox {
     /// `None` while a thread leads.
     pub(super) receiver: Option<Receiver>,
     waiting: HashMap<RequestId, Waiting, RandomState>,
+    /// Requests of event loops whose replies have come since the loop last asked.
+    answered: Vec<RequestId>,
     /// Why there will be no more replies.
     fault: Option<Fault>,
     /// Requests that may wait long are not wanted any more.
@@ -78,6 +80,7 @@ impl Inbox {
         Self {
             receiver: Some(receiver),
             waiting: HashMap::default(),
+            answered: Vec::new(),
             fault: None,
             is_closing: false,
         }
@@ -122,10 +125,10 @@ impl Inbox {
         match waiting.state {
             WaitState::Looks | WaitState::LooksAway => {
                 waiting.state = WaitState::Replied(reply);
-                if let Some(thread) = &waiting.thread
-                    && thread.id() != thread::current().id()
-                {
-                    thread.unpark();
+                match &waiting.thread {
+                    Some(thread) if thread.id() == thread::current().id() => {}
+                    Some(thread) => thread.unpark(),
+                    None => self.answered.push(request),
                 }
                 Ok(None)
             }
@@ -162,6 +165,11 @@ impl Inbox {
             return Some(Ok(reply));
         }
         self.fault.clone().map(Err)
+    }
+
+    /// The requests of event loops whose replies have come since the last call.
+    pub(super) fn take_answered(&mut self) -> Vec<RequestId> {
+        std::mem::take(&mut self.answered)
     }
 
     /// The thread is back from something else.

@@ -111,12 +111,14 @@ impl Client {
         Ok(PendingWait { count: ids.len(), request, requests: Some(requests) })
     }
 
-    /// Takes in the replies that have come, without waiting for more. If another thread is reading
-    /// just now, that one does it.
+    /// Takes in the replies that have come, without waiting for more, and says which requests have
+    /// got one since the last call: a loop with thousands of them need not look at each. Some of
+    /// these may have been given up meanwhile. If another thread is reading just now, that
+    /// one takes them in.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] if the store has gone.
-    pub fn receive_ready(&self) -> Result<()> {
+    /// [`Error::Disconnected`] if the store has gone. What came before can still be taken.
+    pub fn receive_ready(&self) -> Result<Vec<RequestId>> {
         let connection = self.connection()?;
         connection.transport.receive_ready().map_err(|fault| connection.error(fault))
     }
@@ -156,6 +158,11 @@ pub struct PendingGet {
 }
 
 impl PendingGet {
+    /// The requests that were sent and have no answer yet. None: [`Self::try_take`] has the result.
+    pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.parts.iter().map(|(request, _)| *request)
+    }
+
     /// The result, as [`Client::get`] gives it; `None` if it is not there yet. Waits for nothing
     /// and receives nothing: see [`Client::receive_ready`].
     ///
@@ -223,6 +230,11 @@ pub struct PendingWait {
 }
 
 impl PendingWait {
+    /// The request that was sent.
+    pub const fn request(&self) -> RequestId {
+        self.request
+    }
+
     /// The result, as [`Client::wait`] gives it; `None` if it is not there yet. Waits for nothing
     /// and receives nothing: see [`Client::receive_ready`].
     ///
@@ -328,8 +340,8 @@ impl Transport {
         lock(&self.halves()?.inbox).take_outcome(request).transpose()
     }
 
-    /// Takes in what has come, unless another thread is doing so.
-    fn receive_ready(self: &Arc<Self>) -> std::result::Result<(), Fault> {
+    /// Takes in what has come, unless another thread is doing so. Says for which requests.
+    fn receive_ready(self: &Arc<Self>) -> std::result::Result<Vec<RequestId>, Fault> {
         let halves = self.halves()?;
         let lead = Lead::take(self, halves, &mut lock(&halves.inbox));
         if let Some(mut lead) = lead {
@@ -338,7 +350,9 @@ impl Transport {
                 lead.receive();
             }
         }
-        lock(&halves.inbox).fault().map_or(Ok(()), |fault| Err(fault.clone()))
+        let mut inbox = lock(&halves.inbox);
+        let answered = inbox.take_answered();
+        inbox.fault().map_or(Ok(answered), |fault| Err(fault.clone()))
     }
 
     /// The socket once more, for somebody who watches it.

@@ -51,7 +51,9 @@ fn the_descriptor_tells_of_replies() {
     store.reply_with_memory(requests[1], Reply::Objects(objects), false);
     assert!(is_readable(&descriptor));
     assert!(second.try_take().unwrap().is_none(), "it has not been received");
-    client.receive_ready().unwrap();
+    assert!(second.requests().eq([requests[1]]));
+    assert_eq!(client.receive_ready().unwrap(), [requests[1]]);
+    assert_eq!(client.receive_ready().unwrap(), [], "told once");
     assert!(!is_readable(&descriptor));
     assert!(first.try_take().unwrap().is_none());
     let found = second.try_take().unwrap().unwrap();
@@ -129,6 +131,7 @@ fn a_wait_is_answered_or_refused_before_it_is_sent() {
     assert!(matches!(error, Error::InvalidArgument(_)), "{error:?}");
     let mut pending = client.start_wait(&[id(1), id(2)], 1, Some(Duration::from_secs(9))).unwrap();
     let (wait, request) = store.next();
+    assert_eq!(pending.request(), wait);
     assert!(matches!(request, Request::Wait { count: 1, timeout: Some(_), .. }), "{request:?}");
     assert_eq!(pending.try_take().unwrap(), None);
     store.reply(wait, Reply::Ready(vec![false, true]));
