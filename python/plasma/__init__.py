@@ -16,7 +16,7 @@ from plasma.client import (
     PlasmaClient,
     connect,
 )
-from plasma.compat import install_as_pyarrow_plasma
+from plasma._alias import install_as_pyarrow_plasma
 from plasma.errors import (
     InvalidObjectError,
     PlasmaObjectExists,

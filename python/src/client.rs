@@ -1,6 +1,7 @@
 //! The client: calls of Python in, calls of the Rust client out.
 
 use std::collections::HashMap;
+use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,7 @@ use crate::convert::{Ids, milliseconds, room, size, timeout, whole_bytes};
 use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, exception};
 use crate::listing;
 use crate::object_id::ObjectID;
+use crate::pending::{PendingGet, PendingWait};
 use crate::subscription::Subscription;
 use crate::waiting::{interruptible, without_lock};
 use crate::writer::Writer;
@@ -206,6 +208,35 @@ impl Client {
         interruptible(py, |interrupt| {
             self.client.wait_with(&object_ids.0, count, timeout(timeout_ms), interrupt)
         })
+    }
+
+    /// Begins a get and waits for nothing.
+    fn start_get(&self, py: Python<'_>, object_ids: Ids, timeout_ms: i64) -> PyResult<PendingGet> {
+        let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
+        Ok(without_lock(py, || self.client.start_get(&object_ids.0, options))?.into())
+    }
+
+    /// Begins a wait and waits for nothing.
+    fn start_wait(
+        &self,
+        py: Python<'_>,
+        object_ids: Ids,
+        count: usize,
+        timeout_ms: i64,
+    ) -> PyResult<PendingWait> {
+        let timeout = timeout(timeout_ms);
+        Ok(without_lock(py, || self.client.start_wait(&object_ids.0, count, timeout))?.into())
+    }
+
+    /// Takes in the replies that have come; the numbers of their requests.
+    fn receive_ready(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        let answered = without_lock(py, || self.client.receive_ready())?;
+        Ok(answered.into_iter().map(|request| request.0).collect())
+    }
+
+    /// A duplicate of the socket, the caller's to close: readable when replies have come.
+    fn descriptor(&self) -> PyResult<i32> {
+        Ok(self.client.descriptor().map_err(exception)?.into_raw_fd())
     }
 
     fn states(&self, py: Python<'_>, object_ids: Ids) -> PyResult<Vec<&'static str>> {

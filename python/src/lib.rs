@@ -11,6 +11,7 @@ mod convert;
 mod errors;
 mod listing;
 mod object_id;
+mod pending;
 mod subscription;
 mod waiting;
 mod writer;
@@ -25,6 +26,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Client>()?;
     module.add_class::<buffers::Buffer>()?;
     module.add_class::<writer::Writer>()?;
+    module.add_class::<pending::PendingGet>()?;
+    module.add_class::<pending::PendingWait>()?;
     module.add_class::<subscription::Subscription>()?;
     Ok(())
 }
