@@ -507,7 +507,7 @@ class PlasmaClient:
         clients, `create_time` in seconds since 1970, `construct_duration` in seconds (-1 if it is
         not sealed), `state`; and beyond the original `delete_pending`, and `creator`, the number of
         the client that is writing it."""
-        return self._core.list()
+        return self._core.objects()
 
     def stats(self) -> dict[str, Any]:
         """The store in numbers, bytes unless the name says otherwise; what only counts up is under

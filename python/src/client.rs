@@ -268,7 +268,7 @@ impl Client {
         without_lock(py, || self.client.refresh(&object_ids.0))
     }
 
-    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         listing::objects(py, &without_lock(py, || self.client.list_all())?)
     }
 
