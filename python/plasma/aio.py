@@ -136,7 +136,7 @@ class AsyncPlasmaClient:
     ) -> Any:
         """As `PlasmaClient.get`. Cancelling it makes the store forget the request."""
         is_one = isinstance(object_ids, ObjectID)
-        ids = (object_ids,) if is_one else object_ids
+        ids = (object_ids,) if isinstance(object_ids, ObjectID) else object_ids
         found = await self._answer(self._core.start_get(ids, timeout_ms), timeout_ms)
         values = [
             ObjectNotAvailable

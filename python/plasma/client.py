@@ -541,7 +541,7 @@ class PlasmaClient:
     def get_notification_socket(self) -> socket.socket:
         """A socket that is readable when there are notifications, for `select` and asyncio. Each
         message is 8 bytes of length, little-endian, and so many bytes for `decode_notifications`.
-        Every call makes a new one, which is the caller's to close.
+        It is the same one each time, unless the caller closed it; it goes with this client.
 
         :raises OSError: not subscribed
         """

@@ -38,6 +38,7 @@ class NotificationChannel:
 
     def __init__(self, core: _core.Client) -> None:
         self._events = core.subscribe(True)
+        self._socket: socket.socket | None = None
 
     def next(self) -> tuple[ObjectID, int, int]:
         """Waits for the next one: id and sizes."""
@@ -47,12 +48,21 @@ class NotificationChannel:
 
     def socket(self) -> socket.socket:
         """A socket to read messages from: 8 bytes of length, little-endian, then so many bytes for
-        `decode_notifications`. Each call makes a new one, which is the caller's to close."""
-        return socket.socket(fileno=os.dup(self._events.fileno()))
+        `decode_notifications`. It is the same one each time, unless the caller closed it."""
+        if self._socket is None or self._socket.fileno() < 0:
+            self._socket = socket.socket(fileno=os.dup(self._events.fileno()))
+        return self._socket
 
     def close(self) -> None:
         """Ends the stream."""
+        if self._socket is not None:
+            self._socket.close()
         self._events.close()
+
+    def __del__(self) -> None:
+        # Programs of the original never close the socket.
+        if self._socket is not None:
+            self._socket.close()
 
 
 def decode_notifications(message: bytes) -> tuple[list[ObjectID], list[int], list[int]]:
