@@ -42,11 +42,11 @@ def from_call(client: PlasmaClient) -> Callable[[], Entry]:
 
 
 def from_socket(client: PlasmaClient) -> Callable[[], Entry]:
-    stream = client.get_notification_socket()
-    stream.settimeout(30)
-
     def read() -> Entry:
-        ids, data_sizes, metadata_sizes = client.decode_notifications(next_message(stream))
+        # Every socket that is asked for goes on where the one before has stopped.
+        with client.get_notification_socket() as stream:
+            message = next_message(stream)
+        ids, data_sizes, metadata_sizes = client.decode_notifications(message)
         assert len(ids) == len(data_sizes) == len(metadata_sizes) == 1
         return ids[0], data_sizes[0], metadata_sizes[0]
 
@@ -168,12 +168,12 @@ def test_without_subscribing_it_is_an_os_error(client: PlasmaClient) -> None:
 
 def test_the_types_are_those_of_the_original(client: PlasmaClient) -> None:
     client.subscribe()
-    stream = client.get_notification_socket()
     client.create_and_seal(some_id(1), b"abc", b"m")
     client.create_and_seal(some_id(2), b"abc", b"m")
-    assert isinstance(stream, socket.socket)
-    assert (stream.family, stream.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
-    decoded = client.decode_notifications(next_message(stream))
+    with client.get_notification_socket() as stream:
+        assert isinstance(stream, socket.socket)
+        assert (stream.family, stream.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+        decoded = client.decode_notifications(next_message(stream))
     assert decoded == ([some_id(1)], [3], [1])
     assert type(decoded) is tuple and all(type(part) is list for part in decoded)
     told = client.get_next_notification()
@@ -257,10 +257,14 @@ def test_each_client_has_its_own_stream(store: str) -> None:
         assert reader.get_next_notification() == (some_id(2), 0, 0)
 
 
-@pytest.mark.parametrize("message", [b"", b"x", bytes(7), bytes(100), 64 * b"\xff", b"\x08" * 1000])
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"x", bytes(7), bytes(100), 64 * b"\xff", b"\x08" * 1000],
+    ids=["empty", "letter", "few", "zeros", "ones", "eights"],
+)
 def test_what_is_no_message_is_a_value_error(client: PlasmaClient, message: bytes) -> None:
     # The original's process died of some of these.
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="notification"):
         client.decode_notifications(message)
 
 
@@ -270,23 +274,44 @@ def test_what_is_not_bytes_is_a_type_error(client: PlasmaClient, message: Any) -
         client.decode_notifications(message)
 
 
-def test_part_of_a_message_is_an_os_error(client: PlasmaClient) -> None:
+def message_about(client: PlasmaClient, object_id: ObjectID) -> bytes:
     client.subscribe()
-    stream = client.get_notification_socket()
-    client.create_and_seal(some_id(1), b"abc", b"m")
-    message = next_message(stream)
+    client.create_and_seal(object_id, b"abc", b"m")
+    with client.get_notification_socket() as stream:
+        return next_message(stream)
+
+
+def test_part_of_a_message_is_a_value_error(client: PlasmaClient) -> None:
+    message = message_about(client, some_id(1))
     for length in range(len(message)):
-        with pytest.raises(OSError):
+        with pytest.raises(ValueError, match="notification"):
             client.decode_notifications(message[:length])
     assert client.decode_notifications(message) == ([some_id(1)], [3], [1])
 
 
 def test_messages_can_be_decoded_without_subscribing(client: PlasmaClient, store: str) -> None:
-    client.subscribe()
-    stream = client.get_notification_socket()
-    client.create_and_seal(some_id(1), b"abc")
-    message = next_message(stream)
-    assert plasma.connect(store).decode_notifications(message) == ([some_id(1)], [3], [0])
+    message = message_about(client, some_id(1))
+    assert plasma.connect(store).decode_notifications(message) == ([some_id(1)], [3], [1])
+
+
+def test_subscribing_does_not_wait_for_a_store_that_is_gone(store: str) -> None:
+    # With so many attempts of 100 ms each the thread would not end.
+    client = plasma.connect(store, num_retries=10**6)
+    kill_store(client)
+    errors: list[OSError] = []
+
+    def subscribe() -> None:
+        for call in (client.subscribe, client.notifications):
+            try:
+                call()
+            except OSError as error:
+                errors.append(error)
+
+    subscribing = threading.Thread(target=subscribe, daemon=True)
+    subscribing.start()
+    subscribing.join(10)
+    assert not subscribing.is_alive()
+    assert len(errors) == 2 and all(store in str(error) for error in errors)
 
 
 def test_the_end_of_the_store_is_the_end_of_the_stream(client: PlasmaClient) -> None:

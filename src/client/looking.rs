@@ -267,7 +267,10 @@ impl Client {
             return Err(Error::Closed);
         }
         let shared = &self.shared;
-        Subscription::open(&shared.path, &shared.builder.load(), &shared.clock, form)
+        // There was a store when this client connected: if it is gone, that is the answer, and
+        // patience with a store that is still to come would only hold it back.
+        let builder = shared.builder.load().as_ref().clone().retries(0);
+        Subscription::open(&shared.path, &builder, &shared.clock, form)
     }
 
     fn clients_holding(&self, holding: Option<ObjectId>) -> Result<Vec<ClientInfo>> {
