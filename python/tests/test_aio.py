@@ -354,7 +354,8 @@ def test_put_and_get_are_those_of_the_blocking_client(store: str) -> None:
             value = await client.get(id)
             assert value["a"].sum() == sum(range(10_000))
             assert not value["a"].flags.writeable
-            assert client.blocking.get_metadata([id])[0].to_pybytes() == b"note"
+            [note] = client.blocking.get_metadata([id])
+            assert note is not None and note.to_pybytes() == b"note"
             table = pa.table({"x": [1, 2, 3]})
             assert (await client.get_arrow(await client.put_arrow(table))).equals(table)
             with pytest.raises(plasma.PlasmaObjectExists):
@@ -393,8 +394,8 @@ def test_get_of_more_than_fit_into_one_request(store: str, order: int) -> None:
                 data = [id.binary() for id in part]
                 client.blocking.create_and_seal_batch(part, data)
                 await client.put(None)  # turns for what has come
-            buffers = await getting
-            assert [buffer and buffer.to_pybytes() for buffer in buffers] == [
+            found = await getting
+            assert [bytes(memoryview(data)) for data in found if data is not None] == [
                 id.binary() for id in ids
             ]
             assert client._waits == {}
