@@ -172,7 +172,8 @@ fn the_map_shows_what_is_there() {
         let mut names = quoted(paragraph);
         let folder = root().join(names.next().expect("Inside `folder/`"));
         for name in names {
-            let is_there = folder.join(name).exists() || folder.join(format!("{name}.rs")).exists();
+            let is_there =
+                ["", ".rs", ".py"].iter().any(|end| folder.join(format!("{name}{end}")).exists());
             assert!(is_there, "ARCHITECTURE.md: {name} is not in {folder:?}");
         }
     }

@@ -93,6 +93,10 @@ class BatchLoader:
             yield from pool.imap(_load_batch, batches)
 
 
+#: In a worker of `BatchLoader`.
+_dataset: StoreDataset
+
+
 def _start_worker(dataset: StoreDataset) -> None:
     global _dataset
     _dataset = dataset
@@ -107,7 +111,7 @@ def make_loader(dataset: StoreDataset, num_workers: int) -> Iterable[Batch]:
         print("torch is not installed: using BatchLoader")
         return BatchLoader(dataset, BATCH_SIZE, num_workers)
     print("using torch's DataLoader")
-    return DataLoader(
+    loader: Iterable[Batch] = DataLoader(
         dataset,
         batch_size=BATCH_SIZE,
         shuffle=True,
@@ -115,6 +119,7 @@ def make_loader(dataset: StoreDataset, num_workers: int) -> Iterable[Batch]:
         collate_fn=collate,
         multiprocessing_context="spawn",
     )
+    return loader
 
 
 def store_images(client: plasma.PlasmaClient, samples: int) -> tuple[plasma.ObjectID, np.ndarray]:

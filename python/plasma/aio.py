@@ -135,16 +135,16 @@ class AsyncPlasmaClient:
         serialization_context: SerializationContext | None = None,
     ) -> Any:
         """As `PlasmaClient.get`. Cancelling it makes the store forget the request."""
-        is_one = isinstance(object_ids, ObjectID)
-        ids = (object_ids,) if isinstance(object_ids, ObjectID) else object_ids
-        found = await self._answer(self._core.start_get(ids, timeout_ms), timeout_ms)
-        values = [
+        if isinstance(object_ids, ObjectID):
+            [value] = await self.get((object_ids,), timeout_ms, serialization_context)
+            return value
+        found = await self._answer(self._core.start_get(object_ids, timeout_ms), timeout_ms)
+        return [
             ObjectNotAvailable
             if data is None
             else serialization.deserialize(data, serialization_context)
             for data in found
         ]
-        return values[0] if is_one else values
 
     async def get_buffers(
         self, object_ids: Iterable[ObjectID], timeout_ms: int = -1

@@ -354,7 +354,8 @@ def test_put_and_get_are_those_of_the_blocking_client(store: str) -> None:
             value = await client.get(id)
             assert value["a"].sum() == sum(range(10_000))
             assert not value["a"].flags.writeable
-            assert client.blocking.get_metadata([id])[0].to_pybytes() == b"note"
+            [note] = client.blocking.get_metadata([id])
+            assert note is not None and note.to_pybytes() == b"note"
             table = pa.table({"x": [1, 2, 3]})
             assert (await client.get_arrow(await client.put_arrow(table))).equals(table)
             with pytest.raises(plasma.PlasmaObjectExists):
@@ -376,19 +377,28 @@ def test_get_of_many_is_in_the_order_of_the_ids(store: str) -> None:
             assert await client.get([]) == []
             assert await client.get_buffers([missing], timeout_ms=0) == [None]
             assert await client.get_arrow(missing, timeout_ms=0) is plasma.ObjectNotAvailable
-            # More than fit into one request, some of them waited for.
-            many = [number_id(100 + number) for number in range(10_000)]
-            task = asyncio.create_task(client.get(many))
-            await asyncio.sleep(0)
-            for begin in range(0, len(many), 4000):
-                part = many[begin : begin + 4000]
-                data = [b"\x80\x05N."] * len(part)
+
+    run(main())
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_get_of_more_than_fit_into_one_request(store: str, order: int) -> None:
+    async def main() -> None:
+        async with await plasma.aio.connect(store) as client:
+            ids = [number_id(number) for number in range(10_000)]
+            getting = asyncio.create_task(client.get_buffers(ids))
+            await until(lambda: waiting_requests(client.blocking) == 2)
+            # The first request is for 8192.
+            for begin in [0, 4096, 8192][::order]:
+                part = ids[begin : begin + 4096]
+                data = [id.binary() for id in part]
                 client.blocking.create_and_seal_batch(part, data)
-            with pytest.raises(plasma.InvalidObjectError):  # they are no values
-                await task
+                await client.put(None)  # turns for what has come
+            found = await getting
+            assert [bytes(memoryview(data)) for data in found if data is not None] == [
+                id.binary() for id in ids
+            ]
             assert client._waits == {}
-            buffers = await client.get_buffers(many)
-            assert all(buffer is not None and buffer.size == 4 for buffer in buffers)
 
     run(main())
 

@@ -97,7 +97,7 @@ def test_shared_table() -> None:
 
 def test_dataloader() -> None:
     # More than torch itself takes.
-    samples = 20_000 if importlib.util.find_spec("torch") is None else 100_000
+    samples = 8_000 if importlib.util.find_spec("torch") is None else 100_000
     text = output("dataloader.py", "--samples", str(samples), "--workers", "2")
     [stored] = re.findall(
         rf"^{samples} samples of 10 classes, ([\d.]+) MB in the store$", text, re.M

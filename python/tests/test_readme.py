@@ -1,4 +1,4 @@
-"""Every block of Python in the package's README runs, in order, against a real store."""
+"""Every block of Python in the two READMEs runs, in order, against a real store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+PROJECT_README = Path(__file__).parents[2] / "README.md"
 
 #: Runs the blocks in one namespace, with the line numbers of the README in tracebacks. It is run by
 #: `python -c`, so that processes which are spawned by a block do not run it again.
@@ -26,19 +29,20 @@ for begin in map(int, begins):
 """
 
 
-def blocks() -> list[int]:
+def blocks(readme: Path) -> list[int]:
     """Numbers of the lines, from 1, that open a block of Python."""
-    lines = README.read_text().splitlines()
+    lines = readme.read_text().splitlines()
     return [number for number, line in enumerate(lines, 1) if line == "```python"]
 
 
-def test_every_block_runs(store: str) -> None:
-    begins = [str(number) for number in blocks()]
-    command = [sys.executable, "-X", "dev", "-c", RUNNER, str(README), store, *begins]
+@pytest.mark.parametrize(("readme", "at_least"), [(README, 15), (PROJECT_README, 1)])
+def test_every_block_runs(store: str, readme: Path, at_least: int) -> None:
+    begins = [str(number) for number in blocks(readme)]
+    command = [sys.executable, "-X", "dev", "-c", RUNNER, str(readme), store, *begins]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     ran = re.findall(r"^ran line (\d+)$", ended.stdout, re.M)
-    assert ran == begins and len(begins) >= 15
+    assert ran == begins and len(begins) >= at_least
 
 
 def test_no_block_escapes_by_its_name() -> None:
