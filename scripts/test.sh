@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every check and every test, in the order in which they fail fastest. Needs Rust; installs nothing
-# outside the checkout. Tests that need root (huge pages, small file systems) say so when they are
-# left out. Ends with one line of what passed.
+# Every check and every test, in the order in which they fail fastest. Needs Rust and a Python from
+# 3.10 on; installs nothing outside the checkout. Tests that need root (huge pages, small file
+# systems) say so when they are left out. Ends with one line of what passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,5 +27,7 @@ cargo test --all-features
 step "the main job on real data, from CSV and from Parquet"
 scripts/quickstart.sh
 scripts/quickstart.sh examples/data/penguins.parquet
+
+scripts/test-python.sh
 
 step "all checks and tests passed"

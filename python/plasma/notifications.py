@@ -37,8 +37,8 @@ class NotificationChannel:
     """The original's stream of notifications, behind one client."""
 
     def __init__(self, core: _core.Client) -> None:
-        self._events = core.subscribe(True)
         self._socket: socket.socket | None = None
+        self._events = core.subscribe(True)
 
     def next(self) -> tuple[ObjectID, int, int]:
         """Waits for the next one: id and sizes."""
