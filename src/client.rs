@@ -39,6 +39,7 @@
 mod arrow;
 mod buffers;
 mod connection;
+mod copying;
 mod digest;
 mod error;
 mod grants;
@@ -65,6 +66,7 @@ mod writer;
 #[cfg(feature = "arrow")]
 pub use arrow::RecordBatches;
 pub use buffers::{ObjectBuffer, ObjectSlice};
+pub use copying::copy_in_parallel;
 pub use error::{ConnectFailure, Error, Result};
 pub use guarded::GuardedWriter;
 pub use looking::{Evicted, Objects};

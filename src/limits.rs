@@ -142,6 +142,17 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 
+/// Bytes that a thread copies at a time when several copy a large object, a multiple of
+/// [`ALIGNMENT`].
+pub const COPY_PART_BYTES: usize = 1 << 20;
+
+/// Bytes that a copy must have for each thread that takes part; below, starting the thread costs
+/// more than it brings.
+pub const COPY_BYTES_PER_THREAD_MIN: usize = 4 << 20;
+
+/// Threads that copy a large object, where nobody says how many.
+pub const COPY_THREADS: usize = 4;
+
 /// Most lines of the store's log that wait to be written to stderr. Further ones are lost, and how
 /// many were is logged.
 pub const LOG_LINES_MAX: usize = 4096;

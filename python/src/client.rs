@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use plasma::ObjectId;
-use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState};
+use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState, copy_in_parallel};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
@@ -421,13 +421,12 @@ fn check_pieces(total_bytes: usize, pieces: &[(usize, Source)]) -> PyResult<()> 
 
 /// Copies the pieces to their places and clears what is between them.
 fn place(mut target: &mut [u8], pieces: &[(usize, Source)], threads: usize) {
-    let _ = threads;
     let mut done = 0;
     for (offset, source) in pieces {
         let (gap, rest) = target.split_at_mut(offset - done);
         gap.fill(0);
         let (place, rest) = rest.split_at_mut(source.bytes().len());
-        place.copy_from_slice(source.bytes());
+        copy_in_parallel(place, source.bytes(), threads);
         done = offset + source.bytes().len();
         target = rest;
     }

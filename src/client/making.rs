@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::connection::Connection;
+use super::copying::copy_in_parallel;
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
 use super::waiting::Answer;
 use super::{Client, ObjectWriter, Result};
 use crate::ids::{Location, ObjectId};
-use crate::limits::PUT_INLINE_BYTES;
+use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES};
 use crate::protocol::message::{NewObject, Reply, Request};
 
 /// What the calls here can be refused for, in the order of the checks.
@@ -118,7 +119,7 @@ impl Client {
         }
         let (data_size, metadata_size) = (data.len() as u64, metadata.len() as u64);
         let mut writer = connection.create(id, data_size, metadata_size, options, interrupt)?;
-        writer.data_mut().copy_from_slice(data);
+        copy_in_parallel(writer.data_mut(), data, COPY_THREADS);
         writer.metadata_mut().copy_from_slice(metadata);
         writer.seal()
     }
