@@ -30,6 +30,10 @@ step "mypy, Python $version"
 # From the sources, in their folder: there are the settings.
 (cd python && "../$environment/bin/python" -m mypy --strict plasma)
 
+step "ruff"
+"$environment/bin/ruff" format --quiet --check --config python/pyproject.toml python examples/python
+"$environment/bin/ruff" check --quiet --config python/pyproject.toml python examples/python
+
 step "pytest, Python $version"
 # Not `python -m pytest`, which would find the sources instead of what was installed.
 "$environment/bin/pytest" python

@@ -1,8 +1,9 @@
 """The build of the package: maturin, and before it the store program.
 
 A wheel has to bring two results of one Cargo workspace: the extension module, which maturin builds,
-and the program `plasma_store`, which it does not. So every hook of PEP 517 and PEP 660 is maturin's;
-those that make a wheel first build the program and put it where `[tool.maturin] include` finds it.
+and the program `plasma_store`, which it does not. So every hook of PEP 517 and PEP 660 is
+maturin's; those that make a wheel first build the program and put it where `[tool.maturin] include`
+finds it.
 Both use the same target directory and the same profile, so what they share is compiled once.
 """
 

@@ -9,6 +9,8 @@ Start a store, `plasma_store -m 1GB -s /tmp/plasma`, and in any number of proces
     client.get(object_id)["weights"]  # lies in shared memory: no copy, read-only
 """
 
+from plasma import aio
+from plasma._alias import install_as_pyarrow_plasma
 from plasma._core import ObjectID, __version__
 from plasma.client import (
     ObjectNotAvailable,
@@ -16,7 +18,6 @@ from plasma.client import (
     PlasmaClient,
     connect,
 )
-from plasma._alias import install_as_pyarrow_plasma
 from plasma.errors import (
     InvalidObjectError,
     PlasmaObjectExists,
@@ -51,6 +52,7 @@ __all__ = [
     "SerializationContext",
     "TF_PLASMA_OP_PATH",
     "__version__",
+    "aio",
     "build_plasma_tensorflow_op",
     "connect",
     "install_as_pyarrow_plasma",

@@ -1,7 +1,7 @@
 """`pa.serialize` and what belongs to it, for old programs whose pyarrow has lost them.
 
-The calls are pyarrow's, what they write is this package's format (`plasma.serialization`). Bytes that
-pyarrow itself once wrote cannot be read.
+The calls are pyarrow's, what they write is this package's format (`plasma.serialization`). Bytes
+that pyarrow itself once wrote cannot be read.
 """
 
 from __future__ import annotations

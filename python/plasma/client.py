@@ -1,9 +1,9 @@
 """`PlasmaClient`: the calls of `pyarrow.plasma`, and what they lacked.
 
 Names, argument order, defaults and exceptions are those of pyarrow 11, as its last users know
-them; where the original misbehaved, this does what its documentation said. What waits for the store is
-done in Rust (`plasma._core`) without the interpreter lock; this file turns arguments and results into
-what Python users expect and knows nothing of sockets and memory.
+them; where the original misbehaved, this does what its documentation said. What waits for the
+store is done in Rust (`plasma._core`) without the interpreter lock; this file turns arguments and
+results into what Python users expect and knows nothing of sockets and memory.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class PlasmaClient:
         """Stores any Python object that can be pickled, and returns its id.
 
         Arrays, data frames and tables in it are written once, straight into the store, by several
-        threads if they are large; readers use them there without a copy. `plasma.serialization` says
-        what is treated how.
+        threads if they are large; readers use them there without a copy. `plasma.serialization`
+        says what is treated how.
 
         :param object_id: a random one if it is not given
         :param metadata: bytes of your own, see `get_metadata`

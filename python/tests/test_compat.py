@@ -1,5 +1,5 @@
-"""`pyarrow.plasma` means this package: in a process that asks for it, in its children, and in an old
-program that knows nothing of it. Each in a process of its own, for it cannot be undone."""
+"""`pyarrow.plasma` means this package: in a process that asks for it, in its children, and in an
+old program that knows nothing of it. Each in a process of its own, for it cannot be undone."""
 
 import os
 import py_compile
@@ -60,7 +60,7 @@ def run_compat(*arguments: str, cwd: Path | None = None) -> "subprocess.Complete
 
 
 def same_as_python(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs it with Python and with `plasma.compat`, which have to agree in all that the program sees."""
+    """Runs it with Python and with `plasma.compat`, which agree in all that the program sees."""
     plain, compat = run(*arguments, cwd=cwd), run_compat(*arguments, cwd=cwd)
     assert compat.returncode == plain.returncode, compat.stderr
     assert compat.stdout == plain.stdout

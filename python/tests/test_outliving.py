@@ -1,6 +1,6 @@
 """Buffers, arrays and tables outlive their client: `del`, `disconnect()`, and the end of the store.
 
-Their memory stays mapped and unchanged, and what they hold stays pinned as long as there is a store.
+Their memory stays mapped and unchanged, and what they hold stays pinned as long as the store is.
 """
 
 from __future__ import annotations
