@@ -82,12 +82,20 @@ def _reduce_array(array: Any) -> Any:
         return _restore.array, (array.tobytes(order), name, array.shape, order)
     if not (flags.c_contiguous or flags.f_contiguous):
         array = np.ascontiguousarray(array)
+    # Not over a memoryview: CPython before 3.12.2 and 3.11.8 crashes if it collects the memoryview of
+    # a memoryview as garbage, as from the frames of an exception.
     try:
-        view = memoryview(array)
+        data = PickleBuffer(_read_only(array.view()))
     except (TypeError, ValueError):
         # Python's buffers know no dates: show the bytes alone.
-        view = (array.T if order == "F" else array).reshape(-1).view(np.uint8).data
-    return _restore.array, (PickleBuffer(view.toreadonly()), name, array.shape, order)
+        flat = (array.T if order == "F" else array).reshape(-1).view(np.uint8)
+        data = PickleBuffer(_read_only(flat))
+    return _restore.array, (data, name, array.shape, order)
+
+
+def _read_only(view: Any) -> Any:
+    view.flags.writeable = False
+    return view
 
 
 def _reduce_array_view(array: Any) -> Any:
