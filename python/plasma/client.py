@@ -231,7 +231,8 @@ class PlasmaClient:
 
         The buffer is writable until then. Afterwards it can be read, and a write to it through a
         view that was made before ends this process with a segmentation fault, instead of changing
-        what others read.
+        what others read. What lay in the memory before may be seen in it, unless the store was
+        started with `--clear-new-objects`.
 
         :param evict: whether idle objects may be evicted to make room
         :param timeout_ms: how long to wait for room: 0 not at all, -1 for ever
@@ -399,7 +400,8 @@ class PlasmaClient:
 
         It becomes an object at the end of the block, for `get`, and is aborted if the block raises.
         The id is `object_id` of what this call returns. What lay in the memory before may be seen
-        in the array until it is filled in. Entering the block raises as `create`.
+        in the array until it is filled in, unless the store was started with
+        `--clear-new-objects`. Entering the block raises as `create`.
         """
         options = writing.Options(metadata, evict, timeout_ms)
         return writing.ArrayInPlace(self._core, shape, dtype, order, object_id, options)

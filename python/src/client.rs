@@ -9,11 +9,12 @@ use plasma::ObjectId;
 use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState, copy_in_parallel};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyWeakrefReference};
 
 use crate::buffers::{Buffer, Source};
 use crate::convert::{Ids, milliseconds, room, size, timeout, whole_bytes};
-use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, exception};
+use crate::creating::{Creating, make_room};
+use crate::errors::{ArrowInvalid, ArrowTypeError, PlasmaObjectNotFound, about, exception};
 use crate::listing;
 use crate::object_id::ObjectID;
 use crate::pending::{PendingGet, PendingWait};
@@ -31,26 +32,6 @@ pub struct Client {
     /// The objects that this client is creating, by name: users seal by name. Only locked while the
     /// interpreter lock is held, and never for long, so a forked child finds it unlocked.
     creating: Mutex<HashMap<ObjectId, Creating>>,
-}
-
-/// An object that is neither sealed nor aborted.
-enum Creating {
-    /// Lives until then.
-    Kept(Py<Writer>),
-    /// Lives as long as the user's own buffer.
-    Released(Py<PyWeakrefReference>),
-}
-
-impl Creating {
-    fn writer(&self, py: Python<'_>) -> Option<Py<Writer>> {
-        match self {
-            Self::Kept(writer) => Some(writer.clone_ref(py)),
-            Self::Released(weak) => {
-                let writer = weak.bind(py).upgrade_as::<Writer>().ok().flatten();
-                writer.map(Bound::unbind)
-            }
-        }
-    }
 }
 
 #[pymethods]
@@ -93,10 +74,15 @@ impl Client {
         let options = room(evict, timeout_ms);
         let writer = interruptible(py, |interrupt| {
             self.client.create_guarded(id, data_size, metadata.bytes(), options, interrupt)
-        })?;
+        })
+        .map_err(|error| about(py, id, error))?;
         let writer = Py::new(py, Writer::new(writer))?;
-        let previous = self.creating().insert(id, Creating::Kept(writer.clone_ref(py)));
-        drop(previous);
+        let mut creating = self.creating();
+        let gone = make_room(py, &mut creating);
+        let previous = creating.insert(id, Creating::Kept(writer.clone_ref(py)));
+        // What is dropped now must not find the table locked.
+        drop(creating);
+        drop((gone, previous));
         Ok(writer)
     }
 
@@ -125,7 +111,11 @@ impl Client {
             };
         };
         let weak = PyWeakrefReference::new(writer.bind(py).as_any())?.unbind();
-        let previous = self.creating().insert(id, Creating::Released(weak));
+        let mut creating = self.creating();
+        let released = Creating::Released(weak);
+        // In its place: an insertion would make the table grow before it looks.
+        let previous = creating.get_mut(&id).map(|known| std::mem::replace(known, released));
+        drop(creating);
         drop(previous);
         Ok(())
     }
@@ -160,6 +150,7 @@ impl Client {
             writer.metadata_mut().copy_from_slice(metadata.bytes());
             writer.seal()
         })
+        .map_err(|error| about(py, id, error))
     }
 
     /// Stores many small objects in one message: all or none.

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use plasma::ObjectId;
 use plasma::client::{ConnectFailure, Error, Refusal};
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -64,4 +65,13 @@ fn refused(refusal: &Refusal, text: String) -> PyErr {
         Refusal::AlreadySealed(_) => ArrowTypeError::new_err(text),
         _ => ArrowInvalid::new_err(text),
     }
+}
+
+/// Says in the text of a full store which object there was no room for: the store's answer has the
+/// numbers only.
+pub fn about(py: Python<'_>, id: ObjectId, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PlasmaStoreFull>(py) {
+        return error;
+    }
+    PlasmaStoreFull::new_err(format!("no room for object {id}: {}", error.value(py)))
 }

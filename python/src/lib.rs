@@ -8,6 +8,7 @@
 mod buffers;
 mod client;
 mod convert;
+mod creating;
 mod errors;
 mod listing;
 mod object_id;
