@@ -6,6 +6,7 @@ something was raised, so nothing is ever left behind half written.
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -57,7 +58,10 @@ class _InPlace:
     ) -> None:
         if kind is None:
             self._core.seal(self.object_id)
-        else:
+            return
+        # What the block has raised is what its user has to know. An object that cannot be aborted
+        # here is gone with its store, or belongs to the process that this one was forked from.
+        with contextlib.suppress(Exception):
             self._core.abort(self.object_id)
 
 
