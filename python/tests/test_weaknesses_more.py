@@ -627,7 +627,7 @@ def test_b26_values_that_are_false_are_available(client: PlasmaClient, value: ob
         np.array(5, np.complex128),
         np.zeros((3, 0)),
         array.array("d", [1, 2, 3]),
-        array.array("u", "text"),
+        array.array("H", [1, 2, 3]),
         bytearray(b"bytes"),
         memoryview(b"bytes")[1:3],
         pa.py_buffer(b"bytes"),
