@@ -82,8 +82,8 @@ def _reduce_array(array: Any) -> Any:
         return _restore.array, (array.tobytes(order), name, array.shape, order)
     if not (flags.c_contiguous or flags.f_contiguous):
         array = np.ascontiguousarray(array)
-    # Not over a memoryview: CPython before 3.12.2 and 3.11.8 crashes if it collects the memoryview of
-    # a memoryview as garbage, as from the frames of an exception.
+    # Not over a memoryview: CPython before 3.12.2 and 3.11.8 crashes if it collects the memoryview
+    # of a memoryview as garbage, as from the frames of an exception.
     try:
         data = PickleBuffer(_read_only(array.view()))
     except (TypeError, ValueError):

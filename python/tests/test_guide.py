@@ -272,8 +272,8 @@ array = tensor2.to_numpy()
 
 
 def storing_data_frames(guide: Session) -> None:
-    # With pandas 3 the last line fails, store or no store: pandas keeps text in Arrow's chunks, which
-    # a record batch cannot have. Unless it is told to keep Python's strings.
+    # With pandas 3 the last line fails, store or no store: pandas keeps text in Arrow's chunks,
+    # which a record batch cannot have. Unless it is told to keep Python's strings.
     with pd.option_context("mode.string_storage", "python"):
         guide.run("""
 import pyarrow as pa
