@@ -197,6 +197,16 @@ impl Connection {
         self.append(&message, kinds, counters);
     }
 
+    /// From now on a reader that sees the first byte of a frame has all of it, if it is small.
+    pub fn go_frame_by_frame(&mut self) {
+        self.outbox.go_frame_by_frame();
+    }
+
+    /// Whether that is so.
+    pub fn is_frame_by_frame(&self) -> bool {
+        self.outbox.is_frame_by_frame()
+    }
+
     /// Sends until nothing is left or the socket takes no more. Returns whether nothing is left;
     /// if something is, the selector tells when to go on.
     pub fn flush(

@@ -35,16 +35,18 @@ impl Outside {
             match effect {
                 Effect::Reply { client, request, reply } => self.reply(client, request, reply),
                 Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
-                Effect::Stream { client, one_by_one } => self.streams.insert(client, one_by_one),
+                Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }
         }
     }
 
-    /// Queues the next part of a subscriber's stream. It is the last one if the subscriber lagged.
+    /// Queues the next part of a subscriber's stream, in one frame, or one frame for each event if
+    /// it wanted that. It is the last one if the subscriber lagged.
     pub fn tell(&mut self, client: ClientId, events: Vec<Event>) {
         let is_over = events.last() == Some(&Event::Lagged);
-        if self.streams.is_one_by_one(client) {
+        let connection = self.connections.get_mut(client);
+        if connection.is_some_and(|connection| connection.is_frame_by_frame()) {
             for event in events.into_iter().filter(|event| *event != Event::SnapshotEnd) {
                 self.reply(client, RequestId::NONE, Reply::Events(vec![event]));
             }
@@ -53,6 +55,13 @@ impl Outside {
         }
         if is_over {
             self.connections.drain(client, CloseReason::Lagged);
+        }
+    }
+
+    fn start_stream(&mut self, client: ClientId, one_by_one: bool) {
+        self.streams.insert(client);
+        if one_by_one && let Some(connection) = self.connections.get_mut(client) {
+            connection.go_frame_by_frame();
         }
     }
 

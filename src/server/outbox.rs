@@ -1,7 +1,8 @@
 //! What has still to be sent to one peer: bytes, and the descriptors that ride with some of them.
 //!
 //! Frames are encoded straight into the tail, chunks are sent from the head. A chunk never runs
-//! past the first byte of a frame with descriptors, so that these leave with exactly that byte.
+//! past the first byte of a frame with descriptors, so that these leave with exactly that byte. For
+//! a reader that is to find whole frames only, a chunk is one frame.
 //! The memory is given back when everything has been sent: thousands of connections are idle at a
 //! time, and one large reply must not stay with its connection for ever. Sockets, and what the
 //! bytes mean, are not known here.
@@ -22,7 +23,7 @@ pub struct DescriptorKind {
     pub writable: bool,
 }
 
-/// Descriptors, and the byte that they leave with.
+/// Descriptors, possibly none, and the byte that they leave with: the first one of a chunk.
 #[derive(Debug)]
 struct Attachment {
     /// Counted from the first byte of the connection, so that it stays valid while bytes leave.
@@ -40,6 +41,8 @@ pub struct Outbox {
     sent: usize,
     start: u64,
     attachments: VecDeque<Attachment>,
+    /// Each new frame is a chunk of its own.
+    is_frame_by_frame: bool,
 }
 
 impl Outbox {
@@ -51,6 +54,17 @@ impl Outbox {
     /// Whether everything has been sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// From now on each frame that is added leaves in a chunk of its own. A socket takes a small
+    /// chunk whole or not at all.
+    pub fn go_frame_by_frame(&mut self) {
+        self.is_frame_by_frame = true;
+    }
+
+    /// Whether it does.
+    pub fn is_frame_by_frame(&self) -> bool {
+        self.is_frame_by_frame
     }
 
     /// Adds a frame: `write` appends its bytes, at least one, or fails and appends none. The
@@ -71,7 +85,7 @@ impl Outbox {
         }
         let position = self.start + self.bytes.len() as u64;
         write(&mut self.bytes)?;
-        if !kinds.is_empty() {
+        if self.is_frame_by_frame || !kinds.is_empty() {
             self.attachments.push_back(Attachment { position, kinds });
         }
         Ok(())
@@ -170,6 +184,23 @@ mod tests {
         let (sent, attached) = send_all(&mut outbox, 100);
         assert_eq!(sent, b"89ab");
         assert_eq!(attached, [(2, WRITABLE)]);
+    }
+
+    #[test]
+    fn frame_by_frame_a_chunk_is_a_frame() {
+        let mut outbox = Outbox::default();
+        append(&mut outbox, vec![], b"done");
+        append(&mut outbox, vec![], b"more");
+        outbox.go_frame_by_frame();
+        append(&mut outbox, vec![], b"first event");
+        append(&mut outbox, vec![], b"second");
+        let mut chunks = Vec::new();
+        while !outbox.is_empty() {
+            let chunk = outbox.next_chunk().0.to_vec();
+            outbox.advance(chunk.len());
+            chunks.push(chunk);
+        }
+        assert_eq!(chunks, [&b"donemore"[..], b"first event", b"second"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::agenda::Agenda;
 use crate::ids::ClientId;
 use crate::limits;
 
-/// The streams. Each is in one of the first three places.
+/// The streams. Each is in one of the three places.
 #[derive(Debug, Default)]
 pub struct Streams {
     /// Has been told everything up to `sequence`.
@@ -22,19 +22,14 @@ pub struct Streams {
     behind: Agenda,
     /// Has a full outbox.
     full: HashSet<ClientId, FixedState>,
-    /// Those that want each event in a message of its own.
-    one_by_one: HashSet<ClientId, FixedState>,
     /// The store's event sequence at the time of the last comparison.
     sequence: u64,
 }
 
 impl Streams {
     /// A connection becomes a stream.
-    pub fn insert(&mut self, client: ClientId, one_by_one: bool) {
+    pub fn insert(&mut self, client: ClientId) {
         self.behind.push(client);
-        if one_by_one {
-            self.one_by_one.insert(client);
-        }
     }
 
     /// A connection is gone, stream or not.
@@ -42,12 +37,6 @@ impl Streams {
         self.told.remove(&client);
         self.behind.remove(client);
         self.full.remove(&client);
-        self.one_by_one.remove(&client);
-    }
-
-    /// Whether this stream wants each event in a message of its own.
-    pub fn is_one_by_one(&self, client: ClientId) -> bool {
-        self.one_by_one.contains(&client)
     }
 
     /// Whether there is something to tell that no socket event will remind us of.

@@ -1,7 +1,7 @@
 //! Drives a reactor turn by turn, with real sockets in the hands of the same thread.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -569,8 +569,11 @@ fn a_sleeping_subscriber_costs_little_and_misses_nothing() {
 fn a_subscriber_too_far_behind_is_told_so_and_hung_up_on() {
     let mut harness = Harness::new();
     let mut producer = harness.connect();
-    let mut sleeper = harness.connect();
-    assert_eq!(harness.ask(&mut sleeper, Request::Subscribe { one_by_one: false }), Reply::Done);
+    let mut sleepers = [false, true].map(|one_by_one| {
+        let mut sleeper = harness.connect();
+        assert_eq!(harness.ask(&mut sleeper, Request::Subscribe { one_by_one }), Reply::Done);
+        sleeper
+    });
     let batch = u64::try_from(limits::BATCH_OBJECTS_MAX).unwrap();
     let new = |number| NewObject { id: id(number), data: vec![], metadata: vec![] };
     let mut happened = 0;
@@ -586,8 +589,10 @@ fn a_subscriber_too_far_behind_is_told_so_and_hung_up_on() {
         assert!(matches!(harness.reply_to(&mut producer).reply, Reply::Deleted(_)));
         happened += 2 * limits::BATCH_OBJECTS_MAX;
     }
-    read_events(&mut harness, &mut sleeper, |it| *it == Event::Lagged);
-    harness.wait_for_end(&mut sleeper);
+    for sleeper in &mut sleepers {
+        read_events(&mut harness, sleeper, |it| *it == Event::Lagged);
+        harness.wait_for_end(sleeper);
+    }
     let Reply::Stats(Stats { subscribers, .. }) = harness.ask(&mut producer, Request::GetStats)
     else {
         panic!()
@@ -608,4 +613,68 @@ fn a_stream_of_single_events_has_one_in_each_message_and_no_marks() {
         let sealed = Event::Sealed { id: id(number), data_size: 0, metadata_size: 0 };
         assert_eq!(events, [sealed], "the message of object {number}");
     }
+}
+
+#[test]
+fn one_by_one_each_event_is_a_frame_that_comes_whole() {
+    let mut harness = Harness::new();
+    let mut producer = harness.connect();
+    assert_eq!(harness.ask(&mut producer, put(0, b"")), Reply::Done);
+    assert_eq!(harness.ask(&mut producer, put(1, b"odd")), Reply::Done);
+    let mut reader = harness.connect();
+    reader.send(RequestId(7), Request::Subscribe { one_by_one: true });
+    let answer = harness.turn_until(|_| read_whole_frame(&reader.socket));
+    assert_eq!(decode_server(&answer).unwrap().reply, Reply::Done);
+    // More than the socket takes, so that the rest is sent in whatever pieces there is room for.
+    let count = 9000;
+    // Frames of two lengths: where the kernel cuts a long chunk must not be where one ends.
+    let data = |number| if number % 2 == 0 { &b""[..] } else { b"odd" };
+    for number in 2..count {
+        assert_eq!(harness.ask(&mut producer, put(number, data(number))), Reply::Done);
+    }
+    harness.ask(&mut producer, Request::Delete { ids: vec![id(0)] });
+    let waiting = harness.outbox_bytes(ClientId(2));
+    assert!(waiting > limits::STREAM_REFILL_BYTES, "the socket took it all");
+    assert!(waiting < limits::STREAM_REFILL_BYTES + limits::EVENTS_PART_MAX * 64, "{waiting}");
+
+    let mut seen = Vec::new();
+    while seen.len() <= usize::try_from(count).unwrap() {
+        // What is there is read to its end before the store can go on: a cut frame would show.
+        let body = harness.turn_until(|harness| {
+            let body = read_whole_frame(&reader.socket);
+            if body.is_none() {
+                (0..10).for_each(|_| harness.turn());
+            }
+            body
+        });
+        let message = decode_server(&body).unwrap();
+        assert_eq!(message.request, RequestId::NONE);
+        match message.reply {
+            Reply::Events(events) if events.len() == 1 => seen.extend(events),
+            other => panic!("{other:?}"),
+        }
+    }
+    let sealed = |number| Event::Sealed {
+        id: id(number),
+        data_size: data(number).len() as u64,
+        metadata_size: 0,
+    };
+    seen[..2].sort_by_key(|event| *event != sealed(0));
+    let deleted = Event::Deleted { id: id(0), data_size: 0, metadata_size: 0 };
+    assert_eq!(seen.pop(), Some(deleted));
+    assert_eq!(seen, (0..count).map(sealed).collect::<Vec<_>>(), "and no mark among them");
+}
+
+/// Reads as those do who know of a length and a body only: twice, and relies on having it all.
+fn read_whole_frame(mut socket: &UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0; 8];
+    match socket.read(&mut length) {
+        Ok(count) => assert_eq!(count, 8, "half a length"),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+        Err(error) => panic!("{error}"),
+    }
+    let mut body = vec![0; usize::try_from(u64::from_le_bytes(length)).unwrap()];
+    let count = socket.read(&mut body).unwrap();
+    assert_eq!(count, body.len(), "half a body");
+    Some(body)
 }
