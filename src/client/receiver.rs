@@ -54,7 +54,8 @@ impl Receiver {
     }
 
     /// Waits for bytes and takes them in. A signal ends the wait early, which is no error: there is
-    /// no new message then.
+    /// no new message then. Nor does it wait if somebody who shares the socket has made it
+    /// non-blocking.
     pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<(), Fault> {
         let space = if self.reads_ahead {
             self.frames.space(CHUNK_BYTES)
@@ -67,7 +68,7 @@ impl Receiver {
                 self.frames.advance(received);
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if is_no_failure(&error) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -90,6 +91,11 @@ impl Receiver {
             descriptors: descriptors.collect(),
         }))
     }
+}
+
+/// Whether nothing has come, and something still may.
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
 /// Waits until there is something to receive, but no longer than `patience`. False if nothing came;

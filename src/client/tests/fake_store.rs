@@ -27,7 +27,7 @@ use crate::protocol::message::{
 use crate::shm::fd_passing;
 
 /// Longer than any wait of a passing test.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes of memory that a fake store has.
 pub(super) const MEMORY_BYTES: u64 = 4 << 20;

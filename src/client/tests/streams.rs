@@ -3,12 +3,14 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::fake_store::{FakeStore, Peer};
+use super::fake_store::{FakeStore, PATIENCE, Peer};
 use super::{beside, id, outcome};
+use crate::client::receiver::Receiver;
 use crate::client::{Client, Error, Event, Refusal, Subscription};
 use crate::protocol::message::{Reply, Request, RequestId};
 
@@ -129,4 +131,53 @@ fn a_stream_of_single_events_leaves_in_the_socket_what_is_behind_the_next() {
     assert!(Subscription::decode(b"garbage").is_err());
     // … and the stream goes on behind it.
     assert_eq!(stream.next_timeout(Duration::MAX).unwrap(), Some(sealed(3)));
+}
+
+#[test]
+fn a_descriptor_that_somebody_made_non_blocking_is_waited_for_all_the_same() {
+    let (events, mut store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+    });
+    // The flag belongs to the socket and not to the descriptor: an event loop sets it for all.
+    let shared = UnixStream::from(events.as_fd().try_clone_to_owned().unwrap());
+    shared.set_nonblocking(true).unwrap();
+    // Nothing has come, which is no error.
+    let mut receiver = Receiver::new();
+    receiver.receive(&shared).unwrap();
+    assert!(receiver.next().unwrap().is_none());
+
+    let (say_asked, is_asked) = mpsc::channel();
+    let waiting = beside(move || {
+        let mut events = events;
+        let mut interrupt = || {
+            say_asked.send(()).unwrap();
+            false
+        };
+        let first = events.next_with(None, Some(&mut interrupt));
+        (first, events.next(), events)
+    });
+    is_asked.recv_timeout(PATIENCE).expect("it waits");
+    store.reply(RequestId::NONE, Reply::Events(vec![sealed(1)]));
+    store.reply(RequestId::NONE, Reply::Events(vec![sealed(2)]));
+    let (first, second, mut events) = outcome(waiting);
+    assert_eq!(first.unwrap(), Some(sealed(1)));
+    assert_eq!(second.unwrap().unwrap(), sealed(2));
+    assert_eq!(events.next_timeout(Duration::ZERO).unwrap(), None);
+}
+
+#[test]
+fn an_interrupted_stream_goes_on() {
+    let (mut events, mut store) = subscribed(|store, subscribe| {
+        store.reply(subscribe, Reply::Done);
+    });
+    let mut asked = 0;
+    let mut interrupt = || {
+        asked += 1;
+        asked == 2
+    };
+    let interrupted = events.next_with(None, Some(&mut interrupt));
+    assert!(matches!(interrupted, Err(Error::Interrupted)), "{interrupted:?}");
+    assert_eq!(events.next_with(Some(Duration::from_millis(1)), None).unwrap(), None);
+    store.reply(RequestId::NONE, Reply::Events(vec![sealed(1)]));
+    assert_eq!(events.next_with(None, Some(&mut || true)).unwrap(), Some(sealed(1)));
 }
