@@ -146,9 +146,9 @@ pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 /// [`ALIGNMENT`].
 pub const COPY_PART_BYTES: usize = 1 << 20;
 
-/// Bytes that a copy must have for each thread that takes part; below, starting the thread costs
-/// more than it brings.
-pub const COPY_BYTES_PER_THREAD_MIN: usize = 4 << 20;
+/// Bytes that a copy must have for each thread that takes part; below, what lies in the cache is
+/// copied faster by one, and starting the other costs more than it brings.
+pub const COPY_BYTES_PER_THREAD_MIN: usize = 8 << 20;
 
 /// Threads that copy a large object, where nobody says how many.
 pub const COPY_THREADS: usize = 4;
