@@ -63,7 +63,7 @@ impl Client {
 /// else sees.
 ///
 /// Dropping it aborts the object if it is not sealed, and releases it if it is. What a forked child
-/// inherits does neither.
+/// inherits does neither; its memory is not there in a child that was forked before the seal.
 pub struct GuardedWriter {
     /// `None` if there is no data.
     window: Option<Window>,

@@ -6,6 +6,8 @@
 //! in another language keeps its pointer for as long as it likes; it gets a pointer into a window,
 //! and the kernel sees to the rest.
 //!
+//! A forked child gets no window that can be written: nobody could take it away from there.
+//!
 //! Knows a file and a range of it. When the range may be written is decided elsewhere.
 
 use std::ffi::c_void;
@@ -17,6 +19,7 @@ use std::ptr::NonNull;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 use nix::sys::stat::{FileStat, fstat};
 
+use super::fork;
 use super::mapping::page_bytes;
 use crate::ids::Extent;
 
@@ -34,6 +37,7 @@ pub struct Window {
     /// From the start of the pages to the range.
     skipped: usize,
     len: usize,
+    generation: u64,
 }
 
 // SAFETY: the memory belongs to the whole process, and any thread may unmap it.
@@ -76,9 +80,11 @@ impl Window {
             pages_bytes,
             skipped: skipped.unwrap_or_default(),
             len: len.unwrap_or_default(),
+            generation: fork::generation(),
         };
         // As for every mapping of the store: not into core files, if the kernel can do that.
         let _ = window.advise(MmapAdvise::MADV_DONTDUMP);
+        window.advise(MmapAdvise::MADV_DONTFORK)?;
         Ok(window)
     }
 
@@ -114,7 +120,9 @@ impl Window {
     pub fn forbid_writing(&self) -> io::Result<()> {
         let bytes = self.pages_bytes.get();
         // SAFETY: the pages are those of this window, and nothing in Rust has a reference to them.
-        unsafe { mman::mprotect(self.pages, bytes, ProtFlags::PROT_READ) }.map_err(Into::into)
+        unsafe { mman::mprotect(self.pages, bytes, ProtFlags::PROT_READ) }?;
+        // Children may read it from now on.
+        self.advise(MmapAdvise::MADV_DOFORK).map_err(Into::into)
     }
 
     /// Cuts the window off from the file: it shows zeros of its own, which may be written and are
@@ -132,14 +140,18 @@ impl Window {
     }
 
     fn advise(&self, advice: MmapAdvise) -> nix::Result<()> {
-        // SAFETY: the range is this window, and neither of the two kinds of advice that are given
-        // here changes what is in the memory.
+        // SAFETY: the range is this window, and none of the kinds of advice that are given here
+        // changes what is in the memory.
         unsafe { mman::madvise(self.pages, self.pages_bytes.get(), advice) }
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // What a child has at these addresses may be something else.
+            return;
+        }
         // SAFETY: the range is the one that `mmap` returned; whoever has the address was told not
         // to use it any more.
         let result = unsafe { mman::munmap(self.pages, self.pages_bytes.get()) };
@@ -171,6 +183,13 @@ mod tests {
         Extent { segment: SegmentId(0), offset, len }
     }
 
+    /// Reads one byte as foreign code would.
+    fn peek(address: usize) -> u8 {
+        let address = std::ptr::with_exposed_provenance::<u8>(address);
+        // SAFETY: as for `poke`.
+        unsafe { address.read_volatile() }
+    }
+
     /// Writes one byte as foreign code would.
     fn poke(address: usize, byte: u8) {
         let address = std::ptr::with_exposed_provenance_mut::<u8>(address);
@@ -195,15 +214,25 @@ mod tests {
         let segment = segment();
         let window = Window::new(segment.descriptor(true), extent(64, 64)).unwrap();
         let address = window.address();
-        assert!(in_child(|| {
-            poke(address, 1);
-            true
-        }));
+        poke(address, 1);
         window.forbid_writing().unwrap();
+        assert!(in_child(|| peek(address) == 1));
         assert!(!in_child(|| {
             poke(address, 2);
             true
         }));
+    }
+
+    #[test]
+    fn a_child_gets_no_window_that_can_be_written() {
+        let segment = segment();
+        let window = Window::new(segment.descriptor(true), extent(64, 64)).unwrap();
+        let address = window.address();
+        assert!(!in_child(|| {
+            poke(address, 2);
+            true
+        }));
+        assert_eq!(peek(address), 0);
     }
 
     #[test]
