@@ -4,9 +4,9 @@
 #
 #   scripts/quickstart.sh [TABLE]      a CSV or Parquet file; a small one is included
 set -euo pipefail
+table="${1:+$(realpath -- "$1")}"
 cd "$(dirname "$0")/.."
-
-table="${1:-examples/data/penguins.csv}"
+table="${table:-examples/data/penguins.csv}"
 if [[ ! -r "$table" ]]; then
     echo "quickstart: cannot read $table" >&2
     exit 2

@@ -6,7 +6,7 @@ unpickled. So every worker of a `torch.utils.data.DataLoader` reads the same mem
 ordinary memory each of them would have its own copy.
 
     python examples/python/dataloader.py
-    python examples/python/dataloader.py --samples 100000 --workers 4 --socket /tmp/plasma
+    python examples/python/dataloader.py --samples 50000 --workers 4 --socket /tmp/plasma
 
 With torch installed the loader is torch's. Otherwise it is `BatchLoader` below, which does the same
 with `multiprocessing`: torch brings gigabytes, too many for an example. Without `--socket` it

@@ -15,6 +15,12 @@ class ObjectID:
     @classmethod
     def from_random(cls) -> ObjectID:
         """A new id from the system's random source."""
+    @classmethod
+    def from_hex(cls, digits: str) -> ObjectID:
+        """The id of 40 hexadecimal digits, as `hex` gives them.
+
+        :raises ValueError: they are something else
+        """
     def binary(self) -> bytes:
         """The 20 bytes."""
     def hex(self) -> str:
@@ -79,6 +85,7 @@ class Subscription:
     """A stream of events."""
 
     def next(self, timeout_ms: int) -> Entry | None: ...
+    def is_inherited(self) -> bool: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
     @staticmethod
@@ -98,6 +105,7 @@ class Client:
         metadata: SupportsBuffer,
         evict: bool,
         timeout_ms: int,
+        kept: bool = True,
     ) -> Writer: ...
     def seal(self, object_id: ObjectID) -> None: ...
     def abort(self, object_id: ObjectID) -> None: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import operator
 import os
 import socket
 import warnings
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from plasma import _core, serialization, writing
 from plasma._core import ObjectID
-from plasma.errors import PlasmaObjectNotFound
+from plasma.errors import InvalidObjectError, PlasmaObjectNotFound
 from plasma.notifications import NotificationChannel, Notifications, decode_notifications
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class PlasmaClient:
 
     def disconnect(self) -> None:
         """Ends the use of this client. Buffers, arrays and tables that came from it stay valid, and
-        their objects stay in the store until the last of them is gone."""
+        their objects stay in the store until the last of them is gone. An object that this client
+        has not sealed can be sealed no more; it goes with its buffer."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
@@ -130,7 +132,7 @@ class PlasmaClient:
         self.disconnect()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PlasmaClient, (self._socket_path, self._retries, self._name)
+        return type(self), (self._socket_path, self._retries, self._name)
 
     def __repr__(self) -> str:
         return f"<plasma client of {self._socket_path}>"
@@ -214,7 +216,10 @@ class PlasmaClient:
     def _load(data: _core.Buffer | None, context: SerializationContext | None) -> Any:
         if data is None:
             return ObjectNotAvailable
-        return serialization.deserialize(data, context)
+        try:
+            return serialization.deserialize(data, context)
+        except InvalidObjectError as error:
+            raise InvalidObjectError(f"object {data.object_id.hex()}: {error}") from error
 
     # -- bytes ------------------------------------------------------------------------------------
 
@@ -452,13 +457,21 @@ class PlasmaClient:
     def open_arrow(self, object_id: ObjectID, timeout_ms: int = -1) -> Any:
         """As `get_arrow`, but a `pyarrow.ipc.RecordBatchStreamReader`: one batch at a time."""
         data = self._core.get((object_id,), timeout_ms)[0]
-        return ObjectNotAvailable if data is None else pa.ipc.open_stream(pa.py_buffer(data))
+        if data is None:
+            return ObjectNotAvailable
+        try:
+            return pa.ipc.open_stream(pa.py_buffer(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            text = f"object {object_id.hex()} of {len(data)} bytes is no Arrow stream: {error}"
+            if serialization.is_serialized(data):
+                text = f"object {object_id.hex()} was stored by put: use get"
+            raise pa.ArrowInvalid(text) from error
 
     # -- waiting and removing ---------------------------------------------------------------------
 
     def wait(
         self,
-        object_ids: Sequence[ObjectID],
+        object_ids: Iterable[ObjectID],
         num_returns: int = 1,
         timeout: float | None = None,
     ) -> tuple[builtins.list[ObjectID], builtins.list[ObjectID]]:
@@ -469,7 +482,10 @@ class PlasmaClient:
 
         :raises ValueError: more returns than ids, or more than 8192 ids
         """
+        object_ids = builtins.list(object_ids)
         timeout_ms = -1 if timeout is None else max(0, round(timeout * 1000))
+        if num_returns < 0:
+            raise ValueError(f"num_returns must not be negative: {num_returns}")
         ready = self._core.wait(object_ids, num_returns, timeout_ms)
         pairs = list(zip(object_ids, ready, strict=True))
         return [id for id, is_ready in pairs if is_ready], [id for id, is_in in pairs if not is_in]
@@ -529,8 +545,14 @@ class PlasmaClient:
     def subscribe(self) -> None:
         """Starts the stream of notifications of this client, the original's. It begins with one for
         each sealed object. A second call does nothing. See `notifications` for a better one."""
-        if self._channel is None:
-            self._channel = NotificationChannel(self._core)
+        if self._channel is not None and not self._channel.is_inherited():
+            return
+        inherited, channel = self._channel, NotificationChannel(self._core)
+        if self._channel is inherited:
+            self._channel = channel
+        else:
+            # Another thread was quicker.
+            channel.close()
 
     def get_next_notification(self) -> tuple[ObjectID, int, int]:
         """Waits for the next notification: id, bytes of data, bytes of metadata; the sizes are -1
@@ -586,8 +608,7 @@ def connect(
     """
     if isinstance(num_retries, str) or num_retries is None or legacy:
         num_retries = _legacy_retries(num_retries, legacy)
-    if not isinstance(num_retries, int):
-        raise TypeError(f"num_retries is a number, not {type(num_retries).__name__}")
+    num_retries = operator.index(num_retries)
     retries = RETRIES_DEFAULT if num_retries < 0 else num_retries
     return PlasmaClient(os.fsdecode(store_socket_name), retries, name)
 

@@ -53,6 +53,10 @@ class NotificationChannel:
             self._socket = socket.socket(fileno=os.dup(self._events.fileno()))
         return self._socket
 
+    def is_inherited(self) -> bool:
+        """Whether this is the copy of a forked child, which has to subscribe itself."""
+        return self._events.is_inherited()
+
     def close(self) -> None:
         """Ends the stream."""
         if self._socket is not None:

@@ -102,8 +102,8 @@ def start_plasma_store(
     killed if it has not done so after 10 s, and the directory is removed, with the log in it. A
     child that was forked inside the block leaves store and directory alone.
 
-    Like the original's, the store is an ordinary child process: it goes on if this process is
-    killed, and a Ctrl-C in the terminal reaches it as well.
+    The store goes on if this process is killed, as the original's did. A Ctrl-C in the terminal
+    does not reach it.
 
     Args:
         plasma_store_memory: bytes, or text that `plasma_store -m` takes, such as `"500M"`.
@@ -146,8 +146,12 @@ def start_plasma_store(
         log_path = os.path.join(directory, "plasma_store.log")
         # A file takes whatever the store says. A pipe that nobody reads would stop it one day.
         with open(log_path, "wb") as log:
+            # In a session of its own, so that Ctrl-C is for this program and not for its store.
             process = subprocess.Popen(
-                [*prefix, *command, "-s", socket_path], stdout=log, stderr=subprocess.STDOUT
+                [*prefix, *command, "-s", socket_path],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         _wait_until_ready(process, socket_path, log_path)
         yield socket_path, process
@@ -228,3 +232,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+if __name__ == "__main__":
+    main()

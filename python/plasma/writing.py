@@ -46,9 +46,8 @@ class _InPlace:
     def _create(self) -> _core.Writer:
         if self._writer is not None:
             raise RuntimeError(f"the block of object {self.object_id.hex()} was entered before")
-        writer = self._core.create(self.object_id, self._data_size, *self._options)
-        self._writer = writer
-        return writer
+        self._writer = self._core.create(self.object_id, self._data_size, *self._options, False)
+        return self._writer
 
     def __exit__(
         self,
@@ -56,13 +55,15 @@ class _InPlace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._writer is None:
+            raise RuntimeError(f"the block of object {self.object_id.hex()} was not entered")
         if kind is None:
-            self._core.seal(self.object_id)
+            self._writer.seal()
             return
         # What the block has raised is what its user has to know. An object that cannot be aborted
         # here is gone with its store, or belongs to the process that this one was forked from.
         with contextlib.suppress(Exception):
-            self._core.abort(self.object_id)
+            self._writer.abort()
 
 
 class BufferInPlace(_InPlace):
@@ -89,14 +90,9 @@ class ArrayInPlace(_InPlace):
         super().__init__(core, self._template.total_bytes, object_id, options)
 
     def __enter__(self) -> np.ndarray[Any, Any]:
-        writer = self._create()
-        try:
-            memory = memoryview(writer)
-            self._template.write_into(memory)
-            self._array = self._template.array_over(memory)
-        except BaseException:
-            writer.abort()
-            raise
+        memory = memoryview(self._create())
+        self._template.write_into(memory)
+        self._array = self._template.array_over(memory)
         return self._array
 
     def __exit__(
@@ -118,15 +114,16 @@ def write_arrow(
     table = _as_table(data)
     size = pa.MockOutputStream()
     _write_stream(table, size)
-    writer = core.create(object_id, size.size(), *options)
+    writer = core.create(object_id, size.size(), *options, False)
     try:
         sink = pa.FixedSizeBufferWriter(pa.py_buffer(writer))
         sink.set_memcopy_threads(threads)
         _write_stream(table, sink)
     except BaseException:
-        core.abort(object_id)
+        with contextlib.suppress(Exception):
+            writer.abort()
         raise
-    core.seal(object_id)
+    writer.seal()
 
 
 def _write_stream(table: pa.Table, sink: Any) -> None:

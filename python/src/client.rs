@@ -60,7 +60,10 @@ impl Client {
         py.detach(|| self.client.disconnect());
     }
 
-    #[pyo3(signature = (object_id, data_size, metadata, evict, timeout_ms))]
+    /// Starts an object. One that is `kept` can be sealed by its name and lives until then; another
+    /// one lives as long as its writer.
+    #[pyo3(signature = (object_id, data_size, metadata, evict, timeout_ms, kept = true))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the call in Python")]
     fn create(
         &self,
         py: Python<'_>,
@@ -69,6 +72,7 @@ impl Client {
         metadata: Source,
         evict: bool,
         #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
+        kept: bool,
     ) -> PyResult<Py<Writer>> {
         let (id, data_size) = (object_id.0, size("data_size", data_size)?);
         let options = room(evict, timeout_ms);
@@ -77,6 +81,9 @@ impl Client {
         })
         .map_err(|error| about(py, id, error))?;
         let writer = Py::new(py, Writer::new(writer))?;
+        if !kept {
+            return Ok(writer);
+        }
         let mut creating = self.creating();
         let gone = make_room(py, &mut creating);
         let previous = creating.insert(id, Creating::Kept(writer.clone_ref(py)));
@@ -89,14 +96,14 @@ impl Client {
     fn seal(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
         let writer = self.find(py, object_id.0)?;
         let sealed = writer.get().seal(py);
-        self.strike_out(object_id.0, &writer);
+        self.strike_out(py, object_id.0, &writer);
         sealed
     }
 
     fn abort(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
         let writer = self.find(py, object_id.0)?;
         let aborted = writer.get().abort(py);
-        self.strike_out(object_id.0, &writer);
+        self.strike_out(py, object_id.0, &writer);
         aborted
     }
 
@@ -202,7 +209,12 @@ impl Client {
     }
 
     /// Begins a get and waits for nothing.
-    fn start_get(&self, py: Python<'_>, object_ids: Ids, timeout_ms: i64) -> PyResult<PendingGet> {
+    fn start_get(
+        &self,
+        py: Python<'_>,
+        object_ids: Ids,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
+    ) -> PyResult<PendingGet> {
         let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
         Ok(without_lock(py, || self.client.start_get(&object_ids.0, options))?.into())
     }
@@ -213,7 +225,7 @@ impl Client {
         py: Python<'_>,
         object_ids: Ids,
         count: usize,
-        timeout_ms: i64,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<PendingWait> {
         let timeout = timeout(timeout_ms);
         Ok(without_lock(py, || self.client.start_wait(&object_ids.0, count, timeout))?.into())
@@ -338,7 +350,7 @@ impl Client {
                     Err(ArrowTypeError::new_err(format!("object {id} is sealed already")))
                 }
                 ObjectState::Created => Err(PlasmaObjectNotFound::new_err(format!(
-                    "object {id} is being created by another client"
+                    "object {id} is being created by another client, or within a block that ends it"
                 ))),
                 ObjectState::Absent => Err(not_here(id)),
             },
@@ -346,12 +358,10 @@ impl Client {
     }
 
     /// Forgets an object that was sealed or aborted, unless there is a new one of that name.
-    fn strike_out(&self, id: ObjectId, writer: &Py<Writer>) {
+    fn strike_out(&self, py: Python<'_>, id: ObjectId, writer: &Py<Writer>) {
         let mut creating = self.creating();
-        let is_this = |creating: &Creating| match creating {
-            Creating::Kept(known) => known.is(writer),
-            Creating::Released(_) => true,
-        };
+        let is_this =
+            |creating: &Creating| creating.writer(py).is_some_and(|known| known.is(writer));
         let removed =
             if creating.get(&id).is_some_and(is_this) { creating.remove(&id) } else { None };
         // What is dropped now must not find the table locked.

@@ -6,7 +6,7 @@ use plasma::ObjectId;
 use plasma::client::CreateOptions;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyFloat;
+use pyo3::types::{PyBytes, PyFloat, PyString};
 
 use crate::object_id::ObjectID;
 
@@ -17,7 +17,14 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Ids {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let mut ids = Vec::with_capacity(object.len().unwrap_or(0));
+        if object.is_instance_of::<ObjectID>() {
+            return Err(PyTypeError::new_err("a list of ObjectIDs was expected, use [object_id]"));
+        }
+        if object.is_instance_of::<PyBytes>() || object.is_instance_of::<PyString>() {
+            return Err(not_an_id(&object));
+        }
+        // Not as many as its length says: that may be anything.
+        let mut ids = Vec::new();
         for item in object.try_iter()? {
             let item = item?;
             let id = item.cast::<ObjectID>().map_err(|_| not_an_id(&item))?;
@@ -34,11 +41,11 @@ fn not_an_id(item: &Bound<'_, PyAny>) -> PyErr {
     }
 }
 
-/// Milliseconds, to be used with `from_py_with`: a float is cut off, as in the original, because
-/// programs compute timeouts.
+/// Milliseconds, to be used with `from_py_with`. A float is rounded up, because programs compute
+/// timeouts, and nobody means "not at all" by half a millisecond.
 pub fn milliseconds(number: &Bound<'_, PyAny>) -> PyResult<i64> {
     match number.cast::<PyFloat>() {
-        Ok(float) => float.call_method0("__trunc__")?.extract(),
+        Ok(float) => float.call_method0("__ceil__")?.extract(),
         Err(_) => number.extract(),
     }
 }

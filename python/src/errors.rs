@@ -5,6 +5,7 @@
 //! the machine, `ValueError` and `TypeError` for arguments.
 
 use std::io;
+use std::path::Path;
 
 use plasma::ObjectId;
 use plasma::client::{ConnectFailure, Error, Refusal};
@@ -26,11 +27,13 @@ pub fn exception(error: Error) -> PyErr {
     let text = error.to_string();
     match error {
         Error::Refused(refusal) => refused(&refusal, text),
-        Error::Connect { source, .. } => match &source {
-            ConnectFailure::Io(reason) => os_error(reason, text),
+        Error::Connect { source, path, .. } => match &source {
+            ConnectFailure::Io(reason) => os_error(reason, with_cure(reason, &path, text)),
             _ => PyConnectionError::new_err(text),
         },
-        Error::Disconnected { source, .. } => os_error(&source, text),
+        Error::Disconnected { source, .. } => {
+            os_error(&source, format!("{text}; this client is of no use any more, connect anew"))
+        }
         Error::Unresponsive { .. } => PyTimeoutError::new_err(text),
         Error::Closed => PyOSError::new_err((BAD_DESCRIPTOR, text)),
         Error::Protocol { .. } => PyOSError::new_err((PROTOCOL_ERROR, text)),
@@ -38,6 +41,16 @@ pub fn exception(error: Error) -> PyErr {
         Error::InvalidArgument(_) | Error::BatchTooLarge { .. } => PyValueError::new_err(text),
         Error::Inherited(_) | Error::Interrupted => PyOSError::new_err(text),
         _ => PyOSError::new_err(text),
+    }
+}
+
+/// What to do where nobody listens.
+fn with_cure(reason: &io::Error, path: &Path, text: String) -> String {
+    match reason.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("{text}; is it running? (plasma_store -m 1GB -s {})", path.display())
+        }
+        _ => text,
     }
 }
 

@@ -26,7 +26,9 @@ impl ObjectID {
             Some(Err(error)) => Err(PyValueError::new_err(error.to_string())),
             None => {
                 let kind = object_id.get_type().name()?;
-                Err(PyValueError::new_err(format!("an object id is 20 bytes, not {kind}")))
+                Err(PyValueError::new_err(format!(
+                    "an object id is 20 bytes, not {kind}; ObjectID.from_hex takes 40 digits"
+                )))
             }
         }
     }
@@ -35,6 +37,13 @@ impl ObjectID {
     #[classmethod]
     fn from_random(_class: &Bound<'_, PyType>) -> Self {
         Self(ObjectId::random())
+    }
+
+    /// The id of 40 hexadecimal digits, as `hex` gives them.
+    #[classmethod]
+    fn from_hex(_class: &Bound<'_, PyType>, digits: &str) -> PyResult<Self> {
+        let id = digits.parse::<ObjectId>();
+        id.map(Self).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     /// The 20 bytes.

@@ -4,12 +4,17 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use plasma::client::{Error, Event};
+use plasma::limits::INTERRUPT_CHECK_INTERVAL as LOOK_INTERVAL;
+use plasma::shm::fork;
+use plasma::time::Clock;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::convert::timeout;
+use crate::convert::{milliseconds, timeout};
 use crate::object_id::ObjectID;
 use crate::waiting::interruptible;
 
@@ -21,27 +26,69 @@ type Entry = (&'static str, Option<ObjectID>, u64, u64);
 pub struct Subscription {
     /// To wake up a thread that waits, and for loops that poll.
     socket: UnixStream,
-    /// Held by the thread that waits, without the interpreter lock.
+    /// Locked for as long as it takes to look, and never over a wait or a call of Python's.
     events: Mutex<Option<plasma::Subscription>>,
+    /// A forked child must not touch its parent's stream.
+    generation: u64,
 }
 
 impl Subscription {
     pub fn new(events: plasma::Subscription) -> PyResult<Self> {
         let socket = UnixStream::from(events.as_fd().try_clone_to_owned()?);
-        Ok(Self { socket, events: Mutex::new(Some(events)) })
+        Ok(Self { socket, events: Mutex::new(Some(events)), generation: fork::generation() })
+    }
+}
+
+impl Subscription {
+    /// An event, if one is here.
+    fn look(&self) -> plasma::client::Result<Option<Event>> {
+        if self.is_inherited() {
+            return Err(Error::Inherited("this stream of events"));
+        }
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.as_mut().ok_or(Error::Closed)?.next_timeout(Duration::ZERO)
+    }
+
+    /// Waits until something has come, or the stream has ended, but no longer than that.
+    fn wait_readable(&self, patience: Duration) {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let milliseconds = u16::try_from(patience.as_millis() + 1).unwrap_or(u16::MAX);
+        // If it fails, the caller looks too often, and nothing worse.
+        let _ = poll(&mut polled, milliseconds);
     }
 }
 
 #[pymethods]
 impl Subscription {
     /// The next event; `None` if none comes in time.
-    fn next(&self, py: Python<'_>, timeout_ms: i64) -> PyResult<Option<Entry>> {
-        let event = interruptible(py, |interrupt| {
-            let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-            let events = events.as_mut().ok_or(Error::Closed)?;
-            events.next_with(timeout(timeout_ms), interrupt)
+    fn next(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
+    ) -> PyResult<Option<Entry>> {
+        let clock = Clock::start();
+        let end = timeout(timeout_ms).map(|timeout| clock.now().after(timeout));
+        let event = interruptible(py, |mut interrupt| {
+            loop {
+                if let Some(event) = self.look()? {
+                    return Ok(Some(event));
+                }
+                let rest = end.map(|end| end.since(clock.now()));
+                if rest == Some(Duration::ZERO) {
+                    return Ok(None);
+                }
+                self.wait_readable(rest.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL));
+                if interrupt.as_mut().is_some_and(|interrupt| interrupt()) {
+                    return Err(Error::Interrupted);
+                }
+            }
         })?;
         Ok(event.map(entry))
+    }
+
+    /// Whether this is a forked child's copy, which is good for nothing.
+    fn is_inherited(&self) -> bool {
+        self.generation != fork::generation()
     }
 
     /// The descriptor, readable when events have come.
@@ -51,6 +98,9 @@ impl Subscription {
 
     /// Ends the stream: who waits for an event gets `OSError`.
     fn close(&self, py: Python<'_>) {
+        if self.is_inherited() {
+            return;
+        }
         // Fails if the store has closed it first, which is as good.
         let _ = self.socket.shutdown(Shutdown::Both);
         py.detach(|| self.events.lock().unwrap_or_else(PoisonError::into_inner).take());

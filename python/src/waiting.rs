@@ -1,5 +1,9 @@
 //! Waiting without the interpreter lock, and with an ear for signals.
+//!
+//! Python runs signal handlers on the main thread and nowhere else, so no other one is woken up to
+//! look. (One that is left behind when the interpreter ends must not touch it any more.)
 
+use nix::unistd::{getpid, gettid};
 use plasma::client::{Interrupt, Result};
 use pyo3::prelude::*;
 
@@ -19,10 +23,13 @@ pub fn interruptible<T: Send>(
     py: Python<'_>,
     call: impl FnOnce(Interrupt<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {
+    if !is_main_thread() {
+        return without_lock(py, || call(None));
+    }
     let mut raised = None;
     let result = py.detach(|| {
         let mut interrupt = || {
-            raised = Python::attach(|py| py.check_signals()).err();
+            raised = Python::try_attach(|py| py.check_signals().err()).flatten();
             raised.is_some()
         };
         call(Some(&mut interrupt))
@@ -32,4 +39,9 @@ pub fn interruptible<T: Send>(
         (None, Ok(value)) => Ok(value),
         (None, Err(error)) => Err(exception(error)),
     }
+}
+
+/// The thread that a process began with, in a forked child the one that forked: as Python has it.
+fn is_main_thread() -> bool {
+    gettid() == getpid()
 }

@@ -16,6 +16,9 @@ use crate::errors::ArrowTypeError;
 use crate::object_id::ObjectID;
 use crate::waiting::without_lock;
 
+/// Bytes from which on memory is given back without the interpreter lock.
+const DROP_DETACHED_BYTES_MIN: usize = 16 << 20;
+
 const OPEN: u8 = 0;
 const SEALED: u8 = 1;
 const ABORTED: u8 = 2;
@@ -33,7 +36,7 @@ pub struct Writer {
     /// What it is, or is just becoming. Apart from the writer, because a view may be asked for
     /// while another thread waits for the store's answer.
     state: AtomicU8,
-    writer: Mutex<GuardedWriter>,
+    writer: Mutex<Option<GuardedWriter>>,
 }
 
 impl Writer {
@@ -44,7 +47,7 @@ impl Writer {
             len: writer.len(),
             creator: thread::current().id(),
             state: AtomicU8::new(OPEN),
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
         }
     }
 
@@ -66,7 +69,8 @@ impl Writer {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         match self.state.compare_exchange(OPEN, state, success, failure) {
             Ok(_) => without_lock(py, || {
-                call(&mut self.writer.lock().unwrap_or_else(PoisonError::into_inner))
+                let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+                writer.as_mut().map_or(Ok(()), call)
             }),
             Err(SEALED) => {
                 let text = format!("object {} is sealed already", self.id);
@@ -128,5 +132,17 @@ impl Writer {
         // SAFETY: the interpreter gave the view; the window of a guarded writer stays mapped until
         // `slf` is dropped, to which the view owns a reference. No Rust code has a reference to it.
         unsafe { exported.fill(slf.as_any(), view, flags) }
+    }
+}
+
+/// Unmapping a gigabyte takes a tenth of a second, which other threads need not wait for.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.len < DROP_DETACHED_BYTES_MIN {
+            return drop(writer);
+        }
+        let mut writer = Some(writer);
+        Python::try_attach(|py| py.detach(|| drop(writer.take())));
     }
 }

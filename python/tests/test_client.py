@@ -414,7 +414,7 @@ def test_no_ids_give_no_objects_at_once(client: PlasmaClient) -> None:
 
 def test_where_many_ids_are_wanted_one_is_a_type_error(client: PlasmaClient) -> None:
     for call in (client.get_buffers, client.get_metadata, client.delete, client.refresh):
-        with pytest.raises(TypeError, match="iterable"):
+        with pytest.raises(TypeError, match="list of ObjectIDs"):
             call(some_id(1))  # type: ignore[arg-type]
 
 
@@ -761,3 +761,27 @@ def test_a_name_that_is_no_text_is_a_type_error(client: PlasmaClient) -> None:
     for wrong in (None, b"name", 5):
         with pytest.raises(TypeError):
             client.set_client_options(wrong, -1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [range(10**12), range(2**62)])
+def test_a_length_that_is_not_meant_is_not_believed(client: PlasmaClient, ids: Any) -> None:
+    for call in (client.get, client.get_buffers, client.delete):
+        with pytest.raises(TypeError, match="ObjectID"):
+            call(ids)
+
+
+def test_what_holds_no_value_is_named(client: PlasmaClient) -> None:
+    client.create_and_seal(some_id(1), b"raw")
+    good = client.put("good")
+    with pytest.raises(plasma.InvalidObjectError, match=some_id(1).hex()):
+        client.get([good, some_id(1)])
+    with pytest.raises(pa.ArrowInvalid, match=some_id(1).hex()):
+        client.get_arrow(some_id(1))
+
+
+def test_ids_may_come_from_an_iterator(client: PlasmaClient) -> None:
+    ids = [client.put(number) for number in range(3)]
+    assert client.wait(iter(ids), 3) == (ids, [])
+    assert client.get(iter(ids)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="negative"):
+        client.wait(ids, -1)

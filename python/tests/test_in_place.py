@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from processes import kill_store
+from support import wait_until
 
 import plasma
 from plasma import ObjectID, PlasmaClient
@@ -282,3 +285,30 @@ def test_a_source_that_fails_half_way_leaves_nothing(client: PlasmaClient) -> No
 def test_a_table_is_what_programs_of_the_original_read(client: PlasmaClient) -> None:
     [buffer] = client.get_buffers([client.put_arrow(TABLE)])
     assert pa.RecordBatchStreamReader(pa.BufferReader(buffer)).read_all().equals(TABLE)
+
+
+def test_a_block_that_was_given_up_before_it_began_leaves_nothing(client: PlasmaClient) -> None:
+    # As when Ctrl-C comes between the making of the object and the first line of the block.
+    for make in (client.create_buffer, client.create_array):
+        place: Any = make(100)
+        object_id = place.object_id
+        place.__enter__()
+        assert client.state(object_id) == "created"
+        del place
+        gc.collect()
+        wait_until(lambda id=object_id: client.state(id) == "absent")  # type: ignore[misc]
+
+
+def test_what_a_block_raises_is_what_its_user_sees(client: PlasmaClient) -> None:
+    with pytest.raises(KeyboardInterrupt), client.create_array(100):
+        kill_store(client)
+        raise KeyboardInterrupt
+
+
+def test_a_block_ends_its_own_object_and_no_other_of_that_name(
+    client: PlasmaClient, store: str
+) -> None:
+    place = client.create_buffer(100)
+    with pytest.raises(plasma.PlasmaObjectNotFound), place:
+        client.abort(place.object_id)
+    assert client.state(place.object_id) == "absent"

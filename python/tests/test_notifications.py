@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import Child
 from processes import kill_store
+from support import wait_until
 
 import plasma
 from plasma import Notification, ObjectID, PlasmaClient
@@ -383,3 +386,45 @@ def test_a_closed_stream_is_an_os_error(client: PlasmaClient) -> None:
     with pytest.raises(OSError):
         events.next(1000)
     events.close()
+
+
+def disconnect_in_a_handler(path: str) -> None:
+    client = plasma.connect(path)
+    client.subscribe()
+    signal.signal(signal.SIGALRM, lambda *_: client.disconnect())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with pytest.raises(OSError):
+        client.get_next_notification()
+
+
+def test_a_signal_handler_may_end_the_stream_that_is_waited_for(store: str) -> None:
+    with Child(disconnect_in_a_handler, store) as child:
+        child.succeeds()
+
+
+def test_a_thread_that_waits_does_not_hold_up_one_that_looks(client: PlasmaClient) -> None:
+    with client.notifications() as events:
+        assert next(events).kind == "snapshot end"
+        seen: list[plasma.Notification | None] = []
+        waiter = threading.Thread(target=lambda: seen.append(events.next()))
+        waiter.start()
+        assert events.next(10) is None
+        assert not seen
+        client.create_and_seal(some_id(1), b"")
+        waiter.join(60)
+        assert [event.object_id for event in seen if event is not None] == [some_id(1)]
+
+
+def test_many_threads_subscribe_once(client: PlasmaClient) -> None:
+    start = threading.Barrier(4)
+
+    def subscribe() -> None:
+        start.wait(60)
+        client.subscribe()
+
+    threads = [threading.Thread(target=subscribe) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    wait_until(lambda: client.stats()["subscribers"] == 1)

@@ -36,7 +36,7 @@ def test_the_distribution_says_what_it_is() -> None:
     assert about["Requires-Python"] == ">=3.10"
     assert about["License-Expression"] == "Apache-2.0"
     requires = importlib.metadata.requires("plasma-store") or []
-    assert [name for name in requires if "extra ==" not in name] == ["pyarrow>=14"]
+    assert [name for name in requires if "extra ==" not in name] == ["numpy", "pyarrow>=14"]
     # All versions are one: the distribution's, the module's, the program's.
     version = importlib.metadata.version("plasma-store")
     assert plasma.__version__ == version

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -116,6 +117,56 @@ def fork_a_creator(path: str) -> None:
         values[:] = 7
     view[:] = b"0123456789"
     client.seal(A)
+
+
+def write_in_fork(path: str) -> None:
+    client = plasma.connect(path)
+    view = memoryview(client.create(A, 10)).cast("B")
+    view[:] = b"0123456789"
+    [to_child, from_parent] = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        from_parent.recv(1)  # the parent has sealed
+        view[0] = 0
+        os._exit(0)
+    client.seal(A)
+    to_child.send(b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
+    assert in_fork(lambda: bytes(view) == b"0123456789" or sys.exit(1)) == 0
+
+
+def test_a_child_that_was_forked_before_the_seal_cannot_write(
+    store: str, client: PlasmaClient
+) -> None:
+    with Child(write_in_fork, store) as child:
+        child.succeeds()
+    [buffer] = client.get_buffers([A])
+    assert buffer is not None and buffer.to_pybytes() == b"0123456789"
+
+
+def subscribe_in_fork(path: str) -> None:
+    client = plasma.connect(path)
+    client.subscribe()
+    client.put("seen by both", A)
+
+    def in_child() -> None:
+        try:
+            client.get_next_notification()
+        except OSError as error:
+            assert "parent" in str(error)
+        else:
+            raise AssertionError("the child has read its parent's stream")
+        client.subscribe()
+        assert client.get_next_notification()[0] == A
+        client.disconnect()
+
+    assert in_fork(in_child) == 0
+    assert client.get_next_notification()[0] == A, "the parent's stream is as it was"
+
+
+def test_a_forked_child_has_notifications_of_its_own(store: str) -> None:
+    with Child(subscribe_in_fork, store) as child:
+        child.succeeds()
 
 
 def test_a_forked_child_cannot_end_what_its_parent_is_making(

@@ -75,7 +75,8 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{requested} bytes asked for, capacity {capacity}, in use {used}, pinned {pinned}, \
-     largest free run {largest_free_run}, objects {objects} of {objects_max}"
+     largest free run {largest_free_run}, objects {objects} of {objects_max}{}",
+    if requested > capacity { "; the whole store is smaller than that" } else { "" }
 )]
 pub struct FullStore {
     /// Bytes that were asked for.
