@@ -103,6 +103,14 @@ fn unsafe_code_is_in_one_folder() {
             assert!(!allows || source.path == "src/shm/mod.rs", "{at}");
         }
     }
+    // In the Python package there is the buffer protocol, and what calls it.
+    let may = ["python/src/buffers.rs", "python/src/writer.rs"];
+    for source in sources(&["python/src"]).filter(|source| !may.contains(&source.path.as_str())) {
+        for (number, line) in source.code() {
+            let is_unsafe = words(&line).any(|word| word == "unsafe" || word == "unsafe_code");
+            assert!(!is_unsafe, "{}:{number}: {}", source.path, line.trim());
+        }
+    }
 }
 
 #[test]

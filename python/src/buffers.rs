@@ -1,4 +1,5 @@
-//! Memory that Python code reads or writes by address: the only unsafe code of this crate.
+//! Memory that Python code reads or writes by address: the unsafe code of this crate. (One entry of
+//! the buffer protocol is in `writer`, and calls what is here.)
 //!
 //! [`Buffer`] and [`Exported`] lend memory of the store to Python through the buffer protocol,
 //! [`Source`] borrows memory of Python objects. What keeps each of them alive is said at its unsafe
