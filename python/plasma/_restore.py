@@ -45,9 +45,9 @@ def masked_array(data: Any, mask: Any, fill_value: Any, hard_mask: bool) -> Any:
     import numpy as np
 
     given = np.ma.nomask if mask is None else mask
-    return np.ma.MaskedArray(
-        data, mask=given, fill_value=fill_value, hard_mask=hard_mask, copy=False
-    )
+    # The types of numpy 2.2, the last one for Python 3.10, do not know this constructor.
+    masked: Any = np.ma.MaskedArray
+    return masked(data, mask=given, fill_value=fill_value, hard_mask=hard_mask, copy=False)
 
 
 def arrow_array(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -324,11 +324,13 @@ def test_connecting_and_disconnecting_leaves_no_descriptors(store: str) -> None:
                 await client.put(1)
 
         await once()
+        gc.collect()
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(20):
             await once()
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == before
+        # What earlier tests left to the garbage collector may go at any time.
+        assert len(os.listdir("/proc/self/fd")) <= before
 
     run(main())
 
