@@ -27,12 +27,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("limits", &[]),
     ("time", &[]),
+    ("polling", &["limits"]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
     ("eviction", &["ids"]),
     ("store", &["ids", "limits", "time", "protocol", "eviction"]),
-    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store"]),
-    ("client", &["ids", "limits", "time", "protocol", "shm"]),
+    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling"]),
+    ("client", &["ids", "limits", "time", "protocol", "shm", "polling"]),
     ("testing", &["eviction", "server", "shm"]),
 ];
 
