@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["ids", "limits", "time", "protocol", "eviction"]),
     ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling"]),
     ("client", &["ids", "limits", "time", "protocol", "shm", "polling"]),
-    ("testing", &["eviction", "server", "shm"]),
+    ("testing", &["eviction", "limits", "server", "shm"]),
 ];
 
 /// What a value without I/O has no use for.
