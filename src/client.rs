@@ -54,6 +54,7 @@ mod pending;
 mod process_local;
 mod reading;
 mod receiver;
+mod releasing;
 mod segments;
 mod sending;
 mod subscription;

@@ -12,6 +12,8 @@ pub mod ids;
 pub mod limits;
 pub mod time;
 
+mod polling;
+
 pub mod protocol;
 pub mod shm;
 

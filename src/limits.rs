@@ -101,6 +101,34 @@ pub const TURN_ACCEPTS_MAX: usize = 64;
 /// How long accepting pauses when descriptors or memory ran out. A departing client ends the pause.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the store looks for the next request before it sleeps, while traffic is hot, unless
+/// told otherwise; and a client for its reply. About what it costs to sleep and be woken, so that
+/// looking in vain at most doubles that.
+pub const POLL_TIME: Duration = Duration::from_micros(50);
+
+/// Longest time to look before sleeping that anybody can ask for, microseconds.
+pub const POLL_US_MAX: u64 = 1000;
+
+/// Traffic is hot if the last wait was not longer than this: twice what a round trip takes when
+/// both sides sleep, and some work in between.
+pub const POLL_HOT: Duration = Duration::from_micros(200);
+
+/// Waits without looking after many looks in vain. That leaves them a hundredth of the time.
+pub const POLL_SKIPS_MAX: u32 = 255;
+
+/// Releases in a row, each soon after the one before ([`POLL_HOT`]), from which on a client lets
+/// them wait for its next request.
+pub const RELEASE_RUN: u32 = 32;
+
+/// Longest time that a release waits in a client for another message to travel with.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Looks without a release since the last one, after which the thread that looks ends.
+pub const SWEEPS_IDLE_MAX: u32 = 20;
+
+/// Releases that wait together at most, 24 bytes each; then they are sent.
+pub const RELEASES_TOGETHER_MAX: usize = 256;
+
 /// Address granularity of objects in a segment, bytes: a cache line, and what SIMD code wants.
 pub const ALIGNMENT: u64 = 64;
 
@@ -129,6 +157,9 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a client that waits asks its caller whether to go on.
 pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a call sleeps in the kernel before it looks what else could end it.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How long a call that was interrupted waits for the store to say what has become of it. Beyond,
 /// it ends without knowing, and what the store grants later is given back.

@@ -27,13 +27,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("limits", &[]),
     ("time", &[]),
+    ("polling", &["limits"]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
     ("eviction", &["ids"]),
     ("store", &["ids", "limits", "time", "protocol", "eviction"]),
-    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store"]),
-    ("client", &["ids", "limits", "time", "protocol", "shm"]),
-    ("testing", &["eviction", "server", "shm"]),
+    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling"]),
+    ("client", &["ids", "limits", "time", "protocol", "shm", "polling"]),
+    ("testing", &["eviction", "limits", "server", "shm"]),
 ];
 
 /// What a value without I/O has no use for.

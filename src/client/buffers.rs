@@ -97,7 +97,7 @@ impl ObjectBuffer {
                 released.push((held.id, 1));
                 held.is_given_back = true;
             }
-            connection.release(released);
+            connection.release(&released);
         }
     }
 
@@ -204,7 +204,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if !self.is_given_back {
             self.connection.forget(&self.id);
-            self.connection.release(vec![(self.id, 1)]);
+            self.connection.release(&[(self.id, 1)]);
         }
     }
 }

@@ -27,6 +27,8 @@ use super::process_local::ProcessLocal;
 use super::sending::SendTime;
 use super::transport::{Transport, lock};
 use crate::ids::{Location, ObjectId};
+use crate::limits::RECEIVE_TIMEOUT;
+use crate::polling::Polling;
 use crate::protocol::message::{Connected, Reply, Request};
 use crate::shm::Access;
 use crate::time::{Clock, Timestamp};
@@ -53,8 +55,17 @@ impl Connection {
         clock: &Clock,
         interrupt: Interrupt<'_>,
     ) -> Result<Self> {
-        let (line, connected) = open(path, builder, clock, interrupt)?;
-        let transport = Transport::new(line.socket, line.receiver, CONNECT_REQUEST, clock.clone());
+        let (mut line, connected) = open(path, builder, clock, interrupt)?;
+        line.receiver.polling = Polling::new(builder.poll_time);
+        let timed = line.socket.set_read_timeout(Some(RECEIVE_TIMEOUT));
+        timed.map_err(|error| Fault::from(error).at(path))?;
+        let transport = Transport::new(
+            line.socket,
+            line.receiver,
+            CONNECT_REQUEST,
+            connected.request_ids_max,
+            clock.clone(),
+        );
         Ok(Self {
             path: path.to_owned(),
             connected,
@@ -88,10 +99,8 @@ impl Connection {
 
     /// Gives back holds. Waits for nothing, whatever the store does: this is called with locks held
     /// that we do not know. Nobody is told if the store has gone: there are no holds then.
-    pub(super) fn release(&self, holds: Vec<(ObjectId, u32)>) {
-        for part in holds.chunks(self.connected.request_ids_max) {
-            let _ = self.transport.post(Request::Release { holds: part.to_vec() });
-        }
+    pub(super) fn release(&self, holds: &[(ObjectId, u32)]) {
+        self.transport.release(holds);
     }
 
     /// What is held of these objects, without asking the store.
@@ -119,7 +128,8 @@ impl Connection {
             match self.hold(*id, location) {
                 Ok(held) => buffers.push(Arc::new(held)),
                 Err(error) => {
-                    self.release(granted[index..].iter().map(|(id, _)| (*id, 1)).collect());
+                    let rest: Vec<_> = granted[index..].iter().map(|(id, _)| (*id, 1)).collect();
+                    self.release(&rest);
                     return Err(error);
                 }
             }

@@ -177,7 +177,7 @@ impl Drop for GuardedWriter {
         // The memory goes before the object is given up, as always.
         self.window = None;
         if self.is_held && !self.claim.is_open {
-            self.claim.connection.release(vec![(self.claim.id, 1)]);
+            self.claim.connection.release(&[(self.claim.id, 1)]);
         }
     }
 }

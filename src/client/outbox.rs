@@ -13,9 +13,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 
 use super::error::Fault;
+use super::releasing::Releases;
 use crate::protocol::codec::encode_client;
 use crate::protocol::frame::append_frame;
-use crate::protocol::message::{ClientMessage, RequestId};
+use crate::protocol::message::{ClientMessage, Request, RequestId};
 
 /// Bytes of memory that an empty outbox keeps for the next request.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -35,19 +36,36 @@ pub(super) struct Outbox {
     fault: Option<Fault>,
     /// A thread has been started that sends what is left over.
     pub(super) has_flusher: bool,
+    /// Holds to be given back with the next frame.
+    pub(super) releases: Releases,
 }
 
 impl Outbox {
-    /// Appends a frame. The position returned is its end.
+    /// An empty one, for a store that takes so many ids in one request.
+    pub(super) fn new(request_ids_max: usize) -> Self {
+        Self { releases: Releases::new(request_ids_max), ..Self::default() }
+    }
+
+    /// Appends a frame, behind what is to be given back. The position returned is its end.
     pub(super) fn append(
         &mut self,
         request: RequestId,
         message: &ClientMessage,
     ) -> Result<Position, Fault> {
+        self.append_releases()?;
+        append_frame(&mut self.bytes, 0, |out| encode_client(out, request, message))?;
+        Ok(self.end())
+    }
+
+    /// Appends what is to be given back. The position returned is its end.
+    pub(super) fn append_releases(&mut self) -> Result<Position, Fault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        append_frame(&mut self.bytes, 0, |out| encode_client(out, request, message))?;
+        for holds in self.releases.take() {
+            let release = ClientMessage::Request(Request::Release { holds });
+            append_frame(&mut self.bytes, 0, |out| encode_client(out, RequestId::NONE, &release))?;
+        }
         Ok(self.end())
     }
 

@@ -16,7 +16,7 @@ use super::{Client, ObjectBuffer, Result};
 use crate::ids::{Location, ObjectId};
 use crate::protocol::message::{ObjectState, Reply, Request};
 
-type Fetched = HashMap<ObjectId, ObjectBuffer, RandomState>;
+type Fetched = HashMap<ObjectId, Option<ObjectBuffer>, RandomState>;
 
 impl Client {
     /// Gets objects, in the order of the ids, waiting for those that are not sealed yet: `None` for
@@ -97,14 +97,24 @@ impl Client {
         let connection = self.connection()?;
         let mut found = connection.find_held(ids);
         let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let unknown = distinct(unknown.map(|(id, _)| *id));
+        let unknown: Vec<ObjectId> = unknown.map(|(id, _)| *id).collect();
         if unknown.is_empty() {
             return Ok(found);
         }
-        let fetched = self.fetch(&connection, &unknown, options, interrupt)?;
-        for (id, found) in ids.iter().zip(&mut found) {
-            if found.is_none() {
-                *found = fetched.get(id).cloned();
+        let asked = distinct(unknown.iter().copied());
+        let mut fetched = self.fetch(&connection, &asked, options, interrupt)?;
+        let mut missing = found.iter_mut().filter(|found| found.is_none());
+        if asked.len() == unknown.len() {
+            // Nearly always. Then the answers are in the order of the questions.
+            for fetched in fetched {
+                if let Some(missing) = missing.next() {
+                    *missing = fetched;
+                }
+            }
+        } else {
+            let fetched: Fetched = asked.into_iter().zip(fetched.drain(..)).collect();
+            for (id, missing) in unknown.iter().zip(missing) {
+                *missing = fetched.get(id).cloned().flatten();
             }
         }
         Ok(found)
@@ -219,17 +229,18 @@ impl Client {
         Ok(states)
     }
 
-    /// Asks the store for objects, which this client did not hold a moment ago.
+    /// Asks the store for objects, which this client did not hold a moment ago. In the order of
+    /// the ids, which are distinct.
     fn fetch(
         &self,
         connection: &std::sync::Arc<Connection>,
         ids: &[ObjectId],
         options: GetOptions,
         mut interrupt: Interrupt<'_>,
-    ) -> Result<Fetched> {
+    ) -> Result<Vec<Option<ObjectBuffer>>> {
         let clock = &self.shared.clock;
         let end = options.timeout.map(|timeout| clock.now().after(timeout));
-        let mut fetched = Fetched::default();
+        let mut fetched = Vec::with_capacity(ids.len());
         for part in ids.chunks(connection.connected.request_ids_max) {
             let get = Request::Get {
                 ids: part.to_vec(),
@@ -252,7 +263,8 @@ impl Client {
                 ObjectBuffer::release_all(buffers);
                 return Err(error);
             }
-            fetched.extend(buffers.into_iter().map(|buffer| (buffer.id(), buffer)));
+            let mut buffers = buffers.into_iter();
+            fetched.extend(locations.iter().map(|found| found.and_then(|_| buffers.next())));
         }
         Ok(fetched)
     }
@@ -287,7 +299,8 @@ pub(super) fn wait_request(
 }
 
 pub(super) fn distinct(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
-    let mut seen: HashSet<ObjectId, RandomState> = HashSet::default();
+    let mut seen: HashSet<ObjectId, RandomState> =
+        HashSet::with_capacity_and_hasher(ids.size_hint().0, RandomState::default());
     ids.filter(|id| seen.insert(*id)).collect()
 }
 

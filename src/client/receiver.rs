@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::Fault;
 use crate::limits::FRAME_DESCRIPTORS_MAX;
+use crate::polling::Polling;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::decode_server;
 use crate::protocol::frame::FrameReader;
@@ -37,6 +38,8 @@ pub(super) struct Receiver {
     descriptors: VecDeque<OwnedFd>,
     /// Whether more may be taken out of the socket than the next message.
     reads_ahead: bool,
+    /// How long to look for the next message before sleeping.
+    pub(super) polling: Polling,
 }
 
 impl Receiver {
@@ -45,6 +48,7 @@ impl Receiver {
             frames: FrameReader::new(FRAME_DESCRIPTORS_MAX),
             descriptors: VecDeque::new(),
             reads_ahead: true,
+            polling: Polling::new(Duration::ZERO),
         }
     }
 
@@ -53,22 +57,34 @@ impl Receiver {
         self.reads_ahead = false;
     }
 
-    /// Waits for bytes and takes them in. A signal ends the wait early, which is no error: there is
-    /// no new message then. Nor does it wait if somebody who shares the socket has made it
-    /// non-blocking.
-    pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<(), Fault> {
+    /// Waits for bytes and takes them in; whether some have come. The socket may have a timeout, a
+    /// signal ends the wait early, and somebody who shares the socket may have made it
+    /// non-blocking, which all is no error.
+    pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
         let space = if self.reads_ahead {
             self.frames.space(CHUNK_BYTES)
         } else {
             self.frames.space_for_one()
         };
-        match fd_passing::receive(socket.as_fd(), space, &mut self.descriptors) {
+        let received = fd_passing::receive(socket.as_fd(), space, &mut self.descriptors);
+        self.take_in(received)
+    }
+
+    /// As [`Self::receive`], but waits for nothing. Whether something has come.
+    pub(super) fn receive_now(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
+        let space = self.frames.space(CHUNK_BYTES);
+        let received = fd_passing::receive_now(socket.as_fd(), space, &mut self.descriptors);
+        self.take_in(received)
+    }
+
+    fn take_in(&mut self, received: io::Result<usize>) -> Result<bool, Fault> {
+        match received {
             Ok(0) => Err(Fault::hung_up()),
             Ok(received) => {
                 self.frames.advance(received);
-                Ok(())
+                Ok(true)
             }
-            Err(error) if is_no_failure(&error) => Ok(()),
+            Err(error) if is_no_failure(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

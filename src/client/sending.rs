@@ -59,6 +59,20 @@ impl Transport {
         Ok(())
     }
 
+    /// Sends what is to be given back. Waits for nothing.
+    pub(super) fn send_releases(self: &Arc<Self>, halves: &Halves) -> Result<(), Fault> {
+        let end = {
+            let mut outbox = lock(&halves.outbox);
+            let end = outbox.append_releases()?;
+            outbox.flush(&self.socket)?;
+            end
+        };
+        if !self.push(halves, end, SendTime::Nothing)? {
+            self.start_flusher(halves);
+        }
+        Ok(())
+    }
+
     /// Waits until nothing is left over of what was sent before; false if that took too long.
     pub(super) fn wait_for_empty_outbox(self: &Arc<Self>, time: SendTime) -> Result<bool, Fault> {
         let halves = self.halves()?;

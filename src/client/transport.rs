@@ -31,13 +31,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::poll::PollFlags;
+
 use super::error::Fault;
 use super::inbox::{Inbox, Waiter};
 use super::outbox::Outbox;
 use super::process_local::ProcessLocal;
-use super::receiver::{Received, Receiver, wait_readable};
+use super::receiver::{Received, Receiver, poll_for};
 use super::segments::Segments;
 use super::sending::SendTime;
+use crate::limits::RECEIVE_TIMEOUT;
 use crate::protocol::message::{Reply, Request, RequestId};
 use crate::time::{Clock, Timestamp};
 
@@ -65,9 +68,11 @@ impl Transport {
         socket: UnixStream,
         receiver: Receiver,
         last_request: RequestId,
+        request_ids_max: usize,
         clock: Clock,
     ) -> Self {
-        let halves = Halves { outbox: Mutex::default(), inbox: Mutex::new(Inbox::new(receiver)) };
+        let outbox = Outbox::new(request_ids_max);
+        let halves = Halves { outbox: Mutex::new(outbox), inbox: Mutex::new(Inbox::new(receiver)) };
         Self {
             socket,
             segments: Segments::default(),
@@ -241,32 +246,64 @@ impl<'a> Lead<'a> {
     /// Reads until there is an outcome for one request, or the time is over.
     fn receive_until(&mut self, request: RequestId, end: Option<Timestamp>) {
         while !lock(&self.halves.inbox).has_outcome(request) {
-            if let Some(end) = end {
-                let patience = end.since(self.transport.clock.now());
-                if patience.is_zero() {
-                    return;
-                }
-                if !wait_readable(&self.transport.socket, patience) {
-                    continue;
-                }
+            let began = self.transport.clock.now();
+            if end.is_some_and(|end| end <= began) {
+                return;
             }
-            self.receive();
+            self.unless_it_fails(|lead| lead.wait(began, end));
         }
     }
 
     /// Receives once and delivers what has come.
     pub(super) fn receive(&mut self) {
-        if let Err(fault) = self.try_receive() {
+        self.unless_it_fails(|lead| {
+            let Some(receiver) = &mut lead.receiver else { return Ok(()) };
+            receiver.receive(&lead.transport.socket)?;
+            lead.deliver()
+        });
+    }
+
+    /// A failure is the end of the connection, for all.
+    fn unless_it_fails(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) {
+        if let Err(fault) = step(self) {
             let _ = self.transport.socket.shutdown(Shutdown::Both);
             lock(&self.halves.inbox).fail(fault);
         }
     }
 
-    fn try_receive(&mut self) -> Result<(), Fault> {
+    /// Waits until something has come, or the time is over, and delivers it: looks for it first,
+    /// and sleeps only then.
+    fn wait(&mut self, began: Timestamp, end: Option<Timestamp>) -> Result<(), Fault> {
+        let patience = end.map(|end| end.since(began));
+        let Some(receiver) = &mut self.receiver else { return Ok(()) };
+        let Transport { socket, clock, .. } = &**self.transport;
+        let look_time = receiver.polling.begin_wait();
+        let look_end = began.after(patience.map_or(look_time, |patience| patience.min(look_time)));
+        let mut has_come = false;
+        if !look_time.is_zero() {
+            while !has_come && clock.now() < look_end {
+                has_come = receiver.receive_now(socket)?;
+            }
+            receiver.polling.looked(has_come);
+        }
+        if !has_come && patience.is_none_or(|patience| patience >= RECEIVE_TIMEOUT) {
+            // Nearly always the reply comes in that time, and one call is better than two.
+            has_come = receiver.receive(socket)?;
+        }
+        if !has_come {
+            let rest = end.map(|end| end.since(clock.now()));
+            if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
+                receiver.receive(socket)?;
+            }
+        }
+        receiver.polling.end_wait(clock.now().since(began));
+        self.deliver()
+    }
+
+    fn deliver(&mut self) -> Result<(), Fault> {
         let Some(receiver) = &mut self.receiver else {
             return Ok(());
         };
-        receiver.receive(&self.transport.socket)?;
         while let Some(Received { request, reply, descriptors }) = receiver.next()? {
             for (info, descriptor) in descriptors {
                 self.transport.segments.add(info, descriptor);

@@ -243,7 +243,7 @@ impl Connection {
         }
         // A get brings the descriptor, and a hold of its own.
         let fetched = self.fetch_sealed(id);
-        self.release(vec![(id, 1)]);
+        self.release(&[(id, 1)]);
         fetched
     }
 

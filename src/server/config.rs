@@ -12,6 +12,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::byte_size::Bytes;
 pub use self::environment::EnvironmentError;
@@ -50,6 +51,8 @@ pub struct Config {
     pub reserve: bool,
     /// Clients clear the memory of new objects.
     pub clear_new_objects: bool,
+    /// How long to look for the next request before sleeping, while traffic is hot.
+    pub poll_time: Duration,
 }
 
 /// What the command line asks for.
@@ -120,6 +123,7 @@ impl Config {
         let socket = given.socket.as_deref().unwrap_or(TABLE.socket.default);
         let mode = given.socket_mode.as_deref().unwrap_or(TABLE.socket_mode.default);
         let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);
+        let poll_us = given.poll_us.as_deref().unwrap_or(TABLE.poll_us.default);
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
             socket_mode: narrow(TABLE.socket_mode.number(mode)?),
@@ -129,6 +133,7 @@ impl Config {
             policy: TABLE.eviction_policy.policy(policy)?,
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
+            poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
         })
     }
 }

@@ -182,9 +182,15 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
         policy: config.policy,
         unix_start: clock.unix_start(),
     });
-    let reactor =
-        Reactor::new(UnixListener::from_std(socket), store, memory, clock, welcome(config))
-            .map_err(out_of_descriptors("make a selector"))?;
+    let reactor = Reactor::new(
+        UnixListener::from_std(socket),
+        store,
+        memory,
+        clock,
+        config.poll_time,
+        welcome(config),
+    )
+    .map_err(out_of_descriptors("make a selector"))?;
     Ok((reactor, socket_file))
 }
 
@@ -248,6 +254,7 @@ mod tests {
             policy: PolicyKind::Lru,
             reserve: false,
             clear_new_objects: false,
+            poll_time: limits::POLL_TIME,
         }
     }
 

@@ -24,6 +24,7 @@ use super::metrics::ServerCounters;
 use super::streams::Streams;
 use crate::ids::ClientId;
 use crate::limits;
+use crate::polling::Polling;
 use crate::protocol::message::{Connected, Reply};
 use crate::store::{Effects, Store};
 use crate::time::{Clock, Timestamp};
@@ -38,6 +39,7 @@ pub struct Reactor {
     poll: Poll,
     events: Events,
     clock: Clock,
+    polling: Polling,
     /// When the last poll ended, for all phases of a turn; then when the turn ended.
     now: Timestamp,
     acceptor: Acceptor,
@@ -59,6 +61,7 @@ impl Reactor {
         store: Store,
         memory: Memory,
         clock: Clock,
+        poll_time: Duration,
         welcome: Connected,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -74,6 +77,7 @@ impl Reactor {
             events: Events::with_capacity(limits::TURN_EVENTS_MAX),
             now: clock.now(),
             clock,
+            polling: Polling::new(poll_time),
             acceptor: Acceptor::new(listener),
             store,
             effects: Effects::new(),
@@ -129,13 +133,10 @@ impl Reactor {
 
     /// Waits for something to do, and notes who has it.
     fn poll(&mut self) {
-        let timeout = self.poll_timeout();
-        match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => panic!("the selector is ours and in order, and yet: {error}"),
+        match self.poll_timeout() {
+            Some(Duration::ZERO) => self.select(Some(Duration::ZERO)),
+            timeout => self.wait(timeout),
         }
-        self.now = self.clock.now();
         for event in &self.events {
             match event.token() {
                 LISTENER => self.acceptor.note_arrival(),
@@ -143,6 +144,37 @@ impl Reactor {
                 _ => self.outside.connections.note_event(event),
             }
         }
+    }
+
+    /// Looks for something to do for a while, and sleeps until there is something.
+    fn wait(&mut self, timeout: Option<Duration>) {
+        let began = self.now;
+        let look_time = self.polling.begin_wait();
+        if look_time.is_zero() {
+            self.select(timeout);
+        } else {
+            let look_end = began.after(timeout.map_or(look_time, |limit| limit.min(look_time)));
+            self.select(Some(Duration::ZERO));
+            while self.events.is_empty() && self.now < look_end {
+                self.select(Some(Duration::ZERO));
+            }
+            let found = !self.events.is_empty();
+            self.polling.looked(found);
+            if !found {
+                self.select(timeout.map(|timeout| began.after(timeout).since(self.now)));
+            }
+        }
+        self.polling.end_wait(self.now.since(began));
+    }
+
+    /// Asks the selector for events, and reads the clock.
+    fn select(&mut self, timeout: Option<Duration>) {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("the selector is ours and in order, and yet: {error}"),
+        }
+        self.now = self.clock.now();
     }
 
     fn accept(&mut self) {

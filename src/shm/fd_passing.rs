@@ -72,6 +72,27 @@ pub fn receive(
     into: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
+    receive_with(socket, into, descriptors, 0)
+}
+
+/// As [`receive`], but does not wait, even if the socket is a blocking one.
+///
+/// # Errors
+/// Those of [`receive`]; `WouldBlock` if there is nothing.
+pub fn receive_now(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    receive_with(socket, into, descriptors, libc::MSG_DONTWAIT)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+    flags: libc::c_int,
+) -> io::Result<usize> {
     if into.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room to receive into"));
     }
@@ -86,8 +107,9 @@ pub fn receive(
 
     // SAFETY: `message` points to `into` and `control`, which live and are writable until the end
     // of this function, and says how long they are.
-    let received =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received = unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags)
+    };
     // Negative exactly when the call failed, and then there is no descriptor.
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
 

@@ -15,7 +15,7 @@ use argh::FromArgs;
 
 use super::byte_size;
 use crate::eviction::PolicyKind;
-use crate::limits::{CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, SOCKET_PATH_BYTES_MAX};
+use crate::limits::{CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, SOCKET_PATH_BYTES_MAX};
 
 /// The command line is wrong, whatever the machine looks like: exit code 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +134,10 @@ options! {
         /// how many objects there can be
         max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
             default "one for each 64 bytes of memory, and 65536";
+        /// microseconds to look for the next request before sleeping, while
+        /// requests come quickly; 0 sleeps at once, and so does a store that has
+        /// one processor
+        poll_us Kind::Count(0..=POLL_US_MAX), short "", default "50";
     }
     switches {
         /// take huge pages: from the hugetlbfs that -d names, or without -d from

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::options::{Kind, ROWS};
 use super::*;
-use crate::limits::SOCKET_PATH_BYTES_MAX;
+use crate::limits::{POLL_TIME, SOCKET_PATH_BYTES_MAX};
 use crate::server::listener::ListenError;
 use crate::server::listener::tests::as_nobody;
 
@@ -91,6 +91,7 @@ fn without_arguments_everything_has_a_default() {
         policy: PolicyKind::Lru,
         reserve: false,
         clear_new_objects: false,
+        poll_time: POLL_TIME,
     };
     assert_eq!(config(&[]), expected);
 }
@@ -113,6 +114,8 @@ fn every_option_is_heard() {
         "12",
         "--reserve",
         "--clear-new-objects",
+        "--poll-us",
+        "7",
     ];
     let expected = Config {
         socket: "/run/p".into(),
@@ -123,6 +126,7 @@ fn every_option_is_heard() {
         policy: PolicyKind::Segmented,
         reserve: true,
         clear_new_objects: true,
+        poll_time: Duration::from_micros(7),
     };
     assert_eq!(config(&line), expected);
 }
@@ -214,7 +218,7 @@ fn ranges_in_the_help_are_the_ones_that_are_checked() {
         for inside in [*range.start(), *range.end()] {
             assert_eq!(row.number(&inside.to_string()), Ok(inside), "{}", row.name);
         }
-        for outside in [range.start() - 1, range.end() + 1] {
+        for outside in range.start().checked_sub(1).into_iter().chain([range.end() + 1]) {
             let error = row.number(&outside.to_string()).expect_err("out of range");
             assert!(error.to_string().contains("out of range"), "{error}");
         }

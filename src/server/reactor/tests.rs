@@ -57,7 +57,8 @@ impl Harness {
             batch_objects_max: limits::BATCH_OBJECTS_MAX,
             clear_new_objects: false,
         };
-        let reactor = Reactor::new(listener, store, memory, clock, welcome).unwrap();
+        let reactor =
+            Reactor::new(listener, store, memory, clock, limits::POLL_TIME, welcome).unwrap();
         let waker = reactor.stopper().unwrap();
         Self { reactor, waker, directory }
     }
