@@ -71,6 +71,7 @@ pub use copying::copy_in_parallel;
 pub use error::{ConnectFailure, Error, Result};
 pub use guarded::GuardedWriter;
 pub use looking::{Evicted, Objects};
+pub use making::Pieces;
 pub use options::{Builder, CreateOptions, GetOptions, Interrupt};
 pub use pending::{PendingGet, PendingWait};
 pub use subscription::Subscription;

@@ -129,6 +129,23 @@ pub const SWEEPS_IDLE_MAX: u32 = 20;
 /// Releases that wait together at most, 24 bytes each; then they are sent.
 pub const RELEASES_TOGETHER_MAX: usize = 256;
 
+/// Bytes that the store keeps ready for the next objects, unless told otherwise: they cost their
+/// size of the machine's memory, whether they are ever used or not.
+pub const COMMIT_AHEAD_BYTES: u64 = 512 << 20;
+
+/// The share of the memory that the store may use which it keeps ready at most, as a divisor.
+pub const COMMIT_AHEAD_DIVISOR: u64 = 16;
+
+/// Bytes made ready in one call. The kernel holds a lock meanwhile, half a millisecond, for which
+/// the store's thread has to wait if it needs memory from the system.
+pub const COMMIT_STEP_BYTES: u64 = 512 << 10;
+
+/// Bytes that have to be used anew before the thread is woken that makes more ready.
+pub const COMMIT_WAKE_BYTES: u64 = 16 << 20;
+
+/// Free memory of the machine below which nothing is made ready ahead.
+pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
+
 /// Address granularity of objects in a segment, bytes: a cache line, and what SIMD code wants.
 pub const ALIGNMENT: u64 = 64;
 

@@ -31,6 +31,7 @@ pub fn store() -> TestStore {
         policy: PolicyKind::Lru,
         reserve: false,
         clear_new_objects: false,
+        ahead: 0,
         poll_time: crate::limits::POLL_TIME,
     };
     TestStore { running: Some(spawn(config).expect("a store")), directory }

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use plasma::ObjectId;
-use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState, copy_in_parallel};
-use pyo3::exceptions::PyValueError;
+use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState, Pieces};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefReference};
 
@@ -21,9 +20,6 @@ use crate::pending::{PendingGet, PendingWait};
 use crate::subscription::Subscription;
 use crate::waiting::{interruptible, without_lock};
 use crate::writer::Writer;
-
-/// Most bytes that are copied into the message instead of being written in place.
-const GATHER_BYTES_MAX: usize = plasma::limits::PUT_INLINE_BYTES;
 
 /// A connection to a store. Safe to use from many threads; may be used in a forked child.
 #[pyclass(frozen, module = "plasma._core")]
@@ -142,20 +138,13 @@ impl Client {
         evict: bool,
         #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<()> {
-        check_pieces(total_bytes, &pieces)?;
         let options = room(evict, timeout_ms);
         let id = object_id.0;
+        let places: Vec<_> =
+            pieces.iter().map(|(offset, source)| (*offset, source.bytes())).collect();
+        let data = Pieces { total: total_bytes, pieces: &places, threads };
         interruptible(py, |interrupt| {
-            if total_bytes <= GATHER_BYTES_MAX {
-                let mut data = vec![0; total_bytes];
-                place(&mut data, &pieces, 1);
-                return self.client.put_with(id, &data, metadata.bytes(), options, interrupt);
-            }
-            let sizes = (total_bytes as u64, metadata.bytes().len() as u64);
-            let mut writer = self.client.create_with(id, sizes.0, sizes.1, options, interrupt)?;
-            place(writer.data_mut(), &pieces, threads);
-            writer.metadata_mut().copy_from_slice(metadata.bytes());
-            writer.seal()
+            self.client.put_pieces(id, data, metadata.bytes(), options, interrupt)
         })
         .map_err(|error| about(py, id, error))
     }
@@ -400,36 +389,4 @@ const fn outcome_name(outcome: DeleteOutcome) -> &'static str {
         DeleteOutcome::DeferredInUse => "in use",
         DeleteOutcome::DeferredNotSealed => "not sealed",
     }
-}
-
-fn check_pieces(total_bytes: usize, pieces: &[(usize, Source)]) -> PyResult<()> {
-    let mut end = 0;
-    for (offset, source) in pieces {
-        let next = offset.checked_add(source.bytes().len());
-        match next.filter(|next| *offset >= end && *next <= total_bytes) {
-            Some(next) => end = next,
-            None => {
-                return Err(PyValueError::new_err(format!(
-                    "a piece of {} bytes at offset {offset} overlaps the one before, or is not \
-                     within {total_bytes} bytes",
-                    source.bytes().len()
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Copies the pieces to their places and clears what is between them.
-fn place(mut target: &mut [u8], pieces: &[(usize, Source)], threads: usize) {
-    let mut done = 0;
-    for (offset, source) in pieces {
-        let (gap, rest) = target.split_at_mut(offset - done);
-        gap.fill(0);
-        let (place, rest) = rest.split_at_mut(source.bytes().len());
-        copy_in_parallel(place, source.bytes(), threads);
-        done = offset + source.bytes().len();
-        target = rest;
-    }
-    target.fill(0);
 }

@@ -9,12 +9,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::connection::Connection;
+use super::copying::make_ready;
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
 use super::writer::Claim;
 use super::{Client, Result};
 use crate::ids::{Location, ObjectId};
-use crate::limits::POPULATE_BYTES_MIN;
+use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
 use crate::shm::{Access, Window};
 
 impl Client {
@@ -97,7 +98,8 @@ impl GuardedWriter {
         if let Some(window) = &window
             && location.data_size >= POPULATE_BYTES_MIN
         {
-            window.populate().map_err(Error::Map)?;
+            make_ready(window.len(), COPY_THREADS, |part| window.populate(part))
+                .map_err(Error::Map)?;
         }
         Ok(Self { window, claim, is_held: true })
     }

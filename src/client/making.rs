@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::connection::Connection;
-use super::copying::copy_in_parallel;
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
 use super::waiting::Answer;
@@ -11,6 +10,48 @@ use super::{Client, ObjectWriter, Result};
 use crate::ids::{Location, ObjectId};
 use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES};
 use crate::protocol::message::{NewObject, Reply, Request};
+
+/// The data of an object that lies in several places.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces<'a> {
+    /// Bytes of data.
+    pub total: usize,
+    /// Where in the data each piece begins, in rising order, and its bytes. Between them it is
+    /// zero.
+    pub pieces: &'a [(usize, &'a [u8])],
+    /// Threads that copy it, at most.
+    pub threads: usize,
+}
+
+impl Pieces<'_> {
+    fn check(&self) -> Result<()> {
+        let mut end = 0;
+        for (offset, piece) in self.pieces {
+            let next = offset.checked_add(piece.len());
+            let Some(next) = next.filter(|next| *offset >= end && *next <= self.total) else {
+                let text = format!(
+                    "a piece of {} bytes at offset {offset} overlaps the one before, or is not \
+                     within {} bytes",
+                    piece.len(),
+                    self.total
+                );
+                return Err(Error::InvalidArgument(text));
+            };
+            end = next;
+        }
+        Ok(())
+    }
+
+    fn to_vec(self) -> Vec<u8> {
+        let mut data = Vec::with_capacity(self.total);
+        for (offset, piece) in self.pieces {
+            data.resize(*offset, 0);
+            data.extend_from_slice(piece);
+        }
+        data.resize(self.total, 0);
+        data
+    }
+}
 
 /// What the calls here can be refused for, in the order of the checks.
 ///
@@ -111,16 +152,51 @@ impl Client {
         options: CreateOptions,
         interrupt: Interrupt<'_>,
     ) -> Result<()> {
+        let pieces = Pieces { total: data.len(), pieces: &[(0, data)], threads: COPY_THREADS };
+        self.put_pieces(id, pieces, metadata, options, interrupt)
+    }
+
+    /// As [`Self::put_with`], for data that lies in several places.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// use plasma::client::{CreateOptions, Pieces};
+    ///
+    /// let id = plasma::ObjectId::random();
+    /// let pieces = Pieces { total: 8, pieces: &[(0, b"ab"), (4, b"cd")], threads: 1 };
+    /// client.put_pieces(id, pieces, b"", CreateOptions::default(), None)?;
+    /// assert_eq!(&client.get_one(id, None)?.unwrap()[..], b"ab\0\0cd\0\0");
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::put_with`]; [`Error::InvalidArgument`] if a piece overlaps the one before, or is
+    /// not within the data.
+    pub fn put_pieces(
+        &self,
+        id: ObjectId,
+        pieces: Pieces<'_>,
+        metadata: &[u8],
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<()> {
+        pieces.check()?;
         let connection = self.connection()?;
-        let size = data.len().saturating_add(metadata.len());
+        let size = pieces.total.saturating_add(metadata.len());
         if size <= PUT_INLINE_BYTES.min(connection.connected.inline_bytes_max) {
-            let object = NewObject { id, data: data.to_vec(), metadata: metadata.to_vec() };
+            let object = NewObject { id, data: pieces.to_vec(), metadata: metadata.to_vec() };
             return connection.put(vec![object], options, interrupt);
         }
-        let (data_size, metadata_size) = (data.len() as u64, metadata.len() as u64);
-        let mut writer = connection.create(id, data_size, metadata_size, options, interrupt)?;
-        copy_in_parallel(writer.data_mut(), data, COPY_THREADS);
-        writer.metadata_mut().copy_from_slice(metadata);
+        let sizes = (pieces.total as u64, metadata.len() as u64);
+        let (location, cut_short) =
+            connection.create_at(id, sizes.0, sizes.1, options, interrupt)?;
+        // Dropping the writer aborts the object.
+        let mut writer = ObjectWriter::not_ready(&connection, id, location)?;
+        if let Some(error) = cut_short {
+            return Err(error);
+        }
+        writer.fill(pieces.pieces, metadata, pieces.threads).map_err(Error::Map)?;
         writer.seal()
     }
 

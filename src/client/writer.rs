@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::Result;
 use super::buffers::ObjectBuffer;
 use super::connection::Connection;
+use super::copying::{copy_and_make_ready, make_ready};
 use super::error::Error;
 use crate::ids::{Location, ObjectId};
-use crate::limits::POPULATE_BYTES_MIN;
+use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
 use crate::protocol::message::{Reply, Request};
 use crate::shm::{Access, ViewMut};
 
@@ -56,20 +57,33 @@ impl ObjectWriter {
         id: ObjectId,
         location: Location,
     ) -> Result<Self> {
-        let claim = Claim::new(connection, id, location);
-        let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
+        let mut writer = Self::not_ready(connection, id, location)?;
         if location.size() >= POPULATE_BYTES_MIN {
             // Also the moment to learn that the memory is not there: writing to it would be fatal.
-            mapping.populate(location.offset, location.size(), true).map_err(Error::Map)?;
+            let data = writer.data.readiness();
+            make_ready(writer.data.len(), COPY_THREADS, |part| data.make_ready(part))
+                .and_then(|()| writer.metadata.readiness().make_ready(0..writer.metadata.len()))
+                .map_err(Error::Map)?;
         }
-        let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
-        let (data, metadata) = views.ok_or_else(|| connection.outside(id, &location))?;
-        let mut writer = Self { data, metadata, position: 0, claim };
         if connection.connected.clear_new_objects {
             writer.data.fill(0);
             writer.metadata.fill(0);
         }
         Ok(writer)
+    }
+
+    /// As [`Self::new`], for who writes every byte with [`Self::fill`]: the memory is neither ready
+    /// nor cleared.
+    pub(super) fn not_ready(
+        connection: &Arc<Connection>,
+        id: ObjectId,
+        location: Location,
+    ) -> Result<Self> {
+        let claim = Claim::new(connection, id, location);
+        let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
+        let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
+        let (data, metadata) = views.ok_or_else(|| connection.outside(id, &location))?;
+        Ok(Self { data, metadata, position: 0, claim })
     }
 
     /// The name of the object.
@@ -100,6 +114,35 @@ impl ObjectWriter {
     #[must_use]
     pub fn metadata_mut(&mut self) -> &mut [u8] {
         &mut self.metadata
+    }
+
+    /// Copies pieces of data, each at an offset and behind the one before, and clears what is between
+    /// them, as well as the metadata. With up to so many threads.
+    pub(super) fn fill(
+        &mut self,
+        pieces: &[(usize, &[u8])],
+        metadata: &[u8],
+        threads: usize,
+    ) -> io::Result<()> {
+        let ready = self.data.readiness();
+        let mut rest = &mut self.data[..];
+        let mut done = 0;
+        for (offset, source) in pieces {
+            let (gap, behind) = rest.split_at_mut(offset - done);
+            ready.make_ready(done..*offset)?;
+            gap.fill(0);
+            let (place, behind) = behind.split_at_mut(source.len());
+            copy_and_make_ready(place, source, threads, |part| {
+                ready.make_ready(offset + part.start..offset + part.end)
+            })?;
+            rest = behind;
+            done = offset + source.len();
+        }
+        ready.make_ready(done..done + rest.len())?;
+        rest.fill(0);
+        self.metadata.readiness().make_ready(0..metadata.len())?;
+        self.metadata.copy_from_slice(metadata);
+        Ok(())
     }
 
     /// Where the next [`io::Write::write`] goes, in bytes from the start of the data.

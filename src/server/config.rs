@@ -20,7 +20,9 @@ pub use self::options::UsageError;
 use self::options::{Arguments, Parsed, TABLE};
 use super::memory_limit::MemoryLimit;
 use crate::eviction::PolicyKind;
-use crate::limits::{ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX};
+use crate::limits::{
+    ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, COMMIT_AHEAD_BYTES, COMMIT_AHEAD_DIVISOR, OBJECTS_MAX,
+};
 use crate::shm::segment::Backing;
 
 mod byte_size;
@@ -51,6 +53,8 @@ pub struct Config {
     pub reserve: bool,
     /// Clients clear the memory of new objects.
     pub clear_new_objects: bool,
+    /// Bytes of memory to have ready beyond what objects have used.
+    pub ahead: u64,
     /// How long to look for the next request before sleeping, while traffic is hot.
     pub poll_time: Duration,
 }
@@ -123,6 +127,10 @@ impl Config {
         let socket = given.socket.as_deref().unwrap_or(TABLE.socket.default);
         let mode = given.socket_mode.as_deref().unwrap_or(TABLE.socket_mode.default);
         let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);
+        let ahead = match &given.ahead {
+            Some(text) => TABLE.ahead.number(text)?,
+            None => COMMIT_AHEAD_BYTES.min(limit.memory / COMMIT_AHEAD_DIVISOR),
+        };
         let poll_us = given.poll_us.as_deref().unwrap_or(TABLE.poll_us.default);
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
@@ -133,6 +141,7 @@ impl Config {
             policy: TABLE.eviction_policy.policy(policy)?,
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
+            ahead,
             poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
         })
     }

@@ -7,7 +7,9 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use super::committing::Committer;
 use super::outbox::DescriptorKind;
 use crate::ids::{Extent, SegmentId};
 use crate::limits::ALIGNMENT;
@@ -30,7 +32,9 @@ const SLACK_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Memory {
     segment: Segment,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    /// `None` if everything is ready, or nothing is to be.
+    committer: Option<Committer>,
 }
 
 /// The memory cannot be had.
@@ -55,11 +59,16 @@ pub enum MemoryError {
 
 impl Memory {
     /// Makes memory for a store of this capacity; all pages of it ready for use if `reserve` says
-    /// so.
+    /// so, and otherwise as many bytes as `ahead` says beyond what is used.
     ///
     /// # Errors
     /// If the system does not have it.
-    pub fn create(backing: &Backing, capacity: u64, reserve: bool) -> Result<Self, MemoryError> {
+    pub fn create(
+        backing: &Backing,
+        capacity: u64,
+        reserve: bool,
+        ahead: u64,
+    ) -> Result<Self, MemoryError> {
         let segment = Segment::create(SEGMENT, backing, segment_bytes(capacity))?;
         if reserve {
             segment.reserve()?;
@@ -67,7 +76,18 @@ impl Memory {
         let bytes = segment.size();
         let mapping = Mapping::new(segment.descriptor(true), bytes, Access::ReadWrite)
             .map_err(|reason| MemoryError::Mapping { bytes, reason })?;
-        Ok(Self { segment, mapping })
+        let mapping = Arc::new(mapping);
+        // What lies on a disk is not made faster by touching it.
+        let commits = !reserve && ahead > 0 && segment.is_memory();
+        let committer = commits.then(|| Committer::start(Arc::clone(&mapping), ahead));
+        Ok(Self { segment, mapping, committer })
+    }
+
+    /// Objects have used the memory up to here.
+    pub fn note_used(&mut self, end: u64) {
+        if let Some(committer) = &mut self.committer {
+            committer.note_used(end);
+        }
     }
 
     /// The name of the segment.
@@ -114,7 +134,7 @@ mod tests {
 
     #[test]
     fn bytes_written_are_what_a_reader_of_the_descriptor_sees() {
-        let mut memory = Memory::create(&Backing::Memfd, 1000, false).unwrap();
+        let mut memory = Memory::create(&Backing::Memfd, 1000, false, 0).unwrap();
         let extent = Extent { segment: memory.segment(), offset: 64, len: 5 };
         memory.write(extent, b"hello");
         let kind = DescriptorKind { segment: memory.segment(), writable: false };

@@ -14,6 +14,7 @@ pub mod signals;
 mod acceptor;
 mod agenda;
 mod close_reason;
+mod committing;
 mod connection;
 mod connections;
 mod effects;
@@ -172,7 +173,7 @@ impl Drop for RunningStore {
 fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
     // The socket first: of two stores that start at the same instant, the loser takes no memory.
     let (socket, socket_file) = Listener::bind(&config.socket, config.socket_mode)?.into_parts();
-    let memory = Memory::create(&config.backing, config.capacity, config.reserve)?;
+    let memory = Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
     let clock = Clock::start();
     let store = Store::new(StoreConfig {
         capacity: config.capacity,
@@ -255,6 +256,7 @@ mod tests {
             reserve: false,
             clear_new_objects: false,
             poll_time: limits::POLL_TIME,
+            ahead: 0,
         }
     }
 

@@ -127,6 +127,7 @@ impl Reactor {
         self.flush();
         self.close();
 
+        self.outside.memory.note_used(self.store.used_end());
         let began = std::mem::replace(&mut self.now, self.clock.now());
         self.outside.counters.turn_ended(self.now.since(began), self.has_backlog());
     }

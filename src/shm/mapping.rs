@@ -16,6 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
@@ -23,6 +24,9 @@ use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::ids::Extent;
+
+/// Bytes that are made ready at a time, so that a bit for each is enough to remember it.
+const READY_BYTES: usize = 256 << 10;
 
 /// What may be done with mapped memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +43,14 @@ pub struct Mapping {
     start: NonNull<c_void>,
     bytes: NonZeroUsize,
     access: Access,
+    /// What has been made ready for writing.
+    ready: Pieces,
 }
 
 // SAFETY: the memory belongs to the whole process, and any thread may unmap it.
 unsafe impl Send for Mapping {}
 
-// SAFETY: a shared `Mapping` is a constant address and length. Access to the memory behind it goes
+// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the memory behind it goes
 // by the rules in `crate::shm`, which are about extents and the same for threads and processes.
 unsafe impl Sync for Mapping {}
 
@@ -71,7 +77,11 @@ impl Mapping {
         };
         // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
         let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
-        let mapping = Self { start, bytes, access };
+        let pieces = match access {
+            Access::ReadOnly => 0,
+            Access::ReadWrite => bytes.get().div_ceil(READY_BYTES),
+        };
+        let mapping = Self { start, bytes, access, ready: Pieces::none(pieces) };
         // A crashing client must not write the whole store into its core file. Only a wish: where
         // the kernel does not know it, nothing is lost but disk space.
         let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_DONTDUMP);
@@ -143,6 +153,26 @@ impl Mapping {
         }
     }
 
+    /// As [`Self::populate`] for writing, but does nothing where it was done before through this
+    /// mapping, which costs no call then. Works in pieces of [`READY_BYTES`], so it may make more
+    /// ready than was asked for.
+    ///
+    /// # Errors
+    /// Those of [`Self::populate`].
+    pub fn make_ready(&self, offset: u64, len: u64) -> io::Result<()> {
+        let range = self.writable_range(offset, len);
+        let range = range.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut next = range.start / READY_BYTES;
+        let end = range.end.div_ceil(READY_BYTES);
+        while let Some(first) = (next..end).find(|piece| !self.ready.has(*piece)) {
+            next = (first..end).find(|piece| self.ready.has(*piece)).unwrap_or(end);
+            let bytes = (first * READY_BYTES)..(next * READY_BYTES).min(self.bytes.get());
+            self.populate(bytes.start as u64, bytes.len() as u64, true)?;
+            (first..next).for_each(|piece| self.ready.add(piece));
+        }
+        Ok(())
+    }
+
     /// `range.start` must be a multiple of the page size.
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
         let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
@@ -167,6 +197,25 @@ impl Mapping {
     /// The address of a byte. Only what [`Self::range`] has checked may be accessed there.
     const fn address(&self, offset: usize) -> *mut u8 {
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
+    }
+}
+
+/// A set of the pieces of a mapping, which only grows.
+#[derive(Debug)]
+struct Pieces(Box<[AtomicU64]>);
+
+impl Pieces {
+    /// No piece of so many.
+    fn none(count: usize) -> Self {
+        Self((0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn has(&self, piece: usize) -> bool {
+        self.0[piece / 64].load(Ordering::Relaxed) & (1 << (piece % 64)) != 0
+    }
+
+    fn add(&self, piece: usize) {
+        self.0[piece / 64].fetch_or(1 << (piece % 64), Ordering::Relaxed);
     }
 }
 
@@ -202,6 +251,33 @@ impl Deref for View {
 pub struct ViewMut {
     mapping: Arc<Mapping>,
     range: Range<usize>,
+}
+
+impl ViewMut {
+    /// What makes ranges of this memory ready for writing, see [`Mapping::make_ready`], while
+    /// somebody has a part of it for writing.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        Readiness { mapping: Arc::clone(&self.mapping), range: self.range.clone() }
+    }
+}
+
+/// Makes memory ready that is about to be written. Made by [`ViewMut::readiness`].
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    mapping: Arc<Mapping>,
+    range: Range<usize>,
+}
+
+impl Readiness {
+    /// Makes a range of the view's bytes ready, or the part of it that exists.
+    ///
+    /// # Errors
+    /// Those of [`Mapping::populate`].
+    pub fn make_ready(&self, range: Range<usize>) -> io::Result<()> {
+        let len = range.end.min(self.range.len()).saturating_sub(range.start);
+        self.mapping.make_ready((self.range.start + range.start) as u64, len as u64)
+    }
 }
 
 impl Deref for ViewMut {

@@ -38,6 +38,6 @@ pub mod mapping;
 pub mod segment;
 pub mod window;
 
-pub use mapping::{Access, Mapping, View, ViewMut};
+pub use mapping::{Access, Mapping, Readiness, View, ViewMut};
 pub use segment::{Backing, Segment, SegmentError};
 pub use window::Window;

@@ -40,7 +40,8 @@ use crate::shm::mapping::{Access, Mapping, page_bytes};
 
 pub use error::SegmentError;
 use error::cure_for_lack;
-use machine::{free_huge_pages, free_memory_bytes, kernel_keeps_strict_account};
+pub use machine::free_memory_bytes;
+use machine::{free_huge_pages, kernel_keeps_strict_account};
 
 /// Bytes asked of the system at a time. A signal undoes one step and not all of them.
 const ALLOCATION_STEP_BYTES: u64 = 1 << 30;
@@ -200,7 +201,8 @@ impl Segment {
     }
 
     /// Whether the bytes lie in memory that comes one ordinary page at a time.
-    fn is_memory(&self) -> bool {
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
         fstatfs(&self.read_write).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 

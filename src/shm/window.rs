@@ -13,6 +13,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
@@ -101,13 +102,24 @@ impl Window {
         self.len
     }
 
-    /// Makes the pages present and writable in one call, see
+    /// Makes the pages of a part of the range present and writable in one call, see
     /// [`Mapping::populate`](super::Mapping::populate).
     ///
     /// # Errors
     /// If the memory is not to be had, where touching it would have been fatal.
-    pub fn populate(&self) -> io::Result<()> {
-        match self.advise(MmapAdvise::MADV_POPULATE_WRITE) {
+    ///
+    /// # Panics
+    /// If the part is not inside the range.
+    pub fn populate(&self, part: Range<usize>) -> io::Result<()> {
+        assert!(part.start <= part.end && part.end <= self.len, "{part:?} of {}", self.len);
+        let page = page_bytes();
+        let start = (self.skipped + part.start) / page * page;
+        let bytes = self.skipped + part.end - start;
+        let address = self.pages.map_addr(|address| {
+            address.checked_add(start).expect("the window does not wrap around")
+        });
+        // SAFETY: the part is inside this window, and this advice changes nothing in the memory.
+        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_WRITE) } {
             Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -203,7 +215,7 @@ mod tests {
         let reader = Mapping::new(segment.descriptor(false), 16 * 4096, Access::ReadOnly);
         let view = Arc::new(reader.unwrap()).view(extent(5000, 8000)).unwrap();
         let window = Window::new(segment.descriptor(true), extent(5000, 8000)).unwrap();
-        window.populate().unwrap();
+        window.populate(0..window.len()).unwrap();
         poke(window.address(), 7);
         poke(window.address() + window.len() - 1, 8);
         assert_eq!((view[0], view[7999]), (7, 8));

@@ -263,6 +263,12 @@ impl Store {
         }
     }
 
+    /// Where the memory begins that no object has ever used, in bytes from the start of the segment.
+    #[must_use]
+    pub const fn used_end(&self) -> u64 {
+        self.pool.used_end()
+    }
+
     /// Grows with every event: tells whether any subscriber may have something new.
     #[must_use]
     pub fn event_sequence(&self) -> u64 {

@@ -24,6 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Pool {
     bytes: u64,
     free_bytes: u64,
+    /// Nothing behind this has ever been handed out.
+    used_end: u64,
     /// The length of each free run, by its offset.
     by_offset: BTreeMap<u64, u64>,
     /// The length and the offset of each free run.
@@ -38,8 +40,13 @@ impl Pool {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         assert!(bytes.is_multiple_of(ALIGNMENT), "a pool of {bytes} bytes has a broken last unit");
-        let mut pool =
-            Self { bytes, free_bytes: 0, by_offset: BTreeMap::new(), by_length: BTreeSet::new() };
+        let mut pool = Self {
+            bytes,
+            free_bytes: 0,
+            used_end: 0,
+            by_offset: BTreeMap::new(),
+            by_length: BTreeSet::new(),
+        };
         pool.insert_run(0, bytes);
         pool
     }
@@ -119,6 +126,12 @@ impl Pool {
         self.by_length.last().map_or(0, |&(len, _)| len)
     }
 
+    /// Nothing from here to the end has ever been handed out.
+    #[must_use]
+    pub const fn used_end(&self) -> u64 {
+        self.used_end
+    }
+
     /// Bytes that are free, in however many pieces.
     #[must_use]
     pub const fn free_bytes(&self) -> u64 {
@@ -182,6 +195,7 @@ impl Pool {
     /// Takes `len` bytes at `offset` out of the run of `run_len` bytes at `run_offset`, which holds
     /// them all. What is left of the run on either side stays free.
     fn cut(&mut self, run_offset: u64, run_len: u64, offset: u64, len: u64) {
+        self.used_end = self.used_end.max(offset + len);
         self.remove_run(run_offset, run_len);
         self.insert_run(run_offset, offset - run_offset);
         self.insert_run(offset + len, run_offset + run_len - (offset + len));

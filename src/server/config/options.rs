@@ -134,6 +134,10 @@ options! {
         /// how many objects there can be
         max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
             default "one for each 64 bytes of memory, and 65536";
+        /// memory to make ready before it is used, which makes large new objects
+        /// several times as fast; it is taken from the system in any case
+        ahead Kind::Bytes(0..=CAPACITY_MAX), short "",
+            default "512 MiB, but at most 1/16 of the memory that this process may use";
         /// microseconds to look for the next request before sleeping, while
         /// requests come quickly; 0 sleeps at once, and so does a store that has
         /// one processor

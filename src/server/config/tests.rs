@@ -91,6 +91,7 @@ fn without_arguments_everything_has_a_default() {
         policy: PolicyKind::Lru,
         reserve: false,
         clear_new_objects: false,
+        ahead: 512 << 20,
         poll_time: POLL_TIME,
     };
     assert_eq!(config(&[]), expected);
@@ -114,6 +115,7 @@ fn every_option_is_heard() {
         "12",
         "--reserve",
         "--clear-new-objects",
+        "--ahead=1M",
         "--poll-us",
         "7",
     ];
@@ -126,6 +128,7 @@ fn every_option_is_heard() {
         policy: PolicyKind::Segmented,
         reserve: true,
         clear_new_objects: true,
+        ahead: 1_000_000,
         poll_time: Duration::from_micros(7),
     };
     assert_eq!(config(&line), expected);

@@ -36,7 +36,7 @@ impl Harness {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-        let memory = Memory::create(&Backing::Memfd, CAPACITY, false).unwrap();
+        let memory = Memory::create(&Backing::Memfd, CAPACITY, false, 0).unwrap();
         let clock = Clock::start();
         let store = Store::new(StoreConfig {
             capacity: CAPACITY,
