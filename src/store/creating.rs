@@ -1,5 +1,5 @@
-//! Making objects: create, put, seal, abort, and the queue of those that wait for room. Part of
-//! [`Store`]. How room is made is the business of `room`.
+//! Making objects: create, put, seal and abort. Part of [`Store`]. How room is made is the business
+//! of `room`, and who waits for it that of `queueing`.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,7 @@ use crate::protocol::refusal::Refusal;
 use crate::store::clients::Hold;
 use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
+use crate::store::room::NoRoom;
 use crate::store::subscriptions::sealed_event;
 use crate::store::{Asked, Effect, Effects, Outcome, Store, is_now};
 use crate::time::Timestamp;
@@ -26,72 +27,38 @@ impl Store {
         self.check_fits_ever(asked.client, &creation)?;
         self.check_quota(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
+        let mut is_long = false;
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
         if must_not_wait || self.creates.is_empty() {
             let sizes: Vec<u64> = creation.sizes().collect();
-            match self.make_room(asked.client, &sizes, room.evict) {
+            match self.make_room(asked.client, &sizes, room.evict, self.slice.steps) {
                 Ok(offsets) => {
                     return Ok(self.place(asked, creation, &offsets, effects).into());
                 }
-                Err(refusal) if must_not_wait => return Err(refusal),
-                Err(_) => {}
+                Err(NoRoom::TooLong) => is_long = true,
+                Err(NoRoom::Full { .. }) if must_not_wait => {
+                    return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
+                }
+                Err(NoRoom::Full { .. }) => {}
             }
         }
         let cost = creation.cost();
         self.may_wait(asked.client, cost)?;
         self.clients.get_mut(asked.client).wait_began(cost);
-        self.counters.creates_queued += 1;
-        self.creates.push(QueuedCreate {
-            client: asked.client,
-            request: asked.request,
-            creation,
-            evict: room.evict,
-            deadline: asked.deadline(room.timeout),
-        });
+        let is_counted = !is_long;
+        self.counters.creates_queued += u64::from(is_counted);
+        let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
+        let (client, request, evict) = (asked.client, asked.request, room.evict);
+        let create = QueuedCreate { client, request, creation, evict, deadline, is_counted };
+        let ticket = self.creates.push(create, must_not_wait);
+        if is_long && self.creates.head_ticket() == Some(ticket) {
+            self.begin_clearing();
+        }
         Ok(Outcome::Waits)
     }
 
-    /// Serves waiting creates from the head of the queue, as far as there is room.
-    pub(super) fn serve_create_queue(&mut self, now: Timestamp, effects: &mut Effects) {
-        if !std::mem::take(&mut self.room_appeared) {
-            return;
-        }
-        while let Some(head) = self.creates.head() {
-            let is_legal = self
-                .check_new(&head.creation)
-                .and_then(|()| self.check_fits_ever(head.client, &head.creation))
-                .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
-            // What stands in the way now will still do so when the head is tried again.
-            let offsets = match is_legal {
-                Err(refusal) => Err(refusal),
-                Ok(()) => match self.make_room_for_head() {
-                    None => break,
-                    Some(offsets) => Ok(offsets),
-                },
-            };
-            let Some(create) = self.creates.pop() else { break };
-            self.clients.get_mut(create.client).wait_ended(create.cost());
-            let asked = Asked { client: create.client, request: create.request, now };
-            match offsets {
-                Ok(offsets) => {
-                    let reply = self.place(asked, create.creation, &offsets, effects);
-                    effects.reply(asked.client, asked.request, reply);
-                }
-                Err(refusal) => self.refuse(asked.client, asked.request, refusal, effects),
-            }
-        }
-        self.room_appeared = false;
-    }
-
-    fn make_room_for_head(&mut self) -> Option<Vec<u64>> {
-        let head = self.creates.head()?;
-        let (client, evict) = (head.client, head.evict);
-        let sizes: Vec<u64> = head.creation.sizes().collect();
-        self.make_room(client, &sizes, evict).ok()
-    }
-
     /// Refuses names that are taken, in the store or within the batch.
-    fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
+    pub(super) fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
         let mut names = BTreeSet::new();
         for id in creation.ids() {
             if self.objects.find(id).is_some() || !names.insert(id) {
@@ -102,7 +69,11 @@ impl Store {
     }
 
     /// Refuses what would not even fit into an empty store or an unused quota.
-    fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
+    pub(super) fn check_fits_ever(
+        &self,
+        client: ClientId,
+        creation: &Creation,
+    ) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
         // Many small objects need far more memory than they have bytes.
@@ -123,7 +94,7 @@ impl Store {
 
     /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its
     /// own quota: it would keep others waiting for whom there is room.
-    fn check_quota(
+    pub(super) fn check_quota(
         &self,
         client: ClientId,
         creation: &Creation,
@@ -138,7 +109,7 @@ impl Store {
     }
 
     /// Puts new objects where room was made for them.
-    fn place(
+    pub(super) fn place(
         &mut self,
         asked: Asked,
         creation: Creation,
@@ -179,7 +150,7 @@ impl Store {
     fn insert(&mut self, asked: Asked, id: ObjectId, location: Location) -> Slot {
         let creator = asked.client;
         let size = location.size();
-        let account = self.quotas.get_mut(creator);
+        let has_quota = self.quotas.get(creator).is_some();
         let slot = self.objects.insert(Object {
             id,
             location,
@@ -187,11 +158,9 @@ impl Store {
             created_at: asked.now,
             holders: 0,
             delete_pending: false,
-            account: account.is_some().then_some(creator),
+            account: has_quota.then_some(creator),
         });
-        if let Some(account) = account {
-            account.charge(slot, size);
-        }
+        self.quotas.change(creator, |account| account.charge(slot, size));
         self.used += size;
         self.unsealed += 1;
         self.clients.get_mut(creator).unsealed += 1;
@@ -262,11 +231,11 @@ impl Store {
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
     pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot, effects: &mut Effects) {
         let object = self.remove_object(slot);
-        self.pool.free(object.location.offset, object.size());
+        self.free_memory(&object);
         self.unsealed -= 1;
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
-        self.tell_abandoned(&object.id, effects);
+        self.fail_waiters(object.id, effects);
     }
 }
 

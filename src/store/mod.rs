@@ -3,13 +3,17 @@
 //! [`Store`] is a plain value. It does no I/O, reads no clock and knows no sockets, descriptors or
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
-//! a simulation or by a fuzzer alike. Its surface is five verbs: [`Store::connect`],
-//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`] and [`Store::next_deadline`].
+//! a simulation or by a fuzzer alike. Its surface is six verbs: [`Store::connect`],
+//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`] and
+//! [`Store::next_deadline`]. None of them takes longer for there being more of anything: what
+//! would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
-//! what is evicted for them), `using` (get, wait, release), `removing` (delete, evict, refresh) and
-//! `reports` (everything that only looks). `invariants` says what always holds.
+//! what is evicted for them), `clearing` (the same in slices) and `queueing`, `using` (get, wait,
+//! release), `idleness` (the order of eviction), `removing` (delete, refresh), `jobs` (evict, and
+//! the departure of clients) and `reports` (everything that only looks). `invariants` says what
+//! always holds.
 
 #![forbid(unsafe_code)]
 
@@ -17,23 +21,30 @@ use std::time::Duration;
 
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
 use crate::ids::{ClientId, SegmentId};
+use crate::limits;
 use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
+mod clearing;
 mod clients;
 mod counters;
 mod create_queue;
 mod creating;
 pub mod directory;
 mod effect;
+mod id_index;
+mod idleness;
 mod invariants;
+mod jobs;
 mod object_table;
 pub mod pool;
+mod queueing;
 mod quota;
 mod removing;
 mod reports;
 mod room;
+mod runs;
 mod subscriptions;
 mod using;
 mod waitlist;
@@ -45,12 +56,15 @@ pub use clients::Peer;
 pub use counters::StoreCounters;
 pub use effect::{Effect, Effects};
 
+use clearing::Clearing;
 use clients::Clients;
 use create_queue::CreateQueue;
 use directory::{Directory, Unpublished};
+use jobs::Jobs;
 use object_table::ObjectTable;
 use pool::Pool;
 use quota::Quotas;
+use runs::Runs;
 use subscriptions::Subscriptions;
 use waitlist::Waitlist;
 
@@ -93,6 +107,22 @@ pub struct Store {
     /// The head of the create queue has to be tried again: something was freed or became idle, so
     /// it may fit now, or it can only be refused now.
     room_appeared: bool,
+    /// Room that is being made for the head of the create queue, or cannot be made.
+    clearing: Option<Clearing>,
+    jobs: Jobs,
+    /// What is not needed any more, and takes time to be dropped.
+    waste: Vec<Runs>,
+    slice: Slice,
+    /// What is left of the slice: steps, and ids in answers to those who waited.
+    steps: usize,
+    answers: usize,
+}
+
+/// How much is done in one go.
+#[derive(Debug, Clone, Copy)]
+struct Slice {
+    steps: usize,
+    answers: usize,
 }
 
 /// What a request leads to.
@@ -101,6 +131,8 @@ enum Outcome {
     Reply(Reply),
     /// A reply later: the request waits.
     Waits,
+    /// A reply later: the request has begun to free memory.
+    Frees,
 }
 
 impl From<Reply> for Outcome {
@@ -133,6 +165,12 @@ impl Store {
             directory,
             counters: StoreCounters::default(),
             room_appeared: false,
+            clearing: None,
+            jobs: Jobs::default(),
+            waste: Vec::new(),
+            slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
+            steps: 0,
+            answers: 0,
             config,
         }
     }
@@ -154,10 +192,13 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.counters.requests += 1;
+        self.begin_slice();
         let outcome = self.serve(client, request_id, request, now, effects);
         match outcome {
             Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
             Ok(Outcome::Waits) => {}
+            // The queue has its turn when all is free that is to be.
+            Ok(Outcome::Frees) => return,
             Err(refusal) => self.refuse(client, request_id, refusal, effects),
         }
         self.serve_create_queue(now, effects);
@@ -196,7 +237,7 @@ impl Store {
             Request::Release { holds } => self.release(client, &holds, effects).map(Into::into),
             Request::GetState { ids } => Ok(self.states(&ids).into()),
             Request::Delete { ids } => Ok(self.delete(&ids).into()),
-            Request::Evict { bytes } => Ok(self.evict(bytes).into()),
+            Request::Evict { bytes } => self.evict(asked, bytes),
             Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
             Request::List { cursor } => Ok(self.list(cursor).into()),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one, effects),
@@ -211,13 +252,21 @@ impl Store {
         }
     }
 
-    /// Answers every waiting request whose deadline has come.
+    /// Answers waiting requests whose deadline has come. If they are very many, some are left: then
+    /// [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
-        while let Some(waiter) = self.waits.expired(now) {
+        self.begin_slice();
+        while self.answers > 0
+            && let Some(waiter) = self.waits.expired(now)
+        {
             self.counters.waits_timed_out += 1;
+            self.answers -= 1;
             self.answer_waiter(waiter, effects);
         }
-        while let Some(create) = self.creates.expired(now) {
+        while self.answers > 0
+            && let Some(create) = self.creates.expired(now)
+        {
+            self.answers -= 1;
             self.counters.creates_timed_out += 1;
             self.clients.get_mut(create.client).wait_ended(create.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
@@ -236,31 +285,28 @@ impl Store {
     }
 
     /// A client has gone, in whatever way. What it was creating is removed, what it held is
-    /// released, what it waited for is forgotten.
+    /// released, what it waited for is forgotten. If that is very much, it stays among the clients
+    /// until the last of it is done.
     pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
         self.counters.clients_disconnected += 1;
+        self.begin_slice();
         self.subscriptions.unsubscribe(client);
-        // Its waiters first: they are not told anything any more.
-        for waiter in self.waits.disconnected(client) {
-            self.clients.get_mut(client).wait_ended(waiter.cost());
-        }
-        self.creates.disconnected(client);
-        self.room_appeared = true;
-        self.close_account(client);
-        let holds = std::mem::take(&mut self.clients.get_mut(client).holds);
-        for slot in holds.keys() {
-            self.let_go(client, *slot, effects);
-        }
-        self.clients.remove(client);
-        self.serve_create_queue(now, effects);
+        self.begin_leaving(client, now, effects);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
-    /// mark; leaves it empty if there is nothing new. After [`Event::Lagged`] the stream ends.
+    /// mark; leaves it empty if there is nothing new, or if [`Self::has_snapshot_left`] and very
+    /// many slots are empty: then there is more at the next time. After [`Event::Lagged`] the stream ends.
     pub fn next_events(&mut self, client: ClientId, max: usize, out: &mut Vec<Event>) {
         if !self.subscriptions.next_events(client, max, &self.objects, out) {
             self.counters.subscribers_lagged += 1;
         }
+    }
+
+    /// Whether a subscriber has not been told yet of all objects that there were.
+    #[must_use]
+    pub fn has_snapshot_left(&self, client: ClientId) -> bool {
+        self.subscriptions.has_snapshot_left(client)
     }
 
     /// Where the memory begins that no object has ever used, in bytes from the start of the segment.
