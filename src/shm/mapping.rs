@@ -50,8 +50,9 @@ pub struct Mapping {
 // SAFETY: the memory belongs to the whole process, and any thread may unmap it.
 unsafe impl Send for Mapping {}
 
-// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the memory behind it goes
-// by the rules in `crate::shm`, which are about extents and the same for threads and processes.
+// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the
+// memory behind it goes by the rules in `crate::shm`, which are about extents and the same for
+// threads and processes.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {

@@ -263,7 +263,7 @@ impl Store {
         }
     }
 
-    /// Where the memory begins that no object has ever used, in bytes from the start of the segment.
+    /// Where the memory begins that no object has ever used, in bytes from the segment's start.
     #[must_use]
     pub const fn used_end(&self) -> u64 {
         self.pool.used_end()
