@@ -23,6 +23,7 @@ use super::effects::Outside;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::streams::Streams;
+use super::trimming::Trimmer;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::polling::Polling;
@@ -33,6 +34,7 @@ use crate::time::{Clock, Timestamp};
 /// Connections have the tokens in between.
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(usize::MAX);
+const TRIMMED: Token = Token(usize::MAX - 1);
 
 /// The loop and everything that it drives.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Reactor {
     /// What new clients are told, but for their number.
     welcome: Connected,
     is_stopping: bool,
+    /// Memory has gone back to the system, and the store is to be told.
+    memory_has_gone: bool,
 }
 
 impl Reactor {
@@ -62,13 +66,16 @@ impl Reactor {
     pub fn new(
         mut listener: UnixListener,
         store: Store,
-        memory: Memory,
+        mut memory: Memory,
         clock: Clock,
         poll_time: Duration,
         welcome: Connected,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        if let Some(trimmer) = memory.trimmer() {
+            poll.registry().register(trimmer.reports(), TRIMMED, Interest::READABLE)?;
+        }
         let outside = Outside {
             connections: Connections::new(poll.registry().try_clone()?),
             streams: Streams::default(),
@@ -88,6 +95,7 @@ impl Reactor {
             outside,
             welcome,
             is_stopping: false,
+            memory_has_gone: false,
         })
     }
 
@@ -116,7 +124,8 @@ impl Reactor {
     }
 
     /// One turn. The order has its reasons. New connections come first, so that those who wait in
-    /// the queue do not wait for everybody else's requests. What has expired is looked at after the
+    /// the queue do not wait for everybody else's requests, and then memory that went back to the
+    /// system, since some may have waited for that. What has expired is looked at after the
     /// requests, so that an object that came in time is not missed because we were busy. Events are
     /// handed out when everything that makes some has happened, and sending is next to last, so
     /// that all that a turn has for one peer goes in one call. Closing is last: what a connection
@@ -125,6 +134,7 @@ impl Reactor {
     fn turn(&mut self) {
         self.poll();
         self.accept();
+        self.end_trim();
         self.read_and_apply();
         self.expire();
         self.stream_events();
@@ -146,6 +156,7 @@ impl Reactor {
             match event.token() {
                 LISTENER => self.acceptor.note_arrival(),
                 STOP => self.is_stopping = true,
+                TRIMMED => self.memory_has_gone = true,
                 _ => self.outside.connections.note_event(event),
             }
         }
@@ -191,6 +202,17 @@ impl Reactor {
                 Ok(()) => counters.connections_accepted += 1,
                 Err(error) => self.acceptor.pause(&error, self.now, counters),
             }
+        }
+    }
+
+    fn end_trim(&mut self) {
+        if !std::mem::take(&mut self.memory_has_gone) {
+            return;
+        }
+        // One at a time: the next one begins when the store knows of this one.
+        while let Some(bytes) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
+            self.store.trimmed(bytes, self.now, &mut self.effects);
+            self.outside.carry_out(&mut self.effects);
         }
     }
 
