@@ -246,6 +246,6 @@ const _: () = {
     assert!(CLIENT_NAME_BYTES_MAX + 64 < HANDSHAKE_BYTES_MAX);
     assert!(INLINE_BYTES_MAX as u64 <= CLIENT_WAITED_BYTES_MAX);
     assert!(TURN_READ_BYTES_MAX >= 4096);
-    assert!(TRIM_SLICE_BYTES % TRIM_STEP_BYTES == 0 && TRIM_STEP_BYTES <= TRIM_BYTES_MIN);
+    assert!(TRIM_SLICE_BYTES.is_multiple_of(TRIM_STEP_BYTES) && TRIM_STEP_BYTES <= TRIM_BYTES_MIN);
     assert!(TRIM_STEP_BYTES.is_multiple_of(ALIGNMENT));
 };

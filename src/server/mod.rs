@@ -202,7 +202,7 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
 /// Which free memory goes back to the system. With `--reserve` it has been asked to stay.
 fn trim(config: &Config, memory: &mut Memory) -> Option<TrimConfig> {
     let is_wanted = !config.trim_after.is_zero() && !config.reserve;
-    (is_wanted && memory.allow_trimming()).then(|| TrimConfig {
+    (is_wanted && memory.allow_trimming()).then_some(TrimConfig {
         after: config.trim_after,
         ready_bytes: config.ahead,
         bytes_min: limits::TRIM_BYTES_MIN,

@@ -2,9 +2,9 @@
 //!
 //! That takes about 0.4 s for a GiB, during which the loop has better things to do. The loop hands
 //! one piece of memory at a time to the thread and hears through a pipe how much of it has gone: a
-//! pipe can be waited for together with the sockets. The thread stops early when a piece takes long,
-//! because somebody may be waiting for that memory. Without work it sleeps, and it ends when this is
-//! dropped.
+//! pipe can be waited for together with the sockets. The thread stops early when a piece takes
+//! long, because somebody may be waiting for that memory. Without work it sleeps, and it ends when
+//! this is dropped.
 //!
 //! Which memory may go, and that nobody uses it meanwhile, is the store's business.
 

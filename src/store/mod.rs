@@ -9,8 +9,9 @@
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
-//! what is evicted for them), `trimming` (free memory that goes back to the system), `using` (get, wait, release), `removing` (delete, evict, refresh) and
-//! `reports` (everything that only looks). `invariants` says what always holds.
+//! what is evicted for them), `using` (get, wait, release), `removing` (delete, evict, refresh) and
+//! `reports` (everything that only looks). `trimming` says which free memory goes back to the
+//! system. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 

@@ -49,7 +49,7 @@ pub enum UsageError {
 pub(super) enum Parsed {
     Help,
     Version,
-    Serve(Arguments),
+    Serve(Box<Arguments>),
 }
 
 /// What the value of an option is, and what it has to be.
@@ -173,7 +173,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     let texts: Vec<&str> = normal.iter().map(String::as_str).collect();
     match Arguments::from_args(&["plasma_store"], &texts) {
         Ok(arguments) if arguments.version => Ok(Parsed::Version),
-        Ok(arguments) => Ok(Parsed::Serve(arguments)),
+        Ok(arguments) => Ok(Parsed::Serve(Box::new(arguments))),
         Err(exit) if exit.status.is_ok() => Ok(Parsed::Help),
         Err(exit) => {
             // One line, whatever was typed.

@@ -13,8 +13,9 @@
 //! tick 5                 ->
 //! ```
 //!
-//! `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a `get` or `wait` without one waits for ever, a `create` or `put`
-//! without one does not wait. `invariants` are checked after each step.
+//! `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
+//! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
+//! `invariants` are checked after each step.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
