@@ -95,7 +95,9 @@ def _limit(title: str, verb: str, count: int, quick: int, size: int = 0) -> Work
     return Work(title, verb, count, quick, size, contenders=(LIMIT,))
 
 
-def _trips(limits: tuple[str, ...], targets: tuple[Target, ...], where: str = "") -> tuple[Work, ...]:
+def _trips(
+    limits: tuple[str, ...], targets: tuple[Target, ...], where: str = ""
+) -> tuple[Work, ...]:
     """The four round trips that matter most."""
     common = Work("", "", 4000, 2000, KB, limits=limits, targets=targets)
     return (
@@ -340,7 +342,7 @@ def smoke(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
     def few(work: Work) -> Work:
         is_count = work.verb in ("subscribe", "ping_subscribe", "ping_evict")
         size = min(work.size, 1000) if is_count else small(work.size)
-        return replace(work, count=2, quick=2, size=size)
+        return replace(work, count=min(work.count, 2), quick=min(work.quick, 2), size=size)
 
     return tuple(
         replace(
@@ -353,4 +355,3 @@ def smoke(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
         )
         for scene in scenes
     )
-
