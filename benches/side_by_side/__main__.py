@@ -36,7 +36,7 @@ def main() -> int:
     scenes = _chosen(smoke(SCENES) if arguments.smoke else SCENES, arguments.only)
     is_quick = arguments.quick or arguments.smoke
     rounds = _SMOKE_ROUNDS if arguments.smoke else _QUICK_ROUNDS if is_quick else _ROUNDS
-    effort = Effort(arguments.rounds or rounds, is_quick)
+    effort = Effort(arguments.rounds or rounds, is_quick, 0.1 if arguments.smoke else 10.0)
     results = Results()
     for name, reason in programs.missing.items():
         results.notes.append(f"{name} is left out: {reason}")
@@ -47,14 +47,17 @@ def main() -> int:
         scene_started = time.monotonic()
         player.play(scene)
         say(f"   {time.monotonic() - scene_started:.0f} s")
-    if not arguments.smoke and _is_chosen(IDLE, arguments.only):
+    if _is_chosen(IDLE, arguments.only):
         say(f"== {IDLE}")
         player.idle()
     say(f"== measured for {time.monotonic() - started:.0f} s")
+    if arguments.smoke:
+        print(f"bench: {len(results.samples)} works of {len(scenes)} scenes can be measured")
+        return _exit_code(scenes, results, programs.has(OURS, python=True))
     described = machine.describe()
     print(report.table(results, described))
     _keep(arguments, report.as_json(results, described, _settings(arguments, effort, programs)))
-    return _exit_code(arguments, scenes, results)
+    return _exit_code(scenes, results, programs.has(OURS, python=True))
 
 
 def _arguments() -> argparse.Namespace:
@@ -63,7 +66,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="results; a plot beside them")
     parser.add_argument("--keep", action="store_true", help="results to benches/results/")
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=[], metavar="WORK,…",
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="WORK,…",
         help="works and scenes whose names contain one of these",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help=f"instead of {_ROUNDS}")
@@ -83,9 +89,10 @@ def _chosen(scenes: tuple[Scene, ...], only: list[str]) -> list[Scene]:
     """The scenes with what was asked for, and the limits that it is compared with."""
     chosen = []
     needed = {
-        work.limit
+        limit
         for scene in scenes
         for work in scene.works
+        for limit in work.limits
         if _is_chosen(work.title, only) or _is_chosen(scene.name, only)
     }
     for scene in scenes:
@@ -102,9 +109,7 @@ def _is_chosen(title: str, only: list[str]) -> bool:
     return not only or any(part in title for part in only)
 
 
-def _settings(
-    arguments: argparse.Namespace, effort: Effort, programs: Programs
-) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace, effort: Effort, programs: Programs) -> dict[str, Any]:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
     return {
@@ -140,16 +145,11 @@ def _draw(file: Path) -> None:
     say(f"== {picture}")
 
 
-def _exit_code(arguments: argparse.Namespace, scenes: list[Scene], results: Results) -> int:
+def _exit_code(scenes: list[Scene], results: Results, has_python: bool) -> int:
     """Whether ours could be measured in everything that was asked for."""
-    titles = [
-        work.title
-        for scene in scenes
-        for work in scene.works
-        if scene.measures(work, OURS)
-    ]
+    titles = [work.title for scene in scenes for work in scene.works if scene.measures(work, OURS)]
     missing = [title for title in titles if OURS not in results.samples.get(title, {})]
-    if arguments.smoke and any(note.startswith("Python") or "Python" in note for note in missing):
+    if not has_python:
         missing = [title for title in missing if not title.startswith("Python")]
     if missing:
         say(f"== not measured: {'; '.join(missing)}")

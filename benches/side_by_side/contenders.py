@@ -168,14 +168,19 @@ class Contender:
             return [programs.original_store, "-m", str(capacity), "-s", self._socket]
         if self.name == REDIS:
             assert programs.redis_server
-            quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
-            where = ["--port", "0", "--unixsocket", self._socket, "--dir", self._folder]
+            quiet: list[str | Path] = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+            where: list[str | Path] = [
+                "--port",
+                "0",
+                "--unixsocket",
+                self._socket,
+                "--dir",
+                self._folder,
+            ]
             return [programs.redis_server, *where, *quiet]
         return None
 
-    def _program_command(
-        self, programs: Programs, capacity: int, python: bool
-    ) -> list[str | Path]:
+    def _program_command(self, programs: Programs, capacity: int, python: bool) -> list[str | Path]:
         if self.name == LIMIT:
             return [programs.measure_ours, "limits"]
         if not python:

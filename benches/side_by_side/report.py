@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scenes import Results
-from works import CREATE_RATE, HEAP, IDLE, LIMIT, OURS, TURNS
+from works import CREATE_RATE, HEAP, IDLE, LIMIT, OURS, TURNS, Work
 
 _PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
@@ -46,8 +46,8 @@ def _row(results: Results, title: str, contender: str) -> dict[str, Any]:
         row["per_second"] = 1e9 / row["p50"]
     if contender != OURS:
         row["ours_to_this"] = _ratio(results, title, OURS, title, contender)
-    if contender != LIMIT and work.limit:
-        row["times_the_limit"] = _ratio(results, title, contender, work.limit, LIMIT)
+    if contender != LIMIT and work.limits:
+        row["times_the_limit"] = _times_the_limit(results, work, contender)
     return row
 
 
@@ -59,6 +59,12 @@ def _ratio(results: Results, title: str, contender: str, other: str, of: str) ->
     if not upper or not lower:
         return None
     return percentile(sorted(upper), 0.5) / max(percentile(sorted(lower), 0.5), 1e-9)
+
+
+def _times_the_limit(results: Results, work: Work, contender: str) -> float | None:
+    """Of the least of its limits."""
+    ratios = [_ratio(results, work.title, contender, limit, LIMIT) for limit in work.limits]
+    return max((ratio for ratio in ratios if ratio is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,11 @@ def verdicts(results: Results) -> list[Verdict]:
     found = []
     for title, work in results.works.items():
         for target in work.targets:
-            other = work.limit if target.of == LIMIT else title
-            ratio = _ratio(results, title, OURS, other, target.of)
+            if target.of == LIMIT:
+                of, ratio = work.limits[0], _times_the_limit(results, work, OURS)
+            else:
+                of, ratio = target.of, _ratio(results, title, OURS, title, target.of)
             if ratio is not None:
-                of = work.limit if target.of == LIMIT else target.of
                 what = f"{title}, of {of}"
                 found.append(_verdict(what, target.at_most, ratio, lambda x: f"{x:.2f} ×"))
     many, few, at_most = CREATE_RATE

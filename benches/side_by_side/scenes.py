@@ -26,9 +26,8 @@ from works import (
     Work,
 )
 
-#: Clients of the idle store, how long it is watched, and how long they may take to settle.
+#: Clients of the idle store, and how long they may take to settle, in seconds.
 _IDLE_CLIENTS = 1000
-_IDLE_SECONDS = 10.0
 _SETTLE_SECONDS = 1.0
 
 #: Operations of a work before it is measured.
@@ -74,6 +73,8 @@ class Effort:
 
     rounds: int
     quick: bool
+    #: How long an idle store is watched.
+    idle_seconds: float = 10.0
 
     def count(self, work: Work) -> int:
         """Operations of a round."""
@@ -119,7 +120,7 @@ class Player:
             watched = [c for c in live if self._ask(c, "idle", _IDLE_CLIENTS, 0) is not None]
             time.sleep(_SETTLE_SECONDS)
             before = [machine.cpu_ns(contender.server_pid) for contender in watched]
-            time.sleep(_IDLE_SECONDS)
+            time.sleep(self.effort.idle_seconds)
             for contender, start in zip(watched, before, strict=True):
                 spent = machine.cpu_ns(contender.server_pid) - start
                 self.results.add_number(IDLE, contender.name, spent, "ns")

@@ -76,7 +76,9 @@ def _set_up_ours(programs: Programs, python: str | None) -> None:
     folder = _environment("bench", python or sys.executable, _OURS)
     sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock"]
     for place in ("src", "proto", "python/src", "python/plasma", "python/build_backend"):
-        sources += [file for file in (ROOT / place).rglob("*") if file.suffix not in (".pyc", ".so")]
+        sources += [
+            file for file in (ROOT / place).rglob("*") if file.suffix not in (".pyc", ".so")
+        ]
     stamp = folder / "ours.stamp"
     digest = _digest(sources)
     if not stamp.exists() or stamp.read_text() != digest:

@@ -82,8 +82,7 @@ class Works {
 
   Samples Work(const std::string& work, int64_t count, int64_t size) {
     if (static_cast<int64_t>(payload_.size()) < size) {
-      payload_.resize(size);
-      for (int64_t i = 0; i < size; ++i) payload_[i] = static_cast<char>(i % 251);
+      payload_.resize(size, 'x');
     }
     if (work == "contains") return Contains(count);
     if (work == "create_seal") return CreateSeal(count, size);
@@ -114,7 +113,7 @@ class Works {
     return samples;
   }
 
-  // The buffer goes at the end, and with it the creator's hold: `seal` of ours lets go as well.
+  // Seal keeps the creator's hold here; that of ours lets go as well, so this does.
   void CreateAndSeal(const ObjectID& id, int64_t size) {
     std::shared_ptr<Buffer> data;
     Check(maker_.Create(id, size, nullptr, 0, &data));
@@ -126,6 +125,7 @@ class Works {
       Check(writer.Write(payload_.data(), size));
     }
     Check(maker_.Seal(id));
+    Check(maker_.Release(id));
   }
 
   Samples CreateSeal(int64_t count, int64_t size) {
@@ -212,7 +212,7 @@ class Works {
       std::this_thread::sleep_for(kUntilAsleep);
       auto sealed = Steady::now();
       Check(maker_.Seal(ids[i]));
-      data.reset();
+      Check(maker_.Release(ids[i]));
       std::unique_lock<std::mutex> lock(mutex);
       changed.wait(lock, [&] { return woken > i; });
       samples.push_back(

@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import redis
+
 from protocol import Contender, serve
 
 
@@ -32,7 +33,7 @@ class Redis(Contender):
 
     def get(self, found: Any) -> Any:
         name, is_bytes = found
-        value = self._client.get(name)
+        value: Any = self._client.get(name)
         return value if is_bytes else pickle.loads(value)
 
     def delete(self, found: list[Any]) -> None:

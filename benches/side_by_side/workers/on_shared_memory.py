@@ -55,7 +55,6 @@ def untrack() -> None:
     a round trip which is none of the job's, and a message at the end."""
     resource_tracker.register = lambda *_: None
     resource_tracker.unregister = lambda *_: None
-    shared_memory.resource_tracker = resource_tracker
 
 
 if __name__ == "__main__":

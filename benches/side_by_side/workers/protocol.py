@@ -38,7 +38,7 @@ class Contender(ABC):
         """The form in which a user of this contender has a value at hand. Not timed."""
         return value
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have started nothing
         """Ends what was started."""
 
 

@@ -16,7 +16,7 @@ const PART_BYTES: usize = 256 << 10;
 
 /// Into memory that was written before.
 pub fn warm(count: usize, size: usize, threads: usize) -> Result<Samples, Failure> {
-    let source = source(size);
+    let source = vec![b'x'; size];
     let (_segment, mapping) = shared(size)?;
     copy(&mapping, &source, threads, false)?;
     (0..count).map(|_| copy(&mapping, &source, threads, false)).collect()
@@ -30,16 +30,12 @@ pub fn fresh(
     threads: usize,
     populated: bool,
 ) -> Result<Samples, Failure> {
-    let source = source(size);
+    let source = vec![b'x'; size];
     let one = |_| {
         let (_segment, mapping) = shared(size)?;
         copy(&mapping, &source, threads, populated)
     };
     (0..count).map(one).collect()
-}
-
-fn source(size: usize) -> Vec<u8> {
-    (0..=250).cycle().take(size).collect()
 }
 
 fn shared(size: usize) -> Result<(Segment, Arc<Mapping>), Failure> {
