@@ -209,9 +209,10 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 
-/// Bytes that a thread copies at a time when several copy a large object, a multiple of
-/// [`ALIGNMENT`].
-pub const COPY_PART_BYTES: usize = 1 << 20;
+/// Bytes that a thread makes ready and copies at a time when several do so, a multiple of
+/// [`ALIGNMENT`]. Several large pages of the kernel: two threads that want the same one clear two,
+/// and one is thrown away, which was twenty times as slow.
+pub const COPY_PART_BYTES: usize = 4 << 20;
 
 /// Bytes that a copy must have for each thread that takes part; below, what lies in the cache is
 /// copied faster by one, and starting the other costs more than it brings.

@@ -13,6 +13,7 @@ pub mod signals;
 
 mod acceptor;
 mod agenda;
+mod budget;
 mod close_reason;
 mod committing;
 mod connection;

@@ -16,7 +16,8 @@ use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::acceptor::Acceptor;
-use super::connection::{Budget, Received};
+use super::budget::Budget;
+use super::connection::Received;
 use super::connections::Connections;
 use super::effects::Outside;
 use super::memory::Memory;
@@ -47,6 +48,8 @@ pub struct Reactor {
     acceptor: Acceptor,
     store: Store,
     effects: Effects,
+    /// Memory to receive into, for one connection after the other.
+    spare: Vec<u8>,
     outside: Outside,
     /// What new clients are told, but for their number.
     welcome: Connected,
@@ -88,6 +91,7 @@ impl Reactor {
             acceptor: Acceptor::new(listener),
             store,
             effects: Effects::new(),
+            spare: Vec::new(),
             outside,
             welcome,
             is_stopping: false,
@@ -255,7 +259,7 @@ impl Reactor {
 
     /// Serves what a client has sent, within the budget of a turn.
     fn serve(&mut self, client: ClientId) {
-        let mut budget = Budget::default();
+        let mut budget = Budget::new(&mut self.spare);
         loop {
             let Outside { connections, counters, .. } = &mut self.outside;
             let Some(connection) = connections.get_mut(client) else {
