@@ -207,7 +207,7 @@ fn trim(config: &Config, memory: &mut Memory) -> Option<TrimConfig> {
         ready_bytes: config.ahead,
         bytes_min: limits::TRIM_BYTES_MIN,
         slice_bytes: limits::TRIM_SLICE_BYTES,
-        unit_bytes: limits::TRIM_STEP_BYTES,
+        unit_bytes: limits::TRIM_SLICE_BYTES,
     })
 }
 

@@ -1,10 +1,10 @@
 //! Gives memory back to the system, in a thread of its own.
 //!
 //! That takes about 0.4 s for a GiB, during which the loop has better things to do. The loop hands
-//! one piece of memory at a time to the thread and hears through a pipe how much of it has gone: a
-//! pipe can be waited for together with the sockets. The thread stops early when a piece takes
-//! long, because somebody may be waiting for that memory. Without work it sleeps, and it ends when
-//! this is dropped.
+//! one piece of memory at a time to the thread and hears through a pipe when it has gone: a pipe
+//! can be waited for together with the sockets. The pieces are small, because somebody may be
+//! waiting for that memory, and so that the thread does not keep the loop from its processor.
+//! Without work it sleeps, and it ends when this is dropped.
 //!
 //! Which memory may go, and that nobody uses it meanwhile, is the store's business.
 
@@ -15,11 +15,9 @@ use std::thread::{self, JoinHandle};
 
 use mio::unix::pipe;
 
-use crate::limits::{TRIM_SLICE_TIME, TRIM_STEP_BYTES};
 use crate::shm::Segment;
-use crate::time::Clock;
 
-/// Bytes of a report: how many bytes have gone, zero for none ever.
+/// Bytes of a report: how many bytes have gone, which is all of the piece or none.
 const REPORT_BYTES: usize = size_of::<u64>();
 
 /// A piece of memory: its first byte and its length.
@@ -60,8 +58,8 @@ impl Trimmer {
         assert_eq!(sent, Some(Ok(())), "one piece of memory is given back at a time");
     }
 
-    /// How many bytes of the piece have gone, from its start on; none if it is not possible. `None`
-    /// if it is still under way.
+    /// How many bytes have gone: all of the piece, or zero if that is not possible. `None` if it is
+    /// still under way.
     pub fn ended(&mut self) -> Option<u64> {
         let mut report = [0; REPORT_BYTES];
         match self.reports.read_exact(&mut report) {
@@ -84,32 +82,21 @@ impl Drop for Trimmer {
 
 /// Runs in the thread until there can be no more pieces.
 fn work(segment: &Segment, pieces: &Receiver<Piece>, mut report_to: pipe::Sender) {
-    let clock = Clock::start();
     for (offset, len) in pieces {
-        let gone = give_back(segment, &clock, offset, len).unwrap_or_else(|error| {
-            log::warn!("free memory stays with the store, the system does not take it: {error}");
-            0
-        });
+        let gone = segment.give_back(offset, len).map_or_else(
+            |error| {
+                log::warn!(
+                    "free memory stays with the store, the system does not take it: {error}"
+                );
+                0
+            },
+            |()| len,
+        );
         // A pipe that nobody reads has ended with the store.
         if report_to.write_all(&gone.to_ne_bytes()).is_err() {
             return;
         }
     }
-}
-
-/// How many bytes have gone: all, or as many as there was time for, but some.
-fn give_back(segment: &Segment, clock: &Clock, offset: u64, len: u64) -> io::Result<u64> {
-    let began = clock.now();
-    let mut gone = 0;
-    while gone < len {
-        let step = TRIM_STEP_BYTES.min(len - gone);
-        segment.give_back(offset + gone, step)?;
-        gone += step;
-        if clock.now().since(began) >= TRIM_SLICE_TIME {
-            break;
-        }
-    }
-    Ok(gone)
 }
 
 #[cfg(test)]
@@ -147,9 +134,8 @@ mod tests {
         while offset < end {
             let len = TRIM_SLICE_BYTES.min(end - offset);
             trimmer.begin(offset, len);
-            let gone = wait_for_report(&mut trimmer);
-            assert!(gone > 0 && gone <= len, "{gone} bytes have gone");
-            offset += gone;
+            assert_eq!(wait_for_report(&mut trimmer), len);
+            offset += len;
         }
         assert_eq!(segment.allocated_bytes(), 20 * MIB);
         drop(trimmer);

@@ -8,8 +8,8 @@
 //!
 //! Memory that is being given back to the system is taken in the pool, and yet has to be there for
 //! whoever needs it. So new objects go elsewhere if that costs nobody anything. If not, the plan is
-//! made as if that memory were free, and if it wants some of it, the create waits the few
-//! milliseconds until it is: nothing is evicted or refused for the sake of it.
+//! made as if that memory were free, and if it wants some of it, the create waits the moment
+//! until it is: nothing is evicted or refused for the sake of it.
 
 use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Slot};
