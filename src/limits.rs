@@ -146,6 +146,31 @@ pub const COMMIT_WAKE_BYTES: u64 = 16 << 20;
 /// Free memory of the machine below which nothing is made ready ahead.
 pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
 
+/// How long free memory stays with the store before it goes back to the system, unless told
+/// otherwise; it may be twice as long. To take it again costs what memory costs at first touch,
+/// a quarter of a second for a GiB, so it should be rare.
+pub const TRIM_AFTER: Duration = Duration::from_secs(30);
+
+/// Longest such time that anybody can ask for, seconds.
+pub const TRIM_AFTER_SECONDS_MAX: u64 = 86_400;
+
+/// Bytes of free memory in one piece that are worth giving back.
+pub const TRIM_BYTES_MIN: u64 = 16 << 20;
+
+/// Bytes that go back at a time. A create that needs just these waits until they have, about 5 ms.
+pub const TRIM_SLICE_BYTES: u64 = 16 << 20;
+
+/// Time after which the rest of a slice is left for another one: it takes the longer the more
+/// clients have the memory mapped.
+pub const TRIM_SLICE_TIME: Duration = Duration::from_millis(5);
+
+/// Bytes that go back in one call, and what their place is a multiple of: a huge page, where the
+/// kernel uses them for shared memory.
+pub const TRIM_STEP_BYTES: u64 = 2 << 20;
+
+/// Pieces of free memory that are looked at in one turn of the loop, the longest ones.
+pub const TRIM_RUNS_MAX: usize = 1024;
+
 /// Address granularity of objects in a segment, bytes: a cache line, and what SIMD code wants.
 pub const ALIGNMENT: u64 = 64;
 
@@ -190,9 +215,10 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 
-/// Bytes that a thread copies at a time when several copy a large object, a multiple of
-/// [`ALIGNMENT`].
-pub const COPY_PART_BYTES: usize = 1 << 20;
+/// Bytes that a thread makes ready and copies at a time when several do so, a multiple of
+/// [`ALIGNMENT`]. Several large pages of the kernel: two threads that want the same one clear two,
+/// and one is thrown away, which was twenty times as slow.
+pub const COPY_PART_BYTES: usize = 4 << 20;
 
 /// Bytes that a copy must have for each thread that takes part; below, what lies in the cache is
 /// copied faster by one, and starting the other costs more than it brings.
@@ -220,4 +246,6 @@ const _: () = {
     assert!(CLIENT_NAME_BYTES_MAX + 64 < HANDSHAKE_BYTES_MAX);
     assert!(INLINE_BYTES_MAX as u64 <= CLIENT_WAITED_BYTES_MAX);
     assert!(TURN_READ_BYTES_MAX >= 4096);
+    assert!(TRIM_SLICE_BYTES.is_multiple_of(TRIM_STEP_BYTES) && TRIM_STEP_BYTES <= TRIM_BYTES_MIN);
+    assert!(TRIM_STEP_BYTES.is_multiple_of(ALIGNMENT));
 };

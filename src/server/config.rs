@@ -55,6 +55,9 @@ pub struct Config {
     pub clear_new_objects: bool,
     /// Bytes of memory to have ready beyond what objects have used.
     pub ahead: u64,
+    /// How long free memory stays with the store before it goes back to the system; zero is for
+    /// ever.
+    pub trim_after: Duration,
     /// How long to look for the next request before sleeping, while traffic is hot.
     pub poll_time: Duration,
 }
@@ -131,6 +134,7 @@ impl Config {
             Some(text) => TABLE.ahead.number(text)?,
             None => COMMIT_AHEAD_BYTES.min(limit.memory / COMMIT_AHEAD_DIVISOR),
         };
+        let trim_after = given.trim_after.as_deref().unwrap_or(TABLE.trim_after.default);
         let poll_us = given.poll_us.as_deref().unwrap_or(TABLE.poll_us.default);
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
@@ -142,6 +146,7 @@ impl Config {
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
             ahead,
+            trim_after: Duration::from_secs(TABLE.trim_after.number(trim_after)?),
             poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
         })
     }

@@ -50,8 +50,9 @@ pub struct Mapping {
 // SAFETY: the memory belongs to the whole process, and any thread may unmap it.
 unsafe impl Send for Mapping {}
 
-// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the memory behind it goes
-// by the rules in `crate::shm`, which are about extents and the same for threads and processes.
+// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the
+// memory behind it goes by the rules in `crate::shm`, which are about extents and the same for
+// threads and processes.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -85,6 +86,9 @@ impl Mapping {
         // A crashing client must not write the whole store into its core file. Only a wish: where
         // the kernel does not know it, nothing is lost but disk space.
         let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_DONTDUMP);
+        // Fewer and larger pages, where the system offers them for shared memory; usually it does
+        // not. (`shmem_enabled` in /sys/kernel/mm/transparent_hugepage says so.)
+        let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_HUGEPAGE);
         Ok(mapping)
     }
 
@@ -176,7 +180,7 @@ impl Mapping {
     /// `range.start` must be a multiple of the page size.
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
         let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
-        // SAFETY: the range is inside this mapping, and neither of the two kinds of advice that
+        // SAFETY: the range is inside this mapping, and none of the kinds of advice that
         // are given here changes what is in the memory.
         unsafe { mman::madvise(address, range.len(), advice) }
     }

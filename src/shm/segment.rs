@@ -153,6 +153,28 @@ impl Segment {
             })
     }
 
+    /// Whether the system gives the memory page by page, when it is first touched. Only then can
+    /// some of it go back: all other kinds are promised to be there.
+    #[must_use]
+    pub fn comes_when_touched(&self) -> bool {
+        self.backing == Backing::Memfd && !kernel_keeps_strict_account()
+    }
+
+    /// Gives the pages of a range back to the system. Its bytes are zero then, for everybody, and
+    /// take memory again when they are touched. Nobody may be using them.
+    ///
+    /// # Errors
+    /// The system cannot do it.
+    pub fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let kind = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        loop {
+            match fallocate(&self.read_write, kind, offset.cast_signed(), len.cast_signed()) {
+                Err(Errno::EINTR) => {}
+                result => return result.map_err(io::Error::from),
+            }
+        }
+    }
+
     /// Makes the system set aside room for every byte.
     fn allocate(&self) -> Result<(), SegmentError> {
         let wanted = self.bytes.saturating_sub(self.allocated_bytes());
@@ -206,7 +228,9 @@ impl Segment {
         fstatfs(&self.read_write).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 
-    fn allocated_bytes(&self) -> u64 {
+    /// Bytes that the system has given so far.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
         let blocks = fstat(&self.read_write).map_or(0, |status| status.st_blocks);
         u64::try_from(blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES)
     }

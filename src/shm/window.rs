@@ -85,6 +85,8 @@ impl Window {
         };
         // As for every mapping of the store: not into core files, if the kernel can do that.
         let _ = window.advise(MmapAdvise::MADV_DONTDUMP);
+        // And large pages, if the system offers them.
+        let _ = window.advise(MmapAdvise::MADV_HUGEPAGE);
         window.advise(MmapAdvise::MADV_DONTFORK)?;
         Ok(window)
     }

@@ -1,7 +1,9 @@
 //! Creates and puts that wait for room, first come first served.
 //!
 //! The one at the head is tried whenever room may have appeared; those behind it wait even if they
-//! would fit, or a large object would never get its turn. How room is made is not known here.
+//! would fit, or a large object would never get its turn. Before all others are the urgent ones,
+//! which may not wait for room and only wait until memory is there again that is being given back
+//! to the system. How room is made is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +75,12 @@ pub struct QueuedCreate {
     pub evict: bool,
     /// When it is refused at the latest.
     pub deadline: Option<Timestamp>,
+    /// It does not wait for others to make room, so it goes before those that do.
+    pub is_urgent: bool,
 }
+
+/// The tickets of creates that are not urgent begin here, and so come after all others.
+const PATIENT: u64 = 1 << 63;
 
 impl QueuedCreate {
     /// What it keeps in memory.
@@ -103,12 +110,13 @@ impl CreateQueue {
         self.queue.is_empty()
     }
 
-    /// Adds a create at the end.
+    /// Adds a create at the end, or behind the last urgent one.
     pub fn push(&mut self, create: QueuedCreate) {
         self.next_ticket += 1;
-        self.by_deadline.extend(create.deadline.map(|deadline| (deadline, self.next_ticket)));
-        self.by_client.insert((create.client, create.request, self.next_ticket));
-        self.queue.insert(self.next_ticket, create);
+        let ticket = self.next_ticket | if create.is_urgent { 0 } else { PATIENT };
+        self.by_deadline.extend(create.deadline.map(|deadline| (deadline, ticket)));
+        self.by_client.insert((create.client, create.request, ticket));
+        self.queue.insert(ticket, create);
     }
 
     /// The head of the queue.

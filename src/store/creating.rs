@@ -10,6 +10,7 @@ use crate::protocol::refusal::Refusal;
 use crate::store::clients::Hold;
 use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
+use crate::store::room::NoRoom;
 use crate::store::subscriptions::sealed_event;
 use crate::store::{Asked, Effect, Effects, Outcome, Store, is_now};
 use crate::time::Timestamp;
@@ -33,8 +34,10 @@ impl Store {
                 Ok(offsets) => {
                     return Ok(self.place(asked, creation, &offsets, effects).into());
                 }
-                Err(refusal) if must_not_wait => return Err(refusal),
-                Err(_) => {}
+                Err(NoRoom::Full) if must_not_wait => {
+                    return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
+                }
+                Err(NoRoom::Full | NoRoom::Resting) => {}
             }
         }
         let cost = creation.cost();
@@ -46,7 +49,8 @@ impl Store {
             request: asked.request,
             creation,
             evict: room.evict,
-            deadline: asked.deadline(room.timeout),
+            deadline: if must_not_wait { None } else { asked.deadline(room.timeout) },
+            is_urgent: must_not_wait,
         });
         Ok(Outcome::Waits)
     }
@@ -66,7 +70,7 @@ impl Store {
                 Err(refusal) => Err(refusal),
                 Ok(()) => match self.make_room_for_head() {
                     None => break,
-                    Some(offsets) => Ok(offsets),
+                    Some(offsets) => offsets,
                 },
             };
             let Some(create) = self.creates.pop() else { break };
@@ -83,11 +87,19 @@ impl Store {
         self.room_appeared = false;
     }
 
-    fn make_room_for_head(&mut self) -> Option<Vec<u64>> {
+    /// `None` if it has to wait on.
+    fn make_room_for_head(&mut self) -> Option<Result<Vec<u64>, Refusal>> {
         let head = self.creates.head()?;
-        let (client, evict) = (head.client, head.evict);
+        let (client, evict, is_urgent) = (head.client, head.evict, head.is_urgent);
         let sizes: Vec<u64> = head.creation.sizes().collect();
-        self.make_room(client, &sizes, evict).ok()
+        match self.make_room(client, &sizes, evict) {
+            Ok(offsets) => Some(Ok(offsets)),
+            Err(NoRoom::Full) if is_urgent => {
+                self.counters.creates_timed_out += 1;
+                Some(Err(Refusal::StoreFull(self.full(sizes.iter().sum()))))
+            }
+            Err(NoRoom::Full | NoRoom::Resting) => None,
+        }
     }
 
     /// Refuses names that are taken, in the store or within the batch.

@@ -3,13 +3,15 @@
 //! [`Store`] is a plain value. It does no I/O, reads no clock and knows no sockets, descriptors or
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
-//! a simulation or by a fuzzer alike. Its surface is five verbs: [`Store::connect`],
-//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`] and [`Store::next_deadline`].
+//! a simulation or by a fuzzer alike. Its surface is six verbs: [`Store::connect`],
+//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::next_deadline`] and
+//! [`Store::trimmed`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
 //! what is evicted for them), `using` (get, wait, release), `removing` (delete, evict, refresh) and
-//! `reports` (everything that only looks). `invariants` says what always holds.
+//! `reports` (everything that only looks). `trimming` says which free memory goes back to the
+//! system. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 
@@ -31,10 +33,12 @@ mod invariants;
 mod object_table;
 pub mod pool;
 mod quota;
+mod ranges;
 mod removing;
 mod reports;
 mod room;
 mod subscriptions;
+mod trimming;
 mod using;
 mod waitlist;
 
@@ -44,6 +48,7 @@ mod tests;
 pub use clients::Peer;
 pub use counters::StoreCounters;
 pub use effect::{Effect, Effects};
+pub use trimming::TrimConfig;
 
 use clients::Clients;
 use create_queue::CreateQueue;
@@ -52,6 +57,7 @@ use object_table::ObjectTable;
 use pool::Pool;
 use quota::Quotas;
 use subscriptions::Subscriptions;
+use trimming::Trimming;
 use waitlist::Waitlist;
 
 /// What a store is made of.
@@ -67,6 +73,8 @@ pub struct StoreConfig {
     pub objects_max: u32,
     /// What is evicted first.
     pub policy: PolicyKind,
+    /// Which free memory goes back to the system; nothing for none.
+    pub trim: Option<TrimConfig>,
     /// Wall-clock time at [`Timestamp::ZERO`], since the Unix epoch.
     pub unix_start: Duration,
 }
@@ -78,6 +86,9 @@ pub struct Store {
     objects: ObjectTable,
     clients: Clients,
     pool: Pool,
+    trimming: Trimming,
+    /// No object has ever been here or behind.
+    used_end: u64,
     /// Bytes of all objects, as asked for.
     used: u64,
     /// Number of objects that are being created.
@@ -123,6 +134,8 @@ impl Store {
             objects: ObjectTable::default(),
             clients: Clients::default(),
             pool: Pool::new(config.segment_bytes),
+            trimming: Trimming::new(config.trim.clone(), config.segment_bytes),
+            used_end: 0,
             used: 0,
             unsealed: 0,
             idle: config.policy.build(Population::Most),
@@ -160,7 +173,7 @@ impl Store {
             Ok(Outcome::Waits) => {}
             Err(refusal) => self.refuse(client, request_id, refusal, effects),
         }
-        self.serve_create_queue(now, effects);
+        self.finish(now, effects);
     }
 
     fn serve(
@@ -217,6 +230,16 @@ impl Store {
             self.counters.waits_timed_out += 1;
             self.answer_waiter(waiter, effects);
         }
+        // What is being given back to the system must not be the reason for a refusal.
+        if self.trimming.resting().is_none() {
+            self.expire_creates(now, effects);
+        }
+        self.trimming.look(&self.pool, now);
+        self.finish(now, effects);
+        self.trim_next(effects);
+    }
+
+    fn expire_creates(&mut self, now: Timestamp, effects: &mut Effects) {
         while let Some(create) = self.creates.expired(now) {
             self.counters.creates_timed_out += 1;
             self.clients.get_mut(create.client).wait_ended(create.cost());
@@ -225,13 +248,19 @@ impl Store {
             // The next in the queue may be one that fits.
             self.room_appeared = true;
         }
+    }
+
+    /// What has to be looked at when something has changed.
+    fn finish(&mut self, now: Timestamp, effects: &mut Effects) {
         self.serve_create_queue(now, effects);
+        self.trimming.plan_look(&self.pool, now);
     }
 
     /// When [`Store::expire`] has something to do at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let deadlines = [self.waits.next_deadline(), self.creates.next_deadline()];
+        let creates = self.creates.next_deadline().filter(|_| self.trimming.resting().is_none());
+        let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -252,7 +281,7 @@ impl Store {
             self.let_go(client, *slot, effects);
         }
         self.clients.remove(client);
-        self.serve_create_queue(now, effects);
+        self.finish(now, effects);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
@@ -263,10 +292,10 @@ impl Store {
         }
     }
 
-    /// Where the memory begins that no object has ever used, in bytes from the start of the segment.
+    /// Where the memory begins that no object has ever used, in bytes from the segment's start.
     #[must_use]
     pub const fn used_end(&self) -> u64 {
-        self.pool.used_end()
+        self.used_end
     }
 
     /// Grows with every event: tells whether any subscriber may have something new.

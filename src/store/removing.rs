@@ -100,6 +100,7 @@ impl Store {
             None => self.idle.removed(slot),
         }
         self.room_appeared = true;
+        self.trimming.note_freed();
         object
     }
 

@@ -5,12 +5,18 @@
 //! does, the pool is put back as it was. Then victims that turned out not to be needed (they lie
 //! outside the run that was found, and neither the bytes nor the quota want them) are spared, and
 //! the rest is evicted. So eviction takes what is needed and no more.
+//!
+//! Memory that is being given back to the system is taken in the pool, and yet has to be there for
+//! whoever needs it. So new objects go elsewhere if that costs nobody anything. If not, the plan is
+//! made as if that memory were free, and if it wants some of it, the create waits the few
+//! milliseconds until it is: nothing is evicted or refused for the sake of it.
 
 use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Slot};
-use crate::protocol::refusal::{FullStore, Refusal};
+use crate::protocol::refusal::FullStore;
 use crate::store::Store;
 use crate::store::object_table::Object;
+use crate::store::ranges::Range;
 
 /// Room that has been found but not taken yet.
 #[derive(Debug, Default)]
@@ -43,6 +49,23 @@ struct Cursor {
     /// The last one of the creator's own.
     own: Option<Slot>,
 }
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// There is none, whatever may be evicted.
+    Full,
+    /// There will be when the memory that is being given back to the system is free again.
+    Resting,
+}
+
+/// What may be evicted for new objects.
+#[derive(Debug, Clone, Copy)]
+struct MayEvict {
+    for_quota: bool,
+    for_places: bool,
+}
+
 impl Store {
     /// Takes memory for objects of these sizes, and evicts what has to go for it. Nothing changes
     /// if there is no room.
@@ -51,15 +74,49 @@ impl Store {
         client: ClientId,
         sizes: &[u64],
         evict: bool,
-    ) -> Result<Vec<u64>, Refusal> {
-        let total = sizes.iter().sum();
-        let mut plan = RoomPlan::default();
-        if evict {
-            self.plan_quota(client, total, &mut plan);
+    ) -> Result<Vec<u64>, NoRoom> {
+        let may_evict = MayEvict { for_quota: evict, for_places: evict };
+        let offsets = match self.trimming.resting() {
+            None => self.find_room(client, sizes, may_evict, None),
+            Some(resting) => {
+                let elsewhere = MayEvict { for_places: false, ..may_evict };
+                self.find_room(client, sizes, elsewhere, None).or_else(|_| {
+                    self.pool.free(resting.start, resting.len());
+                    let offsets = self.find_room(client, sizes, may_evict, Some(resting));
+                    self.pool.claim(resting.start, resting.len());
+                    offsets
+                })
+            }
+        }?;
+        for (offset, size) in offsets.iter().zip(sizes) {
+            self.used_end = self.used_end.max(offset + size);
+            self.trimming.note_taken(*offset, *size, self.used_end);
         }
-        if !self.plan_places(client, sizes, evict, &mut plan) {
+        Ok(offsets)
+    }
+
+    /// Plans and takes the room; not if it would be any of what is to be kept clear.
+    fn find_room(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        may_evict: MayEvict,
+        keep_clear: Option<Range>,
+    ) -> Result<Vec<u64>, NoRoom> {
+        let mut plan = RoomPlan::default();
+        if may_evict.for_quota {
+            self.plan_quota(client, sizes.iter().sum(), &mut plan);
+        }
+        if !self.plan_places(client, sizes, may_evict.for_places, &mut plan) {
             self.undo_plan(&plan, sizes);
-            return Err(Refusal::StoreFull(self.full(total)));
+            return Err(NoRoom::Full);
+        }
+        let mut places = plan.offsets.iter().zip(sizes);
+        let is_in_the_way =
+            |range: Range| places.any(|(offset, size)| range.overlaps(*offset, *size));
+        if keep_clear.is_some_and(is_in_the_way) {
+            self.undo_plan(&plan, sizes);
+            return Err(NoRoom::Resting);
         }
         self.spare_victims(&mut plan);
         for slot in &plan.demoted {

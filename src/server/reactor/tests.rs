@@ -44,6 +44,7 @@ impl Harness {
             segment_bytes: memory.bytes(),
             objects_max: 10_000,
             policy: PolicyKind::Lru,
+            trim: None,
             unix_start: clock.unix_start(),
         });
         let welcome = Connected {
