@@ -158,6 +158,7 @@ mod store {
                 objects_max: 1 << 24,
                 policy: PolicyKind::Lru,
                 unix_start: Duration::ZERO,
+                trim: None,
             };
             let mut played = Self { store: Store::new(config), effects: Effects::new() };
             for client in [MAKER, READER] {
