@@ -141,7 +141,8 @@ fn every_file_says_what_it_owns() {
 #[test]
 fn nothing_is_left_undone() {
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("#[ig", "nore")];
-    for source in sources(&["src", "tests", "examples", "benches", "build.rs", "scripts", "proto"]) {
+    for source in sources(&["src", "tests", "examples", "benches", "build.rs", "scripts", "proto"])
+    {
         for (number, line) in source.text.lines().enumerate() {
             let found = marks.iter().find(|mark| line.contains(**mark));
             assert_eq!(found, None, "{}:{}: {}", source.path, number + 1, line.trim());

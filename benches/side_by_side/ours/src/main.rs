@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
-        ["store", socket] => works::Works::connect(socket).and_then(|works| serve(works)),
+        ["store", socket] => works::Works::connect(socket).and_then(serve),
         ["limits"] => serve(limits::Limits::default()),
         ["echo", socket, waiting] => echo::serve(socket, waiting),
         _ => Err("usage: plasma-side-by-side store SOCKET | limits".into()),

@@ -72,7 +72,7 @@ fn copy(
             let others: Vec<_> = shares.map(|share| scope.spawn(move || work(share))).collect();
             let own = own.map_or(Ok(()), work);
             let others = others.into_iter().map(|thread| thread.join().map_err(|_| "a panic"));
-            own.and(others.map(|result| result?).collect())
+            own.and({ others }.try_for_each(|result| result?))
         })
     });
     result.map(|()| nanos)

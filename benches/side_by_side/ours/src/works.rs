@@ -98,7 +98,9 @@ impl Works {
         let mut samples = Samples::new();
         let together = (READ_BYTES / size.max(1)).clamp(1, BATCH);
         for part in new_ids(count).chunks(together) {
-            samples.extend(each(part.len(), |index| Ok(self.maker.put(part[index], payload, b"")?))?);
+            samples.extend(each(part.len(), |index| {
+                Ok(self.maker.put(part[index], payload, b"")?)
+            })?);
             self.delete(part)?;
         }
         Ok(samples)
