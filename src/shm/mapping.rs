@@ -158,7 +158,7 @@ impl Mapping {
     }
 
     /// As [`Self::populate`] for writing, but does nothing where it was done before through this
-    /// mapping, which costs no call then. Works in pieces of [`READY_BYTES`], so it may make more
+    /// mapping, which costs no call then. Works in pieces of 256 KiB, so it may make more
     /// ready than was asked for.
     ///
     /// # Errors
