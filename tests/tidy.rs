@@ -28,12 +28,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("time", &[]),
     ("polling", &["limits"]),
+    ("threads", &[]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
     ("eviction", &["ids"]),
     ("store", &["ids", "limits", "time", "protocol", "eviction"]),
-    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling"]),
-    ("client", &["ids", "limits", "time", "protocol", "shm", "polling"]),
+    (
+        "server",
+        &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling", "threads"],
+    ),
+    ("client", &["ids", "limits", "time", "protocol", "shm", "polling", "threads"]),
     ("testing", &["eviction", "limits", "server", "shm"]),
 ];
 

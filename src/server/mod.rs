@@ -48,6 +48,7 @@ use crate::limits;
 use crate::protocol::message::Connected;
 use crate::shm::fork;
 use crate::store::{Store, StoreConfig, TrimConfig};
+use crate::threads;
 use crate::time::Clock;
 
 pub use self::memory::MemoryError;
@@ -121,14 +122,13 @@ pub fn run(config: Config) -> Result<(), StartupError> {
 pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
     let (mut reactor, socket_file) = start(&config)?;
     let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
-    let thread = std::thread::Builder::new()
-        .name("plasma-store".to_owned())
-        .spawn(move || serve(&mut reactor, socket_file))
-        .map_err(|reason| StartupError::System {
+    let thread = threads::spawn("plasma-store", move || serve(&mut reactor, socket_file)).map_err(
+        |reason| StartupError::System {
             step: "start a thread",
             reason,
             cure: "allow more of them (ulimit -u)",
-        })?;
+        },
+    )?;
     log::info!("ready: {config}");
     Ok(RunningStore {
         socket: config.socket,
