@@ -113,8 +113,9 @@ pub const POLL_US_MAX: u64 = 1000;
 /// both sides sleep, and some work in between.
 pub const POLL_HOT: Duration = Duration::from_micros(200);
 
-/// Waits without looking after many looks in vain. That leaves them a hundredth of the time.
-pub const POLL_SKIPS_MAX: u32 = 255;
+/// Waits without looking after many looks in vain. That leaves them a hundredth of the time, though
+/// each then lasts [`POLL_HOT`].
+pub const POLL_SKIPS_MAX: u32 = 1023;
 
 /// Releases in a row, each soon after the one before ([`POLL_HOT`]), from which on a client lets
 /// them wait for its next request.
@@ -140,14 +141,18 @@ pub const COMMIT_AHEAD_BYTES: u64 = 512 << 20;
 /// The share of the memory that the store may use which it keeps ready at most, as a divisor.
 pub const COMMIT_AHEAD_DIVISOR: u64 = 16;
 
-/// Bytes made ready in one call. The kernel holds a lock meanwhile, half a millisecond, for which
-/// the store's thread has to wait if it needs memory from the system.
+/// The share of a store's own memory that it keeps ready at most, as a divisor: what is kept ready
+/// never goes back to the system, and the rest of a small store shall.
+pub const COMMIT_AHEAD_STORE_DIVISOR: u64 = 2;
+
+/// Bytes made ready in one call, in less than half a millisecond. Whoever gives memory back
+/// meanwhile waits for it.
 pub const COMMIT_STEP_BYTES: u64 = 512 << 10;
 
 /// Bytes that have to be used anew before the thread is woken that makes more ready.
 pub const COMMIT_WAKE_BYTES: u64 = 16 << 20;
 
-/// Free memory of the machine below which nothing is made ready ahead.
+/// Memory of the machine, or room in a control group, below which nothing is made ready ahead.
 pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
 
 /// How long free memory stays with the store before it goes back to the system, unless told

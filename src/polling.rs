@@ -9,7 +9,9 @@
 //! * who waited long the last time sleeps at once, as the traffic is not hot;
 //! * who looked in vain sleeps at once the next times, and twice as many times after each further
 //!   failure; a success halves that. With more busy threads than processors most looks are in
-//!   vain, so they become rare, though one succeeds now and then.
+//!   vain, so they become rare, though one succeeds now and then. Where there were failures a look
+//!   lasts as long as a wait of hot traffic: while both sides sleep, each has to outlast the
+//!   other's waking up, or neither would ever find anything again.
 //!
 //! Store and clients both use it. Knows neither clock nor socket.
 
@@ -21,7 +23,7 @@ use crate::limits::{POLL_HOT, POLL_SKIPS_MAX};
 /// What one waiting thread, or one loop, has learned about the traffic.
 #[derive(Debug, Clone)]
 pub struct Polling {
-    /// How long to look at most; zero is never.
+    /// How long to look while that succeeds; zero is never.
     time: Duration,
     /// The last wait was short.
     is_hot: bool,
@@ -32,7 +34,7 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Looks for `time` at most, and never if that is zero or this process has one processor only.
+    /// Looks for `time`, and never if that is zero or this process has one processor only.
     #[must_use]
     pub fn new(time: Duration) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -55,7 +57,7 @@ impl Polling {
             self.skips -= 1;
             return Duration::ZERO;
         }
-        self.time
+        if self.penalty > 0 { self.time.max(POLL_HOT) } else { self.time }
     }
 
     /// Whether looking was enough.
@@ -133,6 +135,18 @@ mod tests {
     }
 
     #[test]
+    fn after_failures_a_look_outlasts_two_that_sleep() {
+        let mut polling = hot();
+        assert_eq!(looks_in_vain(&mut polling, 1), 1);
+        assert_eq!(polling.begin_wait(), Duration::ZERO, "a skip");
+        polling.end_wait(SHORT);
+        assert_eq!(polling.begin_wait(), POLL_HOT);
+        polling.looked(true);
+        polling.end_wait(SHORT);
+        assert_eq!(polling.begin_wait(), TIME);
+    }
+
+    #[test]
     fn successes_make_up_for_failures() {
         let mut polling = hot();
         looks_in_vain(&mut polling, 1000);
@@ -142,7 +156,7 @@ mod tests {
         polling.looked(true);
         polling.end_wait(SHORT);
         for _ in 0..8 {
-            assert_eq!(polling.begin_wait(), TIME, "who succeeds goes on looking");
+            assert!(polling.begin_wait() >= TIME, "who succeeds goes on looking");
             polling.looked(true);
             polling.end_wait(SHORT);
         }

@@ -127,6 +127,20 @@ fn what_is_to_be_ready_stays_ready() {
     assert!(allocated(&file) >= 50 * MIB - 2 * MIB, "{} bytes are left", allocated(&file));
 }
 
+/// Where memory runs out, the kernel ends the process that seems to use most of it.
+#[test]
+fn what_is_made_ready_is_no_memory_of_the_stores_process() {
+    let store = store(&["--trim-after=0", "--ahead=150MiB"]);
+    let file = segment_file(&store);
+    wait_until("the memory is ready", || allocated(&file) >= 150 * MIB);
+    let used = store.shared_memory();
+    assert!(used < 10 * MIB, "{used} bytes count as the store's");
+
+    let client = store.client();
+    let id = create(&client, 140 * MIB, 3);
+    check(&client, id, 140 * MIB, 3);
+}
+
 fn create(client: &Client, bytes: u64, value: u8) -> ObjectId {
     let id = ObjectId::random();
     let mut writer = client.create(id, bytes, 0, AT_ONCE).expect("there is room");

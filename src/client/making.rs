@@ -8,7 +8,7 @@ use super::error::Error;
 use super::opening::pause;
 use super::options::{CreateOptions, Interrupt};
 use super::waiting::Answer;
-use super::{Client, ObjectWriter, Refusal, Result};
+use super::{Client, ObjectWriter, Result};
 use crate::ids::{Location, ObjectId};
 use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES, RELEASE_GRACE};
 use crate::protocol::message::{NewObject, Reply, Request};
@@ -334,7 +334,7 @@ impl Connection {
     ) -> Result<Answer> {
         let again = interrupt.as_mut().map(|interrupt| -> &mut dyn FnMut() -> bool { *interrupt });
         match self.call_waiting(request(), again) {
-            Err(Error::Refused(Refusal::StoreFull(full)))
+            Err(Error::Refused(super::Refusal::StoreFull(full)))
                 if full.pinned > 0 && options.timeout == Some(Duration::ZERO) => {}
             other => return other,
         }

@@ -79,11 +79,11 @@ impl Memory {
         let bytes = segment.size();
         let mapping = Mapping::new(segment.descriptor(true), bytes, Access::ReadWrite)
             .map_err(|reason| MemoryError::Mapping { bytes, reason })?;
-        let mapping = Arc::new(mapping);
+        let (mapping, segment) = (Arc::new(mapping), Arc::new(segment));
         // What lies on a disk is not made faster by touching it.
         let commits = !reserve && ahead > 0 && segment.is_memory();
-        let committer = commits.then(|| Committer::start(Arc::clone(&mapping), ahead));
-        Ok(Self { segment: Arc::new(segment), mapping, committer, trimmer: None })
+        let committer = commits.then(|| Committer::start(Arc::clone(&segment), ahead));
+        Ok(Self { segment, mapping, committer, trimmer: None })
     }
 
     /// Makes it possible to give memory back to the system, where that breaks no promise; says

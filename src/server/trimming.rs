@@ -11,11 +11,12 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use mio::unix::pipe;
 
 use crate::shm::Segment;
+use crate::threads;
 
 /// Bytes of a report: how many bytes have gone, which is all of the piece or none.
 const REPORT_BYTES: usize = size_of::<u64>();
@@ -41,9 +42,7 @@ impl Trimmer {
         let (report_to, reports) = pipe::new()?;
         // One piece is under way at a time.
         let (pieces, queue) = sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("plasma-trim".to_owned())
-            .spawn(move || work(&segment, &queue, report_to))?;
+        let thread = threads::spawn("plasma-trim", move || work(&segment, &queue, report_to))?;
         Ok(Self { pieces: Some(pieces), reports, thread: Some(thread) })
     }
 
@@ -114,7 +113,7 @@ mod tests {
             if let Some(gone) = trimmer.ended() {
                 return gone;
             }
-            thread::park_timeout(std::time::Duration::from_millis(1));
+            std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
         panic!("no report");
     }

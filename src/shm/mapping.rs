@@ -157,9 +157,10 @@ impl Mapping {
         }
     }
 
-    /// As [`Self::populate`] for writing, but does nothing where it was done before through this
-    /// mapping, which costs no call then. Works in pieces of 256 KiB, so it may make more
-    /// ready than was asked for.
+    /// As [`Self::populate`], for memory that is to be written, but does nothing where it was done
+    /// before through this mapping, which costs no call then. Works in pieces of 256 KiB, so it may
+    /// make more ready than was asked for. What has gone back to the system since is not known
+    /// here: its pages come at first touch.
     ///
     /// # Errors
     /// Those of [`Self::populate`].
@@ -171,7 +172,9 @@ impl Mapping {
         while let Some(first) = (next..end).find(|piece| !self.ready.has(*piece)) {
             next = (first..end).find(|piece| self.ready.has(*piece)).unwrap_or(end);
             let bytes = (first * READY_BYTES)..(next * READY_BYTES).min(self.bytes.get());
-            self.populate(bytes.start as u64, bytes.len() as u64, true)?;
+            // As if for reading: that allocates pages of shared memory too, and where they are
+            // allocated already it maps 16 of them at a time, and writable.
+            self.populate(bytes.start as u64, bytes.len() as u64, false)?;
             (first..next).for_each(|piece| self.ready.add(piece));
         }
         Ok(())

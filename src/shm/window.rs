@@ -121,7 +121,7 @@ impl Window {
             address.checked_add(start).expect("the window does not wrap around")
         });
         // SAFETY: the part is inside this window, and this advice changes nothing in the memory.
-        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_WRITE) } {
+        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_READ) } {
             Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
             Err(error) => Err(error.into()),
         }

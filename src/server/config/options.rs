@@ -138,9 +138,10 @@ options! {
         max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
             default "one for each 64 bytes of memory, and 65536";
         /// memory to make ready before it is used, which makes large new objects
-        /// several times as fast; it is taken from the system in any case
+        /// several times as fast; an idle store takes so much from the system, and
+        /// keeps it
         ahead Kind::Bytes(0..=CAPACITY_MAX), short "",
-            default "512 MiB, but at most 1/16 of the memory that this process may use";
+            default "512 MiB, at most half of -m and 1/16 of what this process may use";
         /// seconds after which large pieces of free memory go back to the system,
         /// at most twice as many; 0 keeps them. -d, -h and --reserve keep them, too
         trim_after Kind::Count(0..=TRIM_AFTER_SECONDS_MAX), short "", default "30";
