@@ -31,8 +31,8 @@ step "mypy, Python $version"
 (cd python && "../$environment/bin/python" -m mypy --strict plasma)
 
 step "ruff"
-"$environment/bin/ruff" format --quiet --check --config python/pyproject.toml python examples/python
-"$environment/bin/ruff" check --quiet --config python/pyproject.toml python examples/python
+"$environment/bin/ruff" format --quiet --check --config python/pyproject.toml python examples/python benches
+"$environment/bin/ruff" check --quiet --config python/pyproject.toml python examples/python benches
 
 step "pytest, Python $version"
 # Not `python -m pytest`, which would find the sources instead of what was installed.

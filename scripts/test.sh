@@ -30,4 +30,7 @@ scripts/quickstart.sh examples/data/penguins.parquet
 
 scripts/test-python.sh
 
+step "whether the benchmark still measures everything"
+scripts/bench.sh --smoke
+
 step "all checks and tests passed"

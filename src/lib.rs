@@ -13,6 +13,7 @@ pub mod limits;
 pub mod time;
 
 mod polling;
+mod threads;
 
 pub mod protocol;
 pub mod shm;

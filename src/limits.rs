@@ -112,6 +112,9 @@ pub const TURN_STREAMS_MAX: usize = 64;
 /// Bytes read from one connection in one turn of the loop before the next one is served.
 pub const TURN_READ_BYTES_MAX: usize = 256 << 10;
 
+/// How long giving memory back to the system pauses while room is being made for somebody.
+pub const TRIM_PAUSE: Duration = Duration::from_millis(5);
+
 /// Requests of one connection applied in one turn of the loop.
 pub const TURN_REQUESTS_MAX: usize = 128;
 
@@ -143,8 +146,9 @@ pub const POLL_US_MAX: u64 = 1000;
 /// both sides sleep, and some work in between.
 pub const POLL_HOT: Duration = Duration::from_micros(200);
 
-/// Waits without looking after many looks in vain. That leaves them a hundredth of the time.
-pub const POLL_SKIPS_MAX: u32 = 255;
+/// Waits without looking after many looks in vain. That leaves them a hundredth of the time, though
+/// each then lasts [`POLL_HOT`].
+pub const POLL_SKIPS_MAX: u32 = 1023;
 
 /// Releases in a row, each soon after the one before ([`POLL_HOT`]), from which on a client lets
 /// them wait for its next request.
@@ -156,6 +160,10 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 /// Looks without a release since the last one, after which the thread that looks ends.
 pub const SWEEPS_IDLE_MAX: u32 = 20;
 
+/// What a client allows for releases of others that wait ([`SWEEP_INTERVAL`]) before it reports
+/// that an object is in use or that there is no room: an interval, and the time to send.
+pub const RELEASE_GRACE: Duration = Duration::from_millis(3);
+
 /// Releases that wait together at most, 24 bytes each; then they are sent.
 pub const RELEASES_TOGETHER_MAX: usize = 256;
 
@@ -166,15 +174,38 @@ pub const COMMIT_AHEAD_BYTES: u64 = 512 << 20;
 /// The share of the memory that the store may use which it keeps ready at most, as a divisor.
 pub const COMMIT_AHEAD_DIVISOR: u64 = 16;
 
-/// Bytes made ready in one call. The kernel holds a lock meanwhile, half a millisecond, for which
-/// the store's thread has to wait if it needs memory from the system.
+/// The share of a store's own memory that it keeps ready at most, as a divisor: what is kept ready
+/// never goes back to the system, and the rest of a small store shall.
+pub const COMMIT_AHEAD_STORE_DIVISOR: u64 = 2;
+
+/// Bytes made ready in one call, in less than half a millisecond. Whoever gives memory back
+/// meanwhile waits for it.
 pub const COMMIT_STEP_BYTES: u64 = 512 << 10;
 
 /// Bytes that have to be used anew before the thread is woken that makes more ready.
 pub const COMMIT_WAKE_BYTES: u64 = 16 << 20;
 
-/// Free memory of the machine below which nothing is made ready ahead.
+/// Memory of the machine, or room in a control group, below which nothing is made ready ahead.
 pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// How long free memory stays with the store before it goes back to the system, unless told
+/// otherwise; it may be twice as long. To take it again costs what memory costs at first touch,
+/// a quarter of a second for a GiB, so it should be rare.
+pub const TRIM_AFTER: Duration = Duration::from_secs(30);
+
+/// Longest such time that anybody can ask for, seconds.
+pub const TRIM_AFTER_SECONDS_MAX: u64 = 86_400;
+
+/// Bytes of free memory in one piece that are worth giving back.
+pub const TRIM_BYTES_MIN: u64 = 16 << 20;
+
+/// Bytes that go back at a time, and what their place is a multiple of: a huge page, where the
+/// kernel uses them for shared memory. It takes less than a millisecond, for which a create that
+/// needs just these waits; and so long the loop may have to wait for a processor.
+pub const TRIM_SLICE_BYTES: u64 = 2 << 20;
+
+/// Pieces of free memory that are looked at in one turn of the loop, the longest ones.
+pub const TRIM_RUNS_MAX: usize = 1024;
 
 /// Address granularity of objects in a segment, bytes: a cache line, and what SIMD code wants.
 pub const ALIGNMENT: u64 = 64;
@@ -220,9 +251,10 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// cost less than the call.
 pub const POPULATE_BYTES_MIN: u64 = 1 << 20;
 
-/// Bytes that a thread copies at a time when several copy a large object, a multiple of
-/// [`ALIGNMENT`].
-pub const COPY_PART_BYTES: usize = 1 << 20;
+/// Bytes that a thread makes ready and copies at a time when several do so, a multiple of
+/// [`ALIGNMENT`]. Several large pages of the kernel: two threads that want the same one clear two,
+/// and one is thrown away, which was twenty times as slow.
+pub const COPY_PART_BYTES: usize = 4 << 20;
 
 /// Bytes that a copy must have for each thread that takes part; below, what lies in the cache is
 /// copied faster by one, and starting the other costs more than it brings.
@@ -250,4 +282,5 @@ const _: () = {
     assert!(CLIENT_NAME_BYTES_MAX + 64 < HANDSHAKE_BYTES_MAX);
     assert!(INLINE_BYTES_MAX as u64 <= CLIENT_WAITED_BYTES_MAX);
     assert!(TURN_READ_BYTES_MAX >= 4096);
+    assert!(TRIM_SLICE_BYTES.is_multiple_of(ALIGNMENT) && TRIM_SLICE_BYTES <= TRIM_BYTES_MIN);
 };

@@ -8,7 +8,10 @@
 //! * with one processor nobody looks, because the other side could not run meanwhile;
 //! * who waited long the last time sleeps at once, as the traffic is not hot;
 //! * who looked in vain sleeps at once the next times, and twice as many times after each further
-//!   failure.
+//!   failure; a success halves that. With more busy threads than processors most looks are in
+//!   vain, so they become rare, though one succeeds now and then. Where there were failures a look
+//!   lasts as long as a wait of hot traffic: while both sides sleep, each has to outlast the
+//!   other's waking up, or neither would ever find anything again.
 //!
 //! Store and clients both use it. Knows neither clock nor socket.
 
@@ -20,7 +23,7 @@ use crate::limits::{POLL_HOT, POLL_SKIPS_MAX};
 /// What one waiting thread, or one loop, has learned about the traffic.
 #[derive(Debug, Clone)]
 pub struct Polling {
-    /// How long to look at most; zero is never.
+    /// How long to look while that succeeds; zero is never.
     time: Duration,
     /// The last wait was short.
     is_hot: bool,
@@ -31,7 +34,7 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Looks for `time` at most, and never if that is zero or this process has one processor only.
+    /// Looks for `time`, and never if that is zero or this process has one processor only.
     #[must_use]
     pub fn new(time: Duration) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -54,13 +57,13 @@ impl Polling {
             self.skips -= 1;
             return Duration::ZERO;
         }
-        self.time
+        if self.penalty > 0 { self.time.max(POLL_HOT) } else { self.time }
     }
 
     /// Whether looking was enough.
     pub const fn looked(&mut self, found: bool) {
         if found {
-            self.penalty = 0;
+            self.penalty /= 2;
         } else {
             let doubled = self.penalty * 2 + 1;
             self.penalty = if doubled < POLL_SKIPS_MAX { doubled } else { POLL_SKIPS_MAX };
@@ -132,7 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn one_success_makes_up_for_all_failures() {
+    fn after_failures_a_look_outlasts_two_that_sleep() {
+        let mut polling = hot();
+        assert_eq!(looks_in_vain(&mut polling, 1), 1);
+        assert_eq!(polling.begin_wait(), Duration::ZERO, "a skip");
+        polling.end_wait(SHORT);
+        assert_eq!(polling.begin_wait(), POLL_HOT);
+        polling.looked(true);
+        polling.end_wait(SHORT);
+        assert_eq!(polling.begin_wait(), TIME);
+    }
+
+    #[test]
+    fn successes_make_up_for_failures() {
         let mut polling = hot();
         looks_in_vain(&mut polling, 1000);
         while polling.begin_wait().is_zero() {
@@ -140,10 +155,25 @@ mod tests {
         }
         polling.looked(true);
         polling.end_wait(SHORT);
-        for _ in 0..100 {
-            assert_eq!(polling.begin_wait(), TIME);
+        for _ in 0..8 {
+            assert!(polling.begin_wait() >= TIME, "who succeeds goes on looking");
             polling.looked(true);
             polling.end_wait(SHORT);
         }
+        assert_eq!(looks_in_vain(&mut polling, 3), 2, "as at the beginning");
+    }
+
+    #[test]
+    fn rare_successes_do_not_keep_it_looking() {
+        let mut polling = hot();
+        let mut looks = 0;
+        for _ in 0..100_000 {
+            if !polling.begin_wait().is_zero() {
+                looks += 1;
+                polling.looked(looks % 5 == 0);
+            }
+            polling.end_wait(SHORT);
+        }
+        assert!(looks < 2_000, "{looks} of 100,000");
     }
 }

@@ -32,6 +32,7 @@ pub fn store() -> TestStore {
         reserve: false,
         clear_new_objects: false,
         ahead: 0,
+        trim_after: crate::limits::TRIM_AFTER,
         poll_time: crate::limits::POLL_TIME,
     };
     TestStore { running: Some(spawn(config).expect("a store")), directory }

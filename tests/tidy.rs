@@ -28,12 +28,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("time", &[]),
     ("polling", &["limits"]),
+    ("threads", &[]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
     ("eviction", &["ids"]),
     ("store", &["ids", "limits", "time", "protocol", "eviction"]),
-    ("server", &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling"]),
-    ("client", &["ids", "limits", "time", "protocol", "shm", "polling"]),
+    (
+        "server",
+        &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling", "threads"],
+    ),
+    ("client", &["ids", "limits", "time", "protocol", "shm", "polling", "threads"]),
     ("testing", &["eviction", "limits", "server", "shm"]),
 ];
 
@@ -133,7 +137,7 @@ fn b30_one_file_reads_the_clock_and_one_sleeps() {
 
 #[test]
 fn every_file_says_what_it_owns() {
-    for source in sources(&["src", "tests", "examples"]) {
+    for source in sources(&["src", "tests", "examples", "benches"]) {
         assert!(source.text.starts_with("//! "), "{} does not open with `//!`", source.path);
     }
 }
@@ -141,7 +145,8 @@ fn every_file_says_what_it_owns() {
 #[test]
 fn nothing_is_left_undone() {
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("#[ig", "nore")];
-    for source in sources(&["src", "tests", "examples", "build.rs", "scripts", "proto"]) {
+    for source in sources(&["src", "tests", "examples", "benches", "build.rs", "scripts", "proto"])
+    {
         for (number, line) in source.text.lines().enumerate() {
             let found = marks.iter().find(|mark| line.contains(**mark));
             assert_eq!(found, None, "{}:{}: {}", source.path, number + 1, line.trim());
@@ -158,7 +163,7 @@ fn files_are_short() {
 
 #[test]
 fn lines_are_narrow() {
-    let wide = sources(&["src", "tests", "examples", "build.rs"]).map(|source| {
+    let wide = sources(&["src", "tests", "examples", "benches", "build.rs"]).map(|source| {
         let wide = source.text.lines().filter(|line| line.chars().count() > COLUMNS_MAX);
         (source.path.clone(), wide.count())
     });

@@ -96,7 +96,9 @@ class Client:
     """A connection to a store."""
 
     @staticmethod
-    def connect(path: str, retries: int, name: str | None = None) -> Client: ...
+    def connect(
+        path: str, retries: int, name: str | None = None, poll_us: int | None = None
+    ) -> Client: ...
     def disconnect(self) -> None: ...
     def create(
         self,

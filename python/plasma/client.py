@@ -36,6 +36,9 @@ DeleteOutcome = Literal["deleted", "in use", "not sealed", "not found"]
 #: Attempts to connect after the first one, 100 ms apart, if the user does not say.
 RETRIES_DEFAULT = 80
 
+#: Most microseconds that a call can be told to look for its reply before it sleeps.
+POLL_US_MAX = 1000
+
 #: Threads that copy a large object, if the user does not say: the original's number. More than the
 #: machine has are not used.
 MEMCOPY_THREADS = 6
@@ -76,11 +79,14 @@ class PlasmaClient:
     this client was disconnected.
     """
 
-    def __init__(self, socket_path: str, retries: int, name: str | None) -> None:
+    def __init__(
+        self, socket_path: str, retries: int, name: str | None, poll_us: int | None = None
+    ) -> None:
         self._socket_path = socket_path
         self._retries = retries
         self._name = name
-        self._core = _core.Client.connect(socket_path, retries, name)
+        self._poll_us = poll_us
+        self._core = _core.Client.connect(socket_path, retries, name, poll_us)
         self._capacity = self._core.capacity()
         self._channel: NotificationChannel | None = None
 
@@ -132,7 +138,7 @@ class PlasmaClient:
         self.disconnect()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._socket_path, self._retries, self._name)
+        return type(self), (self._socket_path, self._retries, self._name, self._poll_us)
 
     def __repr__(self) -> str:
         return f"<plasma client of {self._socket_path}>"
@@ -596,12 +602,16 @@ def connect(
     num_retries: int | str | None = -1,
     *legacy: int | None,
     name: str | None = None,
+    poll_us: int | None = None,
 ) -> PlasmaClient:
     """Connects to the store that listens at a socket, the `-s` of `plasma_store`.
 
     :param num_retries: how often to try again, every 100 ms, if there is no store yet; -1 means 80
     :param name: what the store shows for this client in its lists; the process id if not given
+    :param poll_us: microseconds that a call looks for its reply before it sleeps, while replies
+        come quickly, without the interpreter lock; 0 sleeps at once. 50 if not given, 1000 at most
     :raises OSError: there is no store; the text has the path and the cause
+    :raises ValueError: `poll_us` is out of range
 
     The older forms `connect(path, "", release_delay)` and `connect(path, None, release_delay,
     num_retries)`, with the socket of a manager that no longer exists, still work.
@@ -610,7 +620,11 @@ def connect(
         num_retries = _legacy_retries(num_retries, legacy)
     num_retries = operator.index(num_retries)
     retries = RETRIES_DEFAULT if num_retries < 0 else num_retries
-    return PlasmaClient(os.fsdecode(store_socket_name), retries, name)
+    if poll_us is not None:
+        poll_us = operator.index(poll_us)
+        if not 0 <= poll_us <= POLL_US_MAX:
+            raise ValueError(f"poll_us={poll_us} is not from 0 to {POLL_US_MAX}")
+    return PlasmaClient(os.fsdecode(store_socket_name), retries, name, poll_us)
 
 
 def _legacy_retries(manager: object, legacy: tuple[int | None, ...]) -> int:

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use plasma::ObjectId;
 use plasma::client::{CreateOptions, DeleteOutcome, GetOptions, ObjectState, Pieces};
@@ -34,16 +35,20 @@ pub struct Client {
 impl Client {
     /// Connects to the store that listens at `path`; tries again `retries` times, every 100 ms.
     #[staticmethod]
-    #[pyo3(signature = (path, retries, name = None))]
+    #[pyo3(signature = (path, retries, name = None, poll_us = None))]
     fn connect(
         py: Python<'_>,
         path: PathBuf,
         retries: u32,
         name: Option<String>,
+        poll_us: Option<u64>,
     ) -> PyResult<Self> {
         let mut builder = plasma::Client::builder().retries(retries);
         if let Some(name) = name {
             builder = builder.name(name);
+        }
+        if let Some(microseconds) = poll_us {
+            builder = builder.poll_time(Duration::from_micros(microseconds));
         }
         let client = interruptible(py, |interrupt| builder.connect_with(&path, interrupt))?;
         Ok(Self { client, creating: Mutex::default() })

@@ -242,3 +242,15 @@ def test_a_client_that_leaves_takes_its_unsealed_objects_along(
 def test_there_is_no_capsule_of_a_c_plus_plus_client(client: PlasmaClient) -> None:
     with pytest.raises(NotImplementedError, match="capsule"):
         client.to_capsule()
+
+
+def test_how_long_to_look_before_sleeping(store: str) -> None:
+    for poll_us in (0, 7, 1000):
+        with plasma.connect(store, poll_us=poll_us) as client:
+            object_id = client.put(poll_us)
+            assert pickle.loads(pickle.dumps(client)).get(object_id) == poll_us
+    for poll_us in (-1, 1001):
+        with pytest.raises(ValueError, match=f"poll_us={poll_us}"):
+            plasma.connect(store, poll_us=poll_us)
+    with pytest.raises(TypeError):
+        plasma.connect(store, poll_us=1.5)  # type: ignore[arg-type]

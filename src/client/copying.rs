@@ -13,6 +13,7 @@ use std::thread;
 
 use super::transport::lock;
 use crate::limits::{COPY_BYTES_PER_THREAD_MIN, COPY_PART_BYTES};
+use crate::threads;
 
 /// Copies `source` to `target`, which are equally long, with up to so many threads: not more than
 /// there are cores, and none that has little to do.
@@ -85,7 +86,7 @@ fn in_parts<P>(
     thread::scope(|scope| {
         for _ in 1..threads {
             // Where there can be no more threads, this one does it all.
-            if thread::Builder::new().spawn_scoped(scope, work_on).is_err() {
+            if threads::spawn_scoped(scope, work_on).is_err() {
                 break;
             }
         }

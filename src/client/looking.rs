@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 use std::iter::FusedIterator;
 
 use super::error::Error;
+use super::opening::pause;
 use super::subscription::EventForm;
-use super::{Client, ClientInfo, DeleteOutcome, ObjectInfo, Result, Stats, Subscription};
+use super::{
+    Client, ClientInfo, DeleteOutcome, ObjectInfo, ObjectState, Result, Stats, Subscription,
+};
 use crate::ids::{ClientId, ObjectId};
+use crate::limits::RELEASE_GRACE;
 use crate::protocol::message::{Reply, Request};
 
 impl Client {
@@ -33,6 +37,9 @@ impl Client {
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
     ///
+    /// What another client released a moment ago may not have come to the store yet. So where
+    /// somebody else uses an object this waits 3 ms before it says so.
+    ///
     /// # Errors
     /// None but those of the connection.
     pub fn delete(&self, ids: &[ObjectId]) -> Result<Vec<DeleteOutcome>> {
@@ -44,7 +51,29 @@ impl Client {
                 other => return Err(connection.unexpected("delete", &other)),
             }
         }
+        self.look_again(ids, &mut all)?;
         Ok(all)
+    }
+
+    /// Corrects the outcome of a delete for what others had let go before it.
+    fn look_again(&self, ids: &[ObjectId], outcomes: &mut [DeleteOutcome]) -> Result<()> {
+        let connection = self.connection()?;
+        let in_use: Vec<_> = std::iter::zip(ids, outcomes)
+            .filter(|(id, outcome)| {
+                **outcome == DeleteOutcome::DeferredInUse && !connection.holds(id)
+            })
+            .collect();
+        if in_use.is_empty() {
+            return Ok(());
+        }
+        pause(&connection.transport.clock, RELEASE_GRACE, &mut None)?;
+        let ids: Vec<_> = in_use.iter().map(|(id, _)| **id).collect();
+        for ((_, outcome), state) in in_use.into_iter().zip(self.states(&ids)?) {
+            if state != ObjectState::Sealed {
+                *outcome = DeleteOutcome::Deleted;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes one object. See [`Self::delete`].

@@ -1,14 +1,16 @@
 //! Making objects: create, put, and puts in batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::opening::pause;
 use super::options::{CreateOptions, Interrupt};
 use super::waiting::Answer;
 use super::{Client, ObjectWriter, Result};
 use crate::ids::{Location, ObjectId};
-use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES};
+use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES, RELEASE_GRACE};
 use crate::protocol::message::{NewObject, Reply, Request};
 
 /// The data of an object that lies in several places.
@@ -185,8 +187,9 @@ impl Client {
         let connection = self.connection()?;
         let size = pieces.total.saturating_add(metadata.len());
         if size <= PUT_INLINE_BYTES.min(connection.connected.inline_bytes_max) {
-            let object = NewObject { id, data: pieces.to_vec(), metadata: metadata.to_vec() };
-            return connection.put(vec![object], options, interrupt);
+            let object =
+                || vec![NewObject { id, data: pieces.to_vec(), metadata: metadata.to_vec() }];
+            return connection.put(object, options, interrupt);
         }
         let sizes = (pieces.total as u64, metadata.len() as u64);
         let (location, cut_short) =
@@ -254,12 +257,12 @@ impl Client {
                 bytes_max,
             });
         }
-        let objects = objects.iter().map(|(id, data, metadata)| NewObject {
+        let new_object = |(id, data, metadata): &(ObjectId, D, M)| NewObject {
             id: *id,
             data: data.as_ref().to_vec(),
             metadata: metadata.as_ref().to_vec(),
-        });
-        connection.put(objects.collect(), options, interrupt)
+        };
+        connection.put(|| objects.iter().map(new_object).collect(), options, interrupt)
     }
 }
 
@@ -295,8 +298,8 @@ impl Connection {
                  is larger than any store"
             )));
         }
-        let create = Request::Create { id, data_size, metadata_size, room: options.into() };
-        let Answer { reply, cut_short } = self.call_waiting(create, interrupt)?;
+        let create = || Request::Create { id, data_size, metadata_size, room: options.into() };
+        let Answer { reply, cut_short } = self.call_for_room(create, options, interrupt)?;
         match reply {
             Reply::Created(location)
                 if (location.data_size, location.metadata_size) == (data_size, metadata_size) =>
@@ -309,14 +312,33 @@ impl Connection {
 
     fn put(
         &self,
-        objects: Vec<NewObject>,
+        objects: impl Fn() -> Vec<NewObject>,
         options: CreateOptions,
         interrupt: Interrupt<'_>,
     ) -> Result<()> {
-        let put = Request::Put { objects, room: options.into() };
-        match self.call_waiting(put, interrupt)?.reply {
+        let put = || Request::Put { objects: objects(), room: options.into() };
+        match self.call_for_room(put, options, interrupt)?.reply {
             Reply::Done => Ok(()),
             other => Err(self.unexpected("put", &other)),
         }
+    }
+
+    /// As [`Self::call_waiting`], for a request for room. Where somebody holds objects and the
+    /// request does not wait itself, it asks twice: what others have let go already may still be
+    /// on its way (see [`super::releasing`]).
+    fn call_for_room(
+        &self,
+        request: impl Fn() -> Request,
+        options: CreateOptions,
+        mut interrupt: Interrupt<'_>,
+    ) -> Result<Answer> {
+        let again = interrupt.as_mut().map(|interrupt| -> &mut dyn FnMut() -> bool { *interrupt });
+        match self.call_waiting(request(), again) {
+            Err(Error::Refused(super::Refusal::StoreFull(full)))
+                if full.pinned > 0 && options.timeout == Some(Duration::ZERO) => {}
+            other => return other,
+        }
+        pause(&self.transport.clock, RELEASE_GRACE, &mut interrupt)?;
+        self.call_waiting(request(), interrupt)
     }
 }

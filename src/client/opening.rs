@@ -172,7 +172,8 @@ fn within_limits(connected: Connected) -> Connected {
 }
 
 /// Lets time pass between two attempts.
-fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>) -> Result<()> {
+/// Waits for so long.
+pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>) -> Result<()> {
     let end = clock.now().after(time);
     while clock.now() < end {
         if is_interrupted(interrupt) {

@@ -137,7 +137,8 @@ impl Builder {
 pub struct CreateOptions {
     /// Whether objects that nobody uses may be evicted, least recently used first. True by default.
     pub evict: bool,
-    /// How long to wait for room: `None` for ever, zero (the default) not at all.
+    /// How long to wait for room: `None` for ever, zero (the default) not at all, but for 3 ms if
+    /// somebody holds objects: what he has let go may still be on its way.
     pub timeout: Option<Duration>,
 }
 

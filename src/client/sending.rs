@@ -19,6 +19,7 @@ use super::outbox::Position;
 use super::receiver::poll_for;
 use super::transport::{Halves, Lead, Transport, lock};
 use crate::protocol::message::{ClientMessage, Request, RequestId};
+use crate::threads;
 use crate::time::Timestamp;
 
 /// How long a thread that cannot send looks away while another one reads.
@@ -126,8 +127,8 @@ impl Transport {
             return;
         }
         let transport = Arc::clone(self);
-        let flusher = thread::Builder::new().name("plasma flusher".to_owned());
-        if flusher.spawn(move || while transport.flush_on() {}).is_err() {
+        let flusher = threads::spawn("plasma flusher", move || while transport.flush_on() {});
+        if flusher.is_err() {
             // Without memory for a thread the rest goes out with the next message.
             lock(&halves.outbox).has_flusher = false;
         }

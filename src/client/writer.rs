@@ -116,8 +116,8 @@ impl ObjectWriter {
         &mut self.metadata
     }
 
-    /// Copies pieces of data, each at an offset and behind the one before, and clears what is between
-    /// them, as well as the metadata. With up to so many threads.
+    /// Copies pieces of data, each at an offset and behind the one before, clears what is between
+    /// them, and copies the metadata. With up to so many threads.
     pub(super) fn fill(
         &mut self,
         pieces: &[(usize, &[u8])],

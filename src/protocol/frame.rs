@@ -191,6 +191,22 @@ impl FrameReader {
         }
     }
 
+    /// As [`Self::give_back_memory`], but what can be used again goes to `spare`, whose content
+    /// does not matter. So many readers can share one buffer, if each is emptied before the next.
+    pub fn lend_memory(&mut self, spare: &mut Vec<u8>) {
+        if !self.is_mid_frame() && self.buffer.len() <= STEP_BYTES {
+            std::mem::swap(&mut self.buffer, spare);
+        }
+        self.give_back_memory();
+    }
+
+    /// Takes `spare` for what will be received, if there is no other room.
+    pub fn borrow_memory(&mut self, spare: &mut Vec<u8>) {
+        if self.buffer.is_empty() {
+            std::mem::swap(&mut self.buffer, spare);
+        }
+    }
+
     /// The header of the next frame, if it is here and good.
     fn header(&self) -> Result<Option<Header>, ProtocolError> {
         let unread = &self.buffer[self.consumed..self.received];

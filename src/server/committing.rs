@@ -4,20 +4,25 @@
 //! waits for that far longer than for his own bytes. So a thread of its own touches the memory
 //! behind what objects have used so far, up to a bound. Fresh memory is used from low addresses
 //! on, so that is where the next object will lie. When the bound is reached the thread sleeps
-//! until objects come nearer to it; it has no timer, and stops for good when the machine is short
-//! of memory.
+//! until objects come nearer to it; it has no timer. When memory is short it waits likewise, and
+//! then looks again. It gives way to everybody who wants the processor.
 //!
-//! The thread has the mapping and two numbers, and never sees the store's state. It works in small
-//! steps: during one the kernel may make the loop wait that asks for memory of its own.
+//! The thread has the segment and two numbers, and never sees the store's state. The pages do not
+//! count as memory of the store's process (or it would be the first to be killed when memory runs
+//! out). What goes back to the system later is not made ready again: objects have used it once.
 
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
+use super::memory_limit::available_bytes;
 use crate::limits::{COMMIT_FREE_BYTES_MIN, COMMIT_STEP_BYTES, COMMIT_WAKE_BYTES};
-use crate::shm::Mapping;
-use crate::shm::segment::free_memory_bytes;
+use crate::shm::Segment;
+use crate::threads;
+
+/// What `nice` calls 19.
+const PRIORITY_LEAST: i32 = 19;
 
 /// Commits memory ahead of its use. The thread ends when this is dropped.
 #[derive(Debug)]
@@ -33,22 +38,22 @@ pub struct Committer {
 
 #[derive(Debug)]
 struct Shared {
-    mapping: Arc<Mapping>,
-    /// Bytes from the start of the mapping that are to be made ready.
+    segment: Arc<Segment>,
+    /// Bytes from the start of the segment that are to be made ready.
     target: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Committer {
     /// Keeps so many bytes ready, beginning with the first ones.
-    pub fn start(mapping: Arc<Mapping>, ahead: u64) -> Self {
-        let target = ahead.min(mapping.size());
+    pub fn start(segment: Arc<Segment>, ahead: u64) -> Self {
+        let target = ahead.min(segment.size());
         let shared = Arc::new(Shared {
-            mapping,
+            segment,
             target: AtomicU64::new(target),
             is_over: AtomicBool::new(false),
         });
-        let thread = thread::Builder::new().name("plasma-commit".to_owned()).spawn({
+        let thread = threads::spawn("plasma-commit", {
             let shared = Arc::clone(&shared);
             move || shared.run()
         });
@@ -60,8 +65,8 @@ impl Committer {
 
     /// Objects have used the memory up to here. Costs next to nothing.
     pub fn note_used(&mut self, used: u64) {
-        let target = used.saturating_add(self.ahead).min(self.shared.mapping.size());
-        let is_end = target == self.shared.mapping.size() && target > self.target;
+        let target = used.saturating_add(self.ahead).min(self.shared.segment.size());
+        let is_end = target == self.shared.segment.size() && target > self.target;
         if target >= self.target.saturating_add(COMMIT_WAKE_BYTES) || is_end {
             self.target = target;
             self.shared.target.store(target, Ordering::Relaxed);
@@ -85,29 +90,28 @@ impl Drop for Committer {
 
 impl Shared {
     fn run(&self) {
+        // Whoever writes objects now comes before those who will. Without it, it still works.
+        let _ = rustix::process::setpriority_process(None, PRIORITY_LEAST);
         let mut done = 0;
+        let mut was_short = false;
         while !self.is_over.load(Ordering::Relaxed) {
             let target = self.target.load(Ordering::Relaxed);
-            if done >= target {
+            let is_time_to_look = was_short || done % COMMIT_WAKE_BYTES < COMMIT_STEP_BYTES;
+            let is_short =
+                is_time_to_look && available_bytes(Path::new("/")) < COMMIT_FREE_BYTES_MIN;
+            if done >= target || is_short {
+                was_short |= is_short;
                 thread::park();
                 continue;
             }
+            was_short = false;
             let step = COMMIT_STEP_BYTES.min(target - done);
-            if let Err(error) = self.commit(done, step) {
+            if let Err(error) = self.segment.commit(done, step) {
                 log::info!("no more memory is made ready ahead of its use: {error}");
                 return;
             }
             done += step;
         }
-    }
-
-    fn commit(&self, offset: u64, len: u64) -> io::Result<()> {
-        let is_time_to_look = offset % COMMIT_WAKE_BYTES < COMMIT_STEP_BYTES;
-        if is_time_to_look && free_memory_bytes() < COMMIT_FREE_BYTES_MIN {
-            let problem = "the machine has little memory left";
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, problem));
-        }
-        self.mapping.populate(offset, len, true)
     }
 }
 
@@ -115,7 +119,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::ids::SegmentId;
-    use crate::shm::{Access, Backing, Segment};
+    use crate::shm::{Backing, Segment};
     use nix::sys::stat::fstat;
 
     const MIB: u64 = 1 << 20;
@@ -137,8 +141,8 @@ mod tests {
     #[test]
     fn so_much_is_ready_and_more_when_objects_come_nearer() {
         let segment = Segment::create(SegmentId(0), &Backing::Memfd, 100 * MIB).unwrap();
-        let mapping = Mapping::new(segment.descriptor(true), segment.size(), Access::ReadWrite);
-        let mut committer = Committer::start(Arc::new(mapping.unwrap()), 20 * MIB);
+        let segment = Arc::new(segment);
+        let mut committer = Committer::start(Arc::clone(&segment), 20 * MIB);
         wait_for(&segment, 20 * MIB);
         committer.note_used(100);
         assert_eq!(committer.target, 20 * MIB, "nearly nothing has been used");
@@ -152,8 +156,8 @@ mod tests {
     #[test]
     fn it_ends_in_the_middle_of_its_work() {
         let segment = Segment::create(SegmentId(0), &Backing::Memfd, 2000 * MIB).unwrap();
-        let mapping = Mapping::new(segment.descriptor(true), segment.size(), Access::ReadWrite);
-        drop(Committer::start(Arc::new(mapping.unwrap()), 2000 * MIB));
+        let segment = Arc::new(segment);
+        drop(Committer::start(Arc::clone(&segment), 2000 * MIB));
         assert!(allocated(&segment) < 2000 * MIB);
     }
 }

@@ -21,7 +21,8 @@ use self::options::{Arguments, Parsed, TABLE};
 use super::memory_limit::MemoryLimit;
 use crate::eviction::PolicyKind;
 use crate::limits::{
-    ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, COMMIT_AHEAD_BYTES, COMMIT_AHEAD_DIVISOR, OBJECTS_MAX,
+    ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, COMMIT_AHEAD_BYTES, COMMIT_AHEAD_DIVISOR,
+    COMMIT_AHEAD_STORE_DIVISOR, OBJECTS_MAX,
 };
 use crate::shm::segment::Backing;
 
@@ -53,8 +54,11 @@ pub struct Config {
     pub reserve: bool,
     /// Clients clear the memory of new objects.
     pub clear_new_objects: bool,
-    /// Bytes of memory to have ready beyond what objects have used.
+    /// Bytes of memory to have ready beyond what objects have used, and to keep for the next ones.
     pub ahead: u64,
+    /// How long free memory stays with the store before it goes back to the system; zero is for
+    /// ever.
+    pub trim_after: Duration,
     /// How long to look for the next request before sleeping, while traffic is hot.
     pub poll_time: Duration,
 }
@@ -129,8 +133,11 @@ impl Config {
         let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);
         let ahead = match &given.ahead {
             Some(text) => TABLE.ahead.number(text)?,
-            None => COMMIT_AHEAD_BYTES.min(limit.memory / COMMIT_AHEAD_DIVISOR),
+            None => COMMIT_AHEAD_BYTES
+                .min(limit.memory / COMMIT_AHEAD_DIVISOR)
+                .min(capacity / COMMIT_AHEAD_STORE_DIVISOR),
         };
+        let trim_after = given.trim_after.as_deref().unwrap_or(TABLE.trim_after.default);
         let poll_us = given.poll_us.as_deref().unwrap_or(TABLE.poll_us.default);
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
@@ -142,6 +149,7 @@ impl Config {
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
             ahead,
+            trim_after: Duration::from_secs(TABLE.trim_after.number(trim_after)?),
             poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
         })
     }

@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+use super::budget::Budget;
 use super::close_reason::CloseReason;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
@@ -72,15 +73,6 @@ pub enum Received {
     Later,
     /// Nothing any more: the connection has begun to drain.
     Ended,
-}
-
-/// What one connection has used up in one turn.
-#[derive(Debug, Default)]
-pub struct Budget {
-    bytes: usize,
-    requests: usize,
-    /// The socket gave less than there was room for: it is empty.
-    socket_is_empty: bool,
 }
 
 /// One peer.
@@ -160,7 +152,7 @@ impl Connection {
     }
 
     /// The next thing that the peer said.
-    pub fn receive(&mut self, budget: &mut Budget, counters: &mut ServerCounters) -> Received {
+    pub fn receive(&mut self, budget: &mut Budget<'_>, counters: &mut ServerCounters) -> Received {
         match self.try_receive(budget, counters) {
             Ok(received) => received,
             Err(reason) => {
@@ -279,7 +271,7 @@ impl Connection {
 
     fn try_receive(
         &mut self,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
         counters: &mut ServerCounters,
     ) -> Result<Received, CloseReason> {
         loop {
@@ -300,7 +292,7 @@ impl Connection {
                 return self.admit(request_id, message, counters);
             }
             if budget.socket_is_empty {
-                self.frames.give_back_memory();
+                self.frames.lend_memory(budget.spare);
                 return Ok(Received::Nothing);
             }
             if budget.bytes >= limits::TURN_READ_BYTES_MAX {
@@ -313,7 +305,7 @@ impl Connection {
     /// Takes what the socket has, up to a point.
     fn read(
         &mut self,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
         counters: &mut ServerCounters,
     ) -> Result<(), CloseReason> {
         // Who has not introduced himself gets no more memory than it takes to do so.
@@ -324,6 +316,7 @@ impl Connection {
             );
         }
         let at_least = if budget.bytes == 0 { READ_BYTES } else { READ_BYTES_BUSY };
+        self.frames.borrow_memory(budget.spare);
         let space = self.frames.space(at_least);
         // A frame that is nearly complete asks for less room than that, and one recv fills it.
         let room = space.len();

@@ -35,6 +35,7 @@ impl Outside {
             match effect {
                 Effect::Reply { client, request, reply } => self.reply(client, request, reply),
                 Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
+                Effect::Trim { extent } => self.memory.trim(extent),
                 Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }

@@ -11,13 +11,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
 
 use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::Record;
 
 use crate::limits::{LOG_FLUSH_PATIENCE, LOG_LINES_MAX};
+use crate::threads;
 
 /// What `RUST_LOG` is when nobody sets it.
 const FILTER_DEFAULT: &str = "info";
@@ -47,9 +47,7 @@ impl Log {
         let (lines, queue) = sync_channel(LOG_LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let target = Queue { lines: lines.clone(), lost: Arc::clone(&lost) };
-        thread::Builder::new()
-            .name("plasma-log".to_owned())
-            .spawn(move || write_lines(&queue, &lost))?;
+        threads::spawn("plasma-log", move || write_lines(&queue, &lost))?;
         env_logger::Builder::new()
             .write_style(style())
             .parse_env(env_logger::Env::default().default_filter_or(FILTER_DEFAULT))

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::committing::Committer;
 use super::outbox::DescriptorKind;
+use super::trimming::Trimmer;
 use crate::ids::{Extent, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
@@ -31,10 +32,12 @@ const SLACK_BYTES_MAX: u64 = 64 << 20;
 /// The shared memory, mapped.
 #[derive(Debug)]
 pub struct Memory {
-    segment: Segment,
+    segment: Arc<Segment>,
     mapping: Arc<Mapping>,
     /// `None` if everything is ready, or nothing is to be.
     committer: Option<Committer>,
+    /// `None` if all memory stays with the store.
+    trimmer: Option<Trimmer>,
 }
 
 /// The memory cannot be had.
@@ -76,11 +79,35 @@ impl Memory {
         let bytes = segment.size();
         let mapping = Mapping::new(segment.descriptor(true), bytes, Access::ReadWrite)
             .map_err(|reason| MemoryError::Mapping { bytes, reason })?;
-        let mapping = Arc::new(mapping);
+        let (mapping, segment) = (Arc::new(mapping), Arc::new(segment));
         // What lies on a disk is not made faster by touching it.
         let commits = !reserve && ahead > 0 && segment.is_memory();
-        let committer = commits.then(|| Committer::start(Arc::clone(&mapping), ahead));
-        Ok(Self { segment, mapping, committer })
+        let committer = commits.then(|| Committer::start(Arc::clone(&segment), ahead));
+        Ok(Self { segment, mapping, committer, trimmer: None })
+    }
+
+    /// Makes it possible to give memory back to the system, where that breaks no promise; says
+    /// whether it is.
+    pub fn allow_trimming(&mut self) -> bool {
+        if self.segment.comes_when_touched() {
+            match Trimmer::start(Arc::clone(&self.segment)) {
+                Ok(trimmer) => self.trimmer = Some(trimmer),
+                Err(error) => log::warn!("free memory stays with the store: no thread: {error}"),
+            }
+        }
+        self.trimmer.is_some()
+    }
+
+    /// What gives memory back, if anything does.
+    pub const fn trimmer(&mut self) -> Option<&mut Trimmer> {
+        self.trimmer.as_mut()
+    }
+
+    /// Begins to give memory back to the system.
+    pub fn trim(&self, extent: Extent) {
+        assert_eq!(extent.segment, self.segment.id(), "there is one segment");
+        let trimmer = self.trimmer.as_ref().expect("the store knows whether memory can go back");
+        trimmer.begin(extent.offset, extent.len);
     }
 
     /// Objects have used the memory up to here.

@@ -71,6 +71,32 @@ impl MemoryLimit {
     }
 }
 
+/// Memory that this process can still be given, bytes: an estimate of what the machine has and the
+/// control groups allow, without throwing out what is in use. Where there is nothing to read, there
+/// is no limit.
+pub(super) fn available_bytes(root: &Path) -> u64 {
+    let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let machine = meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(u64::MAX);
+    let hierarchies = Hierarchy::of_this_process(root);
+    let groups = hierarchies.iter().flat_map(|hierarchy| {
+        hierarchy.groups().filter_map(|group| room_in_group(hierarchy.version, group))
+    });
+    groups.fold(machine, u64::min)
+}
+
+fn room_in_group(version: Version, group: &Path) -> Option<u64> {
+    let (limit, usage, idle) = match version {
+        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+        Version::Two => ("memory.max", "memory.current", "inactive_file "),
+    };
+    let limit = number(&group.join(limit))?;
+    let usage = number(&group.join(usage))?;
+    // Pages of files that nobody has used lately are counted, but go when memory is wanted.
+    let statistics = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let idle = statistics.lines().find_map(|line| line.strip_prefix(idle)?.trim().parse().ok());
+    Some(limit.saturating_sub(usage.saturating_sub(idle.unwrap_or(0))))
+}
+
 impl HugePages {
     /// The huge pages of the size that the system takes when nobody names one.
     pub(super) fn of_default_size(root: &Path) -> Option<Self> {
@@ -224,6 +250,33 @@ mod tests {
         assert_eq!(machine.limit(), (1 << 20, (1 << 20) + swap, Some("session".into())));
         machine.write("sys/fs/cgroup/user.slice/session/memory.max", "max\n");
         assert_eq!(machine.limit(), (2 << 20, (2 << 20) + swap, Some("leaf".into())));
+    }
+
+    #[test]
+    fn what_is_left_is_the_least_of_the_machine_and_the_groups() {
+        let machine = Machine::new(&[]);
+        assert_eq!(available_bytes(machine.0.path()), u64::MAX, "nothing is known");
+        machine.write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:  2000 kB\n");
+        assert_eq!(available_bytes(machine.0.path()), 2000 * KIB);
+
+        machine.write("proc/self/cgroup", "0::/box/inner\n");
+        machine.write("proc/self/mountinfo", V2_MOUNT);
+        machine.write("sys/fs/cgroup/box/memory.max", "1000000\n");
+        machine.write("sys/fs/cgroup/box/memory.current", "900000\n");
+        machine.write("sys/fs/cgroup/box/inner/memory.max", "max\n");
+        assert_eq!(available_bytes(machine.0.path()), 100_000);
+        let statistics = "anon 7\nactive_file 1\ninactive_file 50000\n";
+        machine.write("sys/fs/cgroup/box/memory.stat", statistics);
+        assert_eq!(available_bytes(machine.0.path()), 150_000, "old pages of files can go");
+        machine.write("sys/fs/cgroup/box/memory.current", "2000000\n");
+        assert_eq!(available_bytes(machine.0.path()), 0);
+
+        machine.write("proc/self/cgroup", "4:memory:/box\n");
+        machine.write("proc/self/mountinfo", V1_MOUNTS);
+        machine.write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "5000\n");
+        machine.write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "4000\n");
+        machine.write("sys/fs/cgroup/memory/box/memory.stat", "total_inactive_file 100\n");
+        assert_eq!(available_bytes(machine.0.path()), 1100);
     }
 
     #[test]

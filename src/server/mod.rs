@@ -13,6 +13,7 @@ pub mod signals;
 
 mod acceptor;
 mod agenda;
+mod budget;
 mod close_reason;
 mod committing;
 mod connection;
@@ -24,6 +25,7 @@ mod metrics;
 mod outbox;
 mod reactor;
 mod streams;
+mod trimming;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -45,7 +47,8 @@ use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::message::Connected;
 use crate::shm::fork;
-use crate::store::{Store, StoreConfig};
+use crate::store::{Store, StoreConfig, TrimConfig};
+use crate::threads;
 use crate::time::Clock;
 
 pub use self::memory::MemoryError;
@@ -119,14 +122,13 @@ pub fn run(config: Config) -> Result<(), StartupError> {
 pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
     let (mut reactor, socket_file) = start(&config)?;
     let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
-    let thread = std::thread::Builder::new()
-        .name("plasma-store".to_owned())
-        .spawn(move || serve(&mut reactor, socket_file))
-        .map_err(|reason| StartupError::System {
+    let thread = threads::spawn("plasma-store", move || serve(&mut reactor, socket_file)).map_err(
+        |reason| StartupError::System {
             step: "start a thread",
             reason,
             cure: "allow more of them (ulimit -u)",
-        })?;
+        },
+    )?;
     log::info!("ready: {config}");
     Ok(RunningStore {
         socket: config.socket,
@@ -173,7 +175,8 @@ impl Drop for RunningStore {
 fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
     // The socket first: of two stores that start at the same instant, the loser takes no memory.
     let (socket, socket_file) = Listener::bind(&config.socket, config.socket_mode)?.into_parts();
-    let memory = Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
+    let mut memory =
+        Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
     let clock = Clock::start();
     let store = Store::new(StoreConfig {
         capacity: config.capacity,
@@ -181,6 +184,7 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
         segment_bytes: memory.bytes(),
         objects_max: config.objects_max,
         policy: config.policy,
+        trim: trim(config, &mut memory),
         unix_start: clock.unix_start(),
     });
     let reactor = Reactor::new(
@@ -193,6 +197,18 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
     )
     .map_err(out_of_descriptors("make a selector"))?;
     Ok((reactor, socket_file))
+}
+
+/// Which free memory goes back to the system. With `--reserve` it has been asked to stay.
+fn trim(config: &Config, memory: &mut Memory) -> Option<TrimConfig> {
+    let is_wanted = !config.trim_after.is_zero() && !config.reserve;
+    (is_wanted && memory.allow_trimming()).then_some(TrimConfig {
+        after: config.trim_after,
+        ready_bytes: config.ahead,
+        bytes_min: limits::TRIM_BYTES_MIN,
+        slice_bytes: limits::TRIM_SLICE_BYTES,
+        unit_bytes: limits::TRIM_SLICE_BYTES,
+    })
 }
 
 /// Turns the loop until it is told to stop, and cleans up.
@@ -255,6 +271,7 @@ mod tests {
             policy: PolicyKind::Lru,
             reserve: false,
             clear_new_objects: false,
+            trim_after: limits::TRIM_AFTER,
             poll_time: limits::POLL_TIME,
             ahead: 0,
         }

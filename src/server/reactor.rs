@@ -18,12 +18,14 @@ use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::acceptor::Acceptor;
-use super::connection::{Budget, Received};
+use super::budget::Budget;
+use super::connection::Received;
 use super::connections::Connections;
 use super::effects::Outside;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::streams::Streams;
+use super::trimming::Trimmer;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::polling::Polling;
@@ -34,6 +36,7 @@ use crate::time::{Clock, Timestamp};
 /// Connections have the tokens in between.
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(usize::MAX);
+const TRIMMED: Token = Token(usize::MAX - 1);
 
 /// The loop and everything that it drives.
 #[derive(Debug)]
@@ -47,10 +50,14 @@ pub struct Reactor {
     acceptor: Acceptor,
     store: Store,
     effects: Effects,
+    /// Memory to receive into, for one connection after the other.
+    spare: Vec<u8>,
     outside: Outside,
     /// What new clients are told, but for their number.
     welcome: Connected,
     is_stopping: bool,
+    /// Memory has gone back to the system, and the store is to be told.
+    memory_has_gone: bool,
 }
 
 impl Reactor {
@@ -61,13 +68,16 @@ impl Reactor {
     pub fn new(
         mut listener: UnixListener,
         store: Store,
-        memory: Memory,
+        mut memory: Memory,
         clock: Clock,
         poll_time: Duration,
         welcome: Connected,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        if let Some(trimmer) = memory.trimmer() {
+            poll.registry().register(trimmer.reports(), TRIMMED, Interest::READABLE)?;
+        }
         let outside = Outside {
             connections: Connections::new(poll.registry().try_clone()?),
             streams: Streams::default(),
@@ -83,9 +93,11 @@ impl Reactor {
             acceptor: Acceptor::new(listener),
             store,
             effects: Effects::new(),
+            spare: Vec::new(),
             outside,
             welcome,
             is_stopping: false,
+            memory_has_gone: false,
         })
     }
 
@@ -114,7 +126,8 @@ impl Reactor {
     }
 
     /// One turn. The order has its reasons. New connections come first, so that those who wait in
-    /// the queue do not wait for everybody else's requests. What has expired is looked at after the
+    /// the queue do not wait for everybody else's requests, and then memory that went back to the
+    /// system, since some may have waited for that. What has expired is looked at after the
     /// requests, so that an object that came in time is not missed because we were busy. Events are
     /// handed out when everything that makes some has happened, and sending is next to last, so
     /// that all that a turn has for one peer goes in one call. Closing is last: what a connection
@@ -123,6 +136,7 @@ impl Reactor {
     fn turn(&mut self) {
         self.poll();
         self.accept();
+        self.end_trim();
         self.read_and_apply();
         self.expire();
         self.work();
@@ -145,6 +159,7 @@ impl Reactor {
             match event.token() {
                 LISTENER => self.acceptor.note_arrival(),
                 STOP => self.is_stopping = true,
+                TRIMMED => self.memory_has_gone = true,
                 _ => self.outside.connections.note_event(event),
             }
         }
@@ -195,6 +210,17 @@ impl Reactor {
             if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
                 break;
             }
+        }
+    }
+
+    fn end_trim(&mut self) {
+        if !std::mem::take(&mut self.memory_has_gone) {
+            return;
+        }
+        // One at a time: the next one begins when the store knows of this one.
+        while let Some(bytes) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
+            self.store.trimmed(bytes, self.now, &mut self.effects);
+            self.outside.carry_out(&mut self.effects);
         }
     }
 
@@ -267,7 +293,7 @@ impl Reactor {
 
     /// Serves what a client has sent, within the budget of a turn and until `end`.
     fn serve(&mut self, client: ClientId, end: Timestamp) {
-        let mut budget = Budget::default();
+        let mut budget = Budget::new(&mut self.spare);
         loop {
             let Outside { connections, counters, .. } = &mut self.outside;
             let Some(connection) = connections.get_mut(client) else {

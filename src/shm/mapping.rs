@@ -50,8 +50,9 @@ pub struct Mapping {
 // SAFETY: the memory belongs to the whole process, and any thread may unmap it.
 unsafe impl Send for Mapping {}
 
-// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the memory behind it goes
-// by the rules in `crate::shm`, which are about extents and the same for threads and processes.
+// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the
+// memory behind it goes by the rules in `crate::shm`, which are about extents and the same for
+// threads and processes.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -85,6 +86,9 @@ impl Mapping {
         // A crashing client must not write the whole store into its core file. Only a wish: where
         // the kernel does not know it, nothing is lost but disk space.
         let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_DONTDUMP);
+        // Fewer and larger pages, where the system offers them for shared memory; usually it does
+        // not. (`shmem_enabled` in /sys/kernel/mm/transparent_hugepage says so.)
+        let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_HUGEPAGE);
         Ok(mapping)
     }
 
@@ -153,9 +157,10 @@ impl Mapping {
         }
     }
 
-    /// As [`Self::populate`] for writing, but does nothing where it was done before through this
-    /// mapping, which costs no call then. Works in pieces of [`READY_BYTES`], so it may make more
-    /// ready than was asked for.
+    /// As [`Self::populate`], for memory that is to be written, but does nothing where it was done
+    /// before through this mapping, which costs no call then. Works in pieces of 256 KiB, so it may
+    /// make more ready than was asked for. What has gone back to the system since is not known
+    /// here: its pages come at first touch.
     ///
     /// # Errors
     /// Those of [`Self::populate`].
@@ -167,7 +172,9 @@ impl Mapping {
         while let Some(first) = (next..end).find(|piece| !self.ready.has(*piece)) {
             next = (first..end).find(|piece| self.ready.has(*piece)).unwrap_or(end);
             let bytes = (first * READY_BYTES)..(next * READY_BYTES).min(self.bytes.get());
-            self.populate(bytes.start as u64, bytes.len() as u64, true)?;
+            // As if for reading: that allocates pages of shared memory too, and where they are
+            // allocated already it maps 16 of them at a time, and writable.
+            self.populate(bytes.start as u64, bytes.len() as u64, false)?;
             (first..next).for_each(|piece| self.ready.add(piece));
         }
         Ok(())
@@ -176,7 +183,7 @@ impl Mapping {
     /// `range.start` must be a multiple of the page size.
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
         let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
-        // SAFETY: the range is inside this mapping, and neither of the two kinds of advice that
+        // SAFETY: the range is inside this mapping, and none of the kinds of advice that
         // are given here changes what is in the memory.
         unsafe { mman::madvise(address, range.len(), advice) }
     }

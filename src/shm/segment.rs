@@ -40,8 +40,7 @@ use crate::shm::mapping::{Access, Mapping, page_bytes};
 
 pub use error::SegmentError;
 use error::cure_for_lack;
-pub use machine::free_memory_bytes;
-use machine::{free_huge_pages, kernel_keeps_strict_account};
+use machine::{free_huge_pages, free_memory_bytes, kernel_keeps_strict_account};
 
 /// Bytes asked of the system at a time. A signal undoes one step and not all of them.
 const ALLOCATION_STEP_BYTES: u64 = 1 << 30;
@@ -153,6 +152,51 @@ impl Segment {
             })
     }
 
+    /// Whether the system gives the memory page by page, when it is first touched. Only then can
+    /// some of it go back: all other kinds are promised to be there.
+    #[must_use]
+    pub fn comes_when_touched(&self) -> bool {
+        self.backing == Backing::Memfd && !kernel_keeps_strict_account()
+    }
+
+    /// Takes the pages of a range from the system and clears them, without mapping them: they do
+    /// not count as memory of this process, and nothing of it waits meanwhile. What is in use there
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// There is not enough memory, or this kind of file cannot do it. `InvalidInput` if the range
+    /// is not inside the segment.
+    pub fn commit(&self, offset: u64, len: u64) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // The first call leaves the clearing to the first touch. The second one finds pages that
+        // nobody has touched, and clears them.
+        for _ in 0..2 {
+            self.fallocate(FallocateFlags::empty(), offset, len)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the pages of a range back to the system. Its bytes are zero then, for everybody, and
+    /// take memory again when they are touched. Nobody may be using them.
+    ///
+    /// # Errors
+    /// The system cannot do it.
+    pub fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let kind = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        self.fallocate(kind, offset, len)
+    }
+
+    fn fallocate(&self, kind: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            match fallocate(&self.read_write, kind, offset.cast_signed(), len.cast_signed()) {
+                Err(Errno::EINTR) => {}
+                result => return result.map_err(io::Error::from),
+            }
+        }
+    }
+
     /// Makes the system set aside room for every byte.
     fn allocate(&self) -> Result<(), SegmentError> {
         let wanted = self.bytes.saturating_sub(self.allocated_bytes());
@@ -206,7 +250,9 @@ impl Segment {
         fstatfs(&self.read_write).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 
-    fn allocated_bytes(&self) -> u64 {
+    /// Bytes that the system has given so far.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
         let blocks = fstat(&self.read_write).map_or(0, |status| status.st_blocks);
         u64::try_from(blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES)
     }

@@ -85,6 +85,8 @@ impl Window {
         };
         // As for every mapping of the store: not into core files, if the kernel can do that.
         let _ = window.advise(MmapAdvise::MADV_DONTDUMP);
+        // And large pages, if the system offers them.
+        let _ = window.advise(MmapAdvise::MADV_HUGEPAGE);
         window.advise(MmapAdvise::MADV_DONTFORK)?;
         Ok(window)
     }
@@ -119,7 +121,7 @@ impl Window {
             address.checked_add(start).expect("the window does not wrap around")
         });
         // SAFETY: the part is inside this window, and this advice changes nothing in the memory.
-        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_WRITE) } {
+        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_READ) } {
             Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -219,7 +219,9 @@ impl Store {
             next += size.next_multiple_of(ALIGNMENT);
             if *size == 0 { 0 } else { offset }
         };
-        Ok(sizes.iter().map(place).collect())
+        let offsets: Vec<u64> = sizes.iter().map(place).collect();
+        self.note_taken(&offsets, sizes);
+        Ok(offsets)
     }
 
     /// Takes the memory of the target, or any place if it had none. It is the target then.

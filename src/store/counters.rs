@@ -56,6 +56,8 @@ counters! {
     creates_queued,
     /// Of those, how many ended at their deadline.
     creates_timed_out,
+    /// Bytes of free memory given back to the system.
+    bytes_trimmed,
     /// Holds given back.
     releases,
     /// Events recorded for subscribers.

@@ -1,8 +1,10 @@
 //! Creates and puts that wait for room, first come first served.
 //!
 //! The one at the head is tried whenever room may have appeared; those behind it wait even if they
-//! would fit, or a large object would never get its turn. Creates that may not wait are here only
-//! while much is evicted for them, in front of all others. How room is made is not known here.
+//! would fit, or a large object would never get its turn. Before all others are those in a hurry,
+//! which may not wait for others to make room: they are here only while much is evicted for them,
+//! or until memory is there again that is being given back to the system. How room is made is not
+//! known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -27,7 +27,7 @@ impl Store {
         self.check_fits_ever(asked.client, &creation)?;
         self.check_quota(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
-        let mut is_long = false;
+        let (mut is_long, mut is_resting) = (false, false);
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
         if must_not_wait || self.creates.is_empty() {
             let sizes: Vec<u64> = creation.sizes().collect();
@@ -36,6 +36,7 @@ impl Store {
                     return Ok(self.place(asked, creation, &offsets, effects).into());
                 }
                 Err(NoRoom::TooLong) => is_long = true,
+                Err(NoRoom::Resting) => is_resting = true,
                 Err(NoRoom::Full { .. }) if must_not_wait => {
                     return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
                 }
@@ -43,9 +44,12 @@ impl Store {
             }
         }
         let cost = creation.cost();
-        self.may_wait(asked.client, cost)?;
+        // It is not its fault that there is no room for a moment.
+        if !(must_not_wait && is_resting) {
+            self.may_wait(asked.client, cost)?;
+        }
         self.clients.get_mut(asked.client).wait_began(cost);
-        let is_counted = !is_long;
+        let is_counted = !is_long || self.trimming.resting().is_some();
         self.counters.creates_queued += u64::from(is_counted);
         let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
         let (client, request, evict) = (asked.client, asked.request, room.evict);

@@ -32,6 +32,13 @@ pub enum Effect {
         /// It wants one event at a time, and no marks.
         one_by_one: bool,
     },
+    /// Give the memory of this range back to the system, outside of the loop, and say when it is
+    /// done: [`Store::trimmed`](crate::store::Store::trimmed). Until then no object is there, and
+    /// no second such effect comes.
+    Trim {
+        /// The range.
+        extent: Extent,
+    },
     /// Close the connection after what is queued has been sent: the client said goodbye.
     HangUp {
         /// The client that leaves.

@@ -70,8 +70,10 @@ impl IdIndex {
 
     /// The table and the part of the hash that is kept there. The two share no bit.
     fn place(&self, id: &ObjectId) -> (usize, u32) {
-        let hash = self.hasher.hash_one(id);
-        ((hash >> 32) as usize % TABLES, hash as u32)
+        let bytes = self.hasher.hash_one(id).to_le_bytes();
+        let [kept, choice] = [&bytes[..4], &bytes[4..]]
+            .map(|half| u32::from_le_bytes(half.try_into().expect("a half of eight bytes")));
+        (choice as usize % TABLES, kept)
     }
 }
 

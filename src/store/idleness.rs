@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// These bytes are free now, or could be: a create that waits may fit.
-    fn may_fit_now(&mut self, offset: u64, size: u64) {
+    pub(super) fn may_fit_now(&mut self, offset: u64, size: u64) {
         self.room_appeared = true;
         if let Some(clearing) = &mut self.clearing {
             clearing.note_room(offset, size, &self.pool);

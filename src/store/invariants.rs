@@ -25,6 +25,7 @@ impl Store {
         self.creates.check_invariants();
         self.subscriptions.check_invariants();
         self.check_holds();
+        self.trimming.check_invariants(&self.pool);
         self.check_memory();
         self.check_idle();
         self.check_waiters();
@@ -82,6 +83,7 @@ impl Store {
         assert_eq!(self.used, used, "used bytes are the sum of the objects");
         assert!(self.used <= self.config.capacity, "the capacity is not exceeded");
         assert!(self.objects.len() <= self.config.objects_max as usize, "nor the object count");
+        extents.extend(self.trimming.resting().map(|resting| (resting.start, resting.len())));
         extents.sort_unstable();
         for pair in extents.windows(2) {
             assert!(pair[0].0 + pair[0].1 <= pair[1].0, "no two objects overlap");

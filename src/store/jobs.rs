@@ -95,6 +95,7 @@ impl Store {
             4 => self.work_on_room(now, effects),
             _ => self.drop_waste(),
         }
+        self.trimming.plan_look(&self.pool, now);
     }
 
     fn has_work_of(&self, kind: usize) -> bool {

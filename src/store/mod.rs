@@ -4,16 +4,16 @@
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
 //! a simulation or by a fuzzer alike. Its surface is six verbs: [`Store::connect`],
-//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`] and
-//! [`Store::next_deadline`]. None of them takes longer for there being more of anything: what
-//! would is a job (`jobs`), done in slices by [`Store::work`].
+//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`],
+//! [`Store::next_deadline`] and [`Store::trimmed`]. None of them takes longer for there being more
+//! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
 //! what is evicted for them), `clearing` (the same in slices) and `queueing`, `using` (get, wait,
 //! release), `idleness` (the order of eviction), `removing` (delete, refresh), `jobs` (evict, and
-//! the departure of clients) and `reports` (everything that only looks). `invariants` says what
-//! always holds.
+//! the departure of clients) and `reports` (everything that only looks). `trimming` says which free
+//! memory goes back to the system. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 
@@ -41,11 +41,13 @@ mod object_table;
 pub mod pool;
 mod queueing;
 mod quota;
+mod ranges;
 mod removing;
 mod reports;
 mod room;
 mod runs;
 mod subscriptions;
+mod trimming;
 mod using;
 mod waitlist;
 
@@ -55,6 +57,7 @@ mod tests;
 pub use clients::Peer;
 pub use counters::StoreCounters;
 pub use effect::{Effect, Effects};
+pub use trimming::TrimConfig;
 
 use clearing::Clearing;
 use clients::Clients;
@@ -66,6 +69,7 @@ use pool::Pool;
 use quota::Quotas;
 use runs::Runs;
 use subscriptions::Subscriptions;
+use trimming::Trimming;
 use waitlist::Waitlist;
 
 /// What a store is made of.
@@ -81,6 +85,8 @@ pub struct StoreConfig {
     pub objects_max: u32,
     /// What is evicted first.
     pub policy: PolicyKind,
+    /// Which free memory goes back to the system; nothing for none.
+    pub trim: Option<TrimConfig>,
     /// Wall-clock time at [`Timestamp::ZERO`], since the Unix epoch.
     pub unix_start: Duration,
 }
@@ -92,6 +98,9 @@ pub struct Store {
     objects: ObjectTable,
     clients: Clients,
     pool: Pool,
+    trimming: Trimming,
+    /// No object has ever been here or behind.
+    used_end: u64,
     /// Bytes of all objects, as asked for.
     used: u64,
     /// Number of objects that are being created.
@@ -109,6 +118,9 @@ pub struct Store {
     room_appeared: bool,
     /// Room that is being made for the head of the create queue, or cannot be made.
     clearing: Option<Clearing>,
+    /// Creates whose time is over may fit into memory that was being given back: they are served,
+    /// slice by slice, before they are refused.
+    deadlines_wait: bool,
     jobs: Jobs,
     /// What is not needed any more, and takes time to be dropped.
     waste: Vec<Runs>,
@@ -155,6 +167,8 @@ impl Store {
             objects: ObjectTable::default(),
             clients: Clients::default(),
             pool: Pool::new(config.segment_bytes),
+            trimming: Trimming::new(config.trim.clone(), config.segment_bytes),
+            used_end: 0,
             used: 0,
             unsealed: 0,
             idle: config.policy.build(Population::Most),
@@ -166,6 +180,7 @@ impl Store {
             counters: StoreCounters::default(),
             room_appeared: false,
             clearing: None,
+            deadlines_wait: false,
             jobs: Jobs::default(),
             waste: Vec::new(),
             slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
@@ -201,7 +216,7 @@ impl Store {
             Ok(Outcome::Frees) => return,
             Err(refusal) => self.refuse(client, request_id, refusal, effects),
         }
-        self.serve_create_queue(now, effects);
+        self.finish(now, effects);
     }
 
     fn serve(
@@ -263,6 +278,22 @@ impl Store {
             self.answers -= 1;
             self.answer_waiter(waiter, effects);
         }
+        // What is being given back to the system must not be the reason for a refusal.
+        if self.may_expire_creates() {
+            self.expire_creates(now, effects);
+        }
+        self.trimming.look(&self.pool, now);
+        self.finish(now, effects);
+        self.trim_next(now, effects);
+    }
+
+    /// Nobody is refused for memory that is being given back, nor before he had his turn at what has
+    /// come back from there.
+    fn may_expire_creates(&self) -> bool {
+        self.trimming.resting().is_none() && !(self.deadlines_wait && self.has_room_work())
+    }
+
+    fn expire_creates(&mut self, now: Timestamp, effects: &mut Effects) {
         while self.answers > 0
             && let Some(create) = self.creates.expired(now)
         {
@@ -274,13 +305,19 @@ impl Store {
             // The next in the queue may be one that fits.
             self.room_appeared = true;
         }
+    }
+
+    /// What has to be looked at when something has changed.
+    fn finish(&mut self, now: Timestamp, effects: &mut Effects) {
         self.serve_create_queue(now, effects);
+        self.trimming.plan_look(&self.pool, now);
     }
 
     /// When [`Store::expire`] has something to do at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let deadlines = [self.waits.next_deadline(), self.creates.next_deadline()];
+        let creates = self.creates.next_deadline().filter(|_| self.may_expire_creates());
+        let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -292,6 +329,7 @@ impl Store {
         self.begin_slice();
         self.subscriptions.unsubscribe(client);
         self.begin_leaving(client, now, effects);
+        self.trimming.plan_look(&self.pool, now);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
@@ -309,10 +347,10 @@ impl Store {
         self.subscriptions.has_snapshot_left(client)
     }
 
-    /// Where the memory begins that no object has ever used, in bytes from the start of the segment.
+    /// Where the memory begins that no object has ever used, in bytes from the segment's start.
     #[must_use]
     pub const fn used_end(&self) -> u64 {
-        self.pool.used_end()
+        self.used_end
     }
 
     /// Grows with every event: tells whether any subscriber may have something new.

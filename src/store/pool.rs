@@ -24,8 +24,6 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Pool {
     bytes: u64,
     free_bytes: u64,
-    /// Nothing behind this has ever been handed out.
-    used_end: u64,
     /// The length of each free run, by its offset.
     by_offset: BTreeMap<u64, u64>,
     /// The length and the offset of each free run.
@@ -40,13 +38,8 @@ impl Pool {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         assert!(bytes.is_multiple_of(ALIGNMENT), "a pool of {bytes} bytes has a broken last unit");
-        let mut pool = Self {
-            bytes,
-            free_bytes: 0,
-            used_end: 0,
-            by_offset: BTreeMap::new(),
-            by_length: BTreeSet::new(),
-        };
+        let mut pool =
+            Self { bytes, free_bytes: 0, by_offset: BTreeMap::new(), by_length: BTreeSet::new() };
         pool.insert_run(0, bytes);
         pool
     }
@@ -90,7 +83,8 @@ impl Pool {
         self.insert_run(merged.0, merged.1);
     }
 
-    /// Takes exactly this range, all of which must be free. This undoes a [`free`](Self::free).
+    /// Takes exactly this range, all of which must be free, but not for an object: this undoes a
+    /// [`free`](Self::free), or keeps the range from being handed out.
     ///
     /// # Panics
     /// If any part of the range is not free.
@@ -133,10 +127,19 @@ impl Pool {
         self.by_length.last().map_or(0, |&(len, _)| len)
     }
 
-    /// Nothing from here to the end has ever been handed out.
+    /// As [`largest_free_run`](Self::largest_free_run) if this range, which is taken, were free.
     #[must_use]
-    pub const fn used_end(&self) -> u64 {
-        self.used_end
+    pub fn largest_free_run_with(&self, offset: u64, size: u64) -> u64 {
+        let (start, end) = self.range(offset, size);
+        let before = self.by_offset.range(..start).next_back();
+        let before = before.filter(|&(&from, &len)| from + len == start).map_or(0, |(_, &len)| len);
+        let after = self.by_offset.get(&end).copied().unwrap_or(0);
+        self.largest_free_run().max(before + (end - start) + after)
+    }
+
+    /// The free runs of at least `len` bytes, as offset and length, the longest first.
+    pub fn runs_of_at_least(&self, len: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.by_length.range((len, 0)..).rev().map(|&(len, offset)| (offset, len))
     }
 
     /// Bytes that are free, in however many pieces.
@@ -202,7 +205,6 @@ impl Pool {
     /// Takes `len` bytes at `offset` out of the run of `run_len` bytes at `run_offset`, which holds
     /// them all. What is left of the run on either side stays free.
     fn cut(&mut self, run_offset: u64, run_len: u64, offset: u64, len: u64) {
-        self.used_end = self.used_end.max(offset + len);
         self.remove_run(run_offset, run_len);
         self.insert_run(run_offset, offset - run_offset);
         self.insert_run(offset + len, run_offset + run_len - (offset + len));

@@ -40,7 +40,7 @@ impl Store {
     /// Goes on making room for the head of the queue.
     pub(super) fn work_on_room(&mut self, now: Timestamp, effects: &mut Effects) {
         self.check_clearing();
-        if self.clearing.as_ref().is_some_and(|clearing| !clearing.is_barren()) {
+        if self.is_clearing() && self.trimming.resting().is_none() {
             let offsets = match self.clear_some() {
                 Progress::More => return,
                 Progress::Cleared => self.take_cleared_for_head(),
@@ -53,16 +53,31 @@ impl Store {
             }
         }
         self.serve_create_queue(now, effects);
+        if self.deadlines_wait && !self.has_room_work() {
+            self.deadlines_wait = false;
+            self.expire_creates(now, effects);
+            self.serve_create_queue(now, effects);
+        }
     }
 
     /// Whether [`Self::work_on_room`] has something to do.
     pub(super) fn has_room_work(&self) -> bool {
-        let is_clearing = self.clearing.as_ref().is_some_and(|clearing| !clearing.is_barren());
-        is_clearing || (self.room_appeared && !self.creates.is_empty())
+        // What is being given back to the system is as good as free, but not to be seen so.
+        let may_clear = self.is_clearing() && self.trimming.resting().is_none();
+        may_clear || (self.room_appeared && !self.creates.is_empty())
+    }
+
+    /// Whether room is being made, slice by slice.
+    pub(super) fn is_clearing(&self) -> bool {
+        self.clearing.as_ref().is_some_and(|clearing| !clearing.is_barren())
     }
 
     /// The head of the queue needs more room than can be made in one go.
     pub(super) fn begin_clearing(&mut self) {
+        // It is tried again when that memory is free.
+        if self.trimming.resting().is_some() {
+            return;
+        }
         if let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) {
             self.clearing = Some(Clearing::new(ticket, head));
         }
@@ -86,17 +101,22 @@ impl Store {
             return None;
         }
         let (ticket, head) = (self.creates.head_ticket()?, self.creates.head()?);
-        let (client, evict) = (head.client, head.evict);
+        let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
         let sizes: Vec<u64> = head.creation.sizes().collect();
         match self.make_room(client, &sizes, evict, self.slice.steps) {
             Ok(offsets) => return Some(Ok(offsets)),
+            Err(NoRoom::Resting) => {}
             Err(NoRoom::TooLong) => self.begin_clearing(),
             Err(NoRoom::Full { .. }) if QueuedCreate::is_hurried(ticket) => {
+                self.counters.creates_timed_out += u64::from(is_counted);
                 return Some(Err(Refusal::StoreFull(self.full(sizes.iter().sum()))));
             }
             // It would be looked for again and again, whatever becomes free. So it is looked for
             // once in a way that is remembered.
-            Err(NoRoom::Full { looked }) if looked > self.slice.steps / SEARCH_WORTH => {
+            Err(NoRoom::Full { looked })
+                if looked > self.slice.steps / SEARCH_WORTH
+                    && self.trimming.resting().is_none() =>
+            {
                 self.begin_clearing();
             }
             Err(NoRoom::Full { .. }) => {}
@@ -118,7 +138,7 @@ impl Store {
         let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) else {
             return self.drop_clearing();
         };
-        let (client, evict) = (head.client, head.evict);
+        let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
         let sizes: Vec<u64> = head.creation.sizes().collect();
         if sizes.len() > 1 {
             // The search was for one place. A batch may still fit in pieces, and to find that out
@@ -128,6 +148,7 @@ impl Store {
             }
         }
         if QueuedCreate::is_hurried(ticket) {
+            self.counters.creates_timed_out += u64::from(is_counted);
             let full = Refusal::StoreFull(self.full(sizes.iter().sum()));
             return self.end_head(Err(full), now, effects);
         }

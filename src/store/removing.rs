@@ -76,6 +76,7 @@ impl Store {
         self.used -= object.size();
         self.leaves_order(slot, &object);
         self.room_appeared = true;
+        self.trimming.note_freed();
         object
     }
 

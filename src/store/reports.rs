@@ -106,7 +106,12 @@ impl Store {
 
     /// The largest object that could be created now without evicting anything.
     pub(super) fn largest_free_run(&self) -> u64 {
-        self.pool.largest_free_run().min(self.config.capacity - self.used)
+        // What is being given back to the system is as good as free: a create waits for it.
+        let run = match self.trimming.resting() {
+            None => self.pool.largest_free_run(),
+            Some(resting) => self.pool.largest_free_run_with(resting.start, resting.len()),
+        };
+        run.min(self.config.capacity - self.used)
     }
 
     /// The text that the original printed, line for line; programs match on parts of it.

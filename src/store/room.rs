@@ -7,12 +7,18 @@
 //! the rest is evicted. So eviction takes what is needed and no more. A plan for which too many
 //! objects would have to be looked at is given up; what happens then is the business of
 //! [`clearing`](super::clearing).
+//!
+//! Memory that is being given back to the system is taken in the pool, and yet has to be there for
+//! whoever needs it. So new objects go elsewhere if that costs nobody anything. If not, the plan is
+//! made as if that memory were free, and if it wants some of it, the create waits the moment
+//! until it is: nothing is evicted or refused for the sake of it.
 
 use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Slot};
 use crate::protocol::refusal::FullStore;
 use crate::store::Store;
 use crate::store::object_table::Object;
+use crate::store::ranges::Range;
 
 /// Room that has been found but not taken yet.
 #[derive(Debug, Default)]
@@ -47,6 +53,8 @@ pub enum NoRoom {
     Full { looked: usize },
     /// Too many objects would have to be looked at.
     TooLong,
+    /// There will be when the memory that is being given back to the system is free again.
+    Resting,
 }
 
 /// Where the search for victims stands: first everybody's idle objects, then the creator's own.
@@ -66,6 +74,14 @@ impl RoomPlan {
     }
 }
 
+/// What may be evicted for new objects, and how many objects may be looked at.
+#[derive(Debug, Clone, Copy)]
+struct MayEvict {
+    for_quota: bool,
+    for_places: bool,
+    looks_max: usize,
+}
+
 impl Store {
     /// Takes memory for objects of these sizes, and evicts what has to go for it, after a look at
     /// so many objects at most. Nothing changes if there is no room.
@@ -76,13 +92,46 @@ impl Store {
         evict: bool,
         looks_max: usize,
     ) -> Result<Vec<u64>, NoRoom> {
-        let total = sizes.iter().sum();
-        let mut plan = RoomPlan { looks_max, ..RoomPlan::default() };
-        if evict {
-            self.plan_quota(client, total, &mut plan);
+        let may_evict = MayEvict { for_quota: evict, for_places: evict, looks_max };
+        let offsets = match self.trimming.resting() {
+            None => self.find_room(client, sizes, may_evict, None),
+            Some(resting) => {
+                let elsewhere = MayEvict { for_places: false, ..may_evict };
+                self.find_room(client, sizes, elsewhere, None).or_else(|_| {
+                    self.pool.free(resting.start, resting.len());
+                    let offsets = self.find_room(client, sizes, may_evict, Some(resting));
+                    self.pool.claim(resting.start, resting.len());
+                    offsets
+                })
+            }
+        }?;
+        self.note_taken(&offsets, sizes);
+        Ok(offsets)
+    }
+
+    /// New objects have got these places.
+    pub(super) fn note_taken(&mut self, offsets: &[u64], sizes: &[u64]) {
+        for (offset, size) in offsets.iter().zip(sizes) {
+            self.used_end = self.used_end.max(offset + size);
+            self.trimming.note_taken(*offset, *size, self.used_end);
         }
-        let has_places =
-            plan.looked <= looks_max && self.plan_places(client, sizes, evict, &mut plan);
+    }
+
+    /// Plans and takes the room; not if it would be any of what is to be kept clear.
+    fn find_room(
+        &mut self,
+        client: ClientId,
+        sizes: &[u64],
+        may_evict: MayEvict,
+        keep_clear: Option<Range>,
+    ) -> Result<Vec<u64>, NoRoom> {
+        let looks_max = may_evict.looks_max;
+        let mut plan = RoomPlan { looks_max, ..RoomPlan::default() };
+        if may_evict.for_quota {
+            self.plan_quota(client, sizes.iter().sum(), &mut plan);
+        }
+        let has_places = plan.looked <= looks_max
+            && self.plan_places(client, sizes, may_evict.for_places, &mut plan);
         self.steps = self.steps.saturating_sub(plan.looked);
         if !has_places {
             self.undo_plan(&plan, sizes);
@@ -90,6 +139,13 @@ impl Store {
                 looked if looked > looks_max => NoRoom::TooLong,
                 looked => NoRoom::Full { looked },
             });
+        }
+        let mut places = plan.offsets.iter().zip(sizes);
+        let is_in_the_way =
+            |range: Range| places.any(|(offset, size)| range.overlaps(*offset, *size));
+        if keep_clear.is_some_and(is_in_the_way) {
+            self.undo_plan(&plan, sizes);
+            return Err(NoRoom::Resting);
         }
         self.spare_victims(&mut plan);
         for slot in &plan.demoted {

@@ -186,22 +186,23 @@ impl Store {
         holds: &[(ObjectId, u32)],
         effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
-        let mut total: BTreeMap<Slot, u64> = BTreeMap::new();
+        let held = &self.clients.get(client).holds;
+        let granted = |slot| held.get(&slot).map_or(0, |hold| hold.granted);
+        let mut released = Vec::with_capacity(holds.len());
         for (id, count) in holds {
             let slot = self.objects.find(id).ok_or(Refusal::ObjectNotFound(*id))?;
-            let sum = total.entry(slot).or_default();
-            *sum += u64::from(*count);
-            let hold = self.clients.get(client).holds.get(&slot).copied().unwrap_or_default();
-            if hold.granted < *sum {
+            if granted(slot) < u64::from(*count) {
                 return Err(Refusal::NotHeld(*id));
             }
+            released.push((slot, u64::from(*count)));
+        }
+        if let Some(slot) = first_exceeding(&released, granted) {
+            return Err(Refusal::NotHeld(self.objects.get(slot).id));
         }
         // In the order of the request, which is the order in which they become least recent.
-        for (id, count) in holds {
-            if let Some(slot) = self.objects.find(id) {
-                self.counters.releases += u64::from(*count);
-                self.release_hold(client, slot, Hold::granted(u64::from(*count)), effects);
-            }
+        for (slot, count) in released {
+            self.counters.releases += count;
+            self.release_hold(client, slot, Hold::granted(count), effects);
         }
         Ok(Reply::Done)
     }
@@ -289,4 +290,21 @@ fn count_missing(ids: &[ObjectId], found: &[Option<Slot>]) -> BTreeMap<ObjectId,
         }
     }
     missing
+}
+
+/// The first slot of which more is released, all its entries together, than `granted` allows. Each
+/// entry alone does not exceed it, and nearly always there is one for each slot.
+fn first_exceeding(released: &[(Slot, u64)], granted: impl Fn(Slot) -> u64) -> Option<Slot> {
+    let mut slots: Vec<Slot> = released.iter().map(|(slot, _)| *slot).collect();
+    slots.sort_unstable();
+    if slots.windows(2).all(|pair| pair[0] != pair[1]) {
+        return None;
+    }
+    let mut totals: BTreeMap<Slot, u64> = BTreeMap::new();
+    let mut exceeds = |slot: Slot, count: u64| {
+        let total = totals.entry(slot).or_default();
+        *total += count;
+        *total > granted(slot)
+    };
+    released.iter().find(|(slot, count)| exceeds(*slot, *count)).map(|(slot, _)| *slot)
 }

@@ -232,6 +232,11 @@ impl StoreProcess {
         self.status_kib("RssAnon:") * 1024
     }
 
+    /// Bytes of shared memory that count as the store's.
+    pub fn shared_memory(&self) -> u64 {
+        self.status_kib("RssShmem:") * 1024
+    }
+
     fn status_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");

@@ -143,6 +143,32 @@ fn an_idle_reader_costs_nothing() {
 }
 
 #[test]
+fn readers_share_one_buffer() {
+    let mut spare = vec![1; 5000];
+    let (buffer, frame) = (spare.as_ptr(), encode(&[(0, b"frame".to_vec())]));
+    for _ in 0..3 {
+        let mut reader = FrameReader::new(0);
+        reader.borrow_memory(&mut spare);
+        reader.space(4096)[..frame.len()].copy_from_slice(&frame);
+        reader.advance(frame.len());
+        assert_eq!(reader.next_frame().unwrap().unwrap().payload, b"frame");
+        reader.lend_memory(&mut spare);
+        assert_eq!((spare.as_ptr(), reader.buffer.capacity()), (buffer, 0));
+    }
+
+    let mut busy = FrameReader::new(0);
+    busy.borrow_memory(&mut spare);
+    busy.space(4096)[..9].copy_from_slice(&frame[..9]);
+    busy.advance(9);
+    busy.lend_memory(&mut spare);
+    assert!(spare.is_empty(), "who has received half a frame keeps it");
+    let space = busy.space(1);
+    space[..frame.len() - 9].copy_from_slice(&frame[9..]);
+    busy.advance(frame.len() - 9);
+    assert_eq!(busy.next_frame().unwrap().unwrap().payload, b"frame");
+}
+
+#[test]
 fn complete_frames_may_stay_inside_while_more_is_received() {
     let frames: Vec<OwnedFrame> = (0..50).map(|n| (0, vec![n; 100])).collect();
     let mut reader = FrameReader::new(0);

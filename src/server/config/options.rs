@@ -15,7 +15,10 @@ use argh::FromArgs;
 
 use super::byte_size;
 use crate::eviction::PolicyKind;
-use crate::limits::{CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, SOCKET_PATH_BYTES_MAX};
+use crate::limits::{
+    CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, SOCKET_PATH_BYTES_MAX,
+    TRIM_AFTER_SECONDS_MAX,
+};
 
 /// The command line is wrong, whatever the machine looks like: exit code 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +49,7 @@ pub enum UsageError {
 pub(super) enum Parsed {
     Help,
     Version,
-    Serve(Arguments),
+    Serve(Box<Arguments>),
 }
 
 /// What the value of an option is, and what it has to be.
@@ -135,9 +138,13 @@ options! {
         max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
             default "one for each 64 bytes of memory, and 65536";
         /// memory to make ready before it is used, which makes large new objects
-        /// several times as fast; it is taken from the system in any case
+        /// several times as fast; an idle store takes so much from the system, and
+        /// keeps it
         ahead Kind::Bytes(0..=CAPACITY_MAX), short "",
-            default "512 MiB, but at most 1/16 of the memory that this process may use";
+            default "512 MiB, at most half of -m and 1/16 of what this process may use";
+        /// seconds after which large pieces of free memory go back to the system,
+        /// at most twice as many; 0 keeps them. -d, -h and --reserve keep them, too
+        trim_after Kind::Count(0..=TRIM_AFTER_SECONDS_MAX), short "", default "30";
         /// microseconds to look for the next request before sleeping, while
         /// requests come quickly; 0 sleeps at once, and so does a store that has
         /// one processor
@@ -167,7 +174,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     let texts: Vec<&str> = normal.iter().map(String::as_str).collect();
     match Arguments::from_args(&["plasma_store"], &texts) {
         Ok(arguments) if arguments.version => Ok(Parsed::Version),
-        Ok(arguments) => Ok(Parsed::Serve(arguments)),
+        Ok(arguments) => Ok(Parsed::Serve(Box::new(arguments))),
         Err(exit) if exit.status.is_ok() => Ok(Parsed::Help),
         Err(exit) => {
             // One line, whatever was typed.

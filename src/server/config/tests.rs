@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::options::{Kind, ROWS};
 use super::*;
-use crate::limits::{POLL_TIME, SOCKET_PATH_BYTES_MAX};
+use crate::limits::{POLL_TIME, SOCKET_PATH_BYTES_MAX, TRIM_AFTER};
 use crate::server::listener::ListenError;
 use crate::server::listener::tests::as_nobody;
 
@@ -92,6 +92,7 @@ fn without_arguments_everything_has_a_default() {
         reserve: false,
         clear_new_objects: false,
         ahead: 512 << 20,
+        trim_after: TRIM_AFTER,
         poll_time: POLL_TIME,
     };
     assert_eq!(config(&[]), expected);
@@ -116,6 +117,7 @@ fn every_option_is_heard() {
         "--reserve",
         "--clear-new-objects",
         "--ahead=1M",
+        "--trim-after=5",
         "--poll-us",
         "7",
     ];
@@ -129,6 +131,7 @@ fn every_option_is_heard() {
         reserve: true,
         clear_new_objects: true,
         ahead: 1_000_000,
+        trim_after: Duration::from_secs(5),
         poll_time: Duration::from_micros(7),
     };
     assert_eq!(config(&line), expected);

@@ -11,8 +11,7 @@ pub(super) fn kernel_keeps_strict_account() -> bool {
 }
 
 /// Memory that the machine can give, swap included; an estimate of the kernel's.
-#[must_use]
-pub fn free_memory_bytes() -> u64 {
+pub(super) fn free_memory_bytes() -> u64 {
     let Ok(report) = fs::read_to_string("/proc/meminfo") else {
         return u64::MAX;
     };

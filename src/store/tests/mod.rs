@@ -4,3 +4,4 @@ mod model;
 mod scenario;
 mod scenarios;
 mod simulation;
+mod trimming;

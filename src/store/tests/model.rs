@@ -162,6 +162,8 @@ pub struct Model {
     pub counters: StoreCounters,
     /// The virtual time, which others move.
     pub now: Timestamp,
+    /// The memory that is being given back to the system: where it begins and ends.
+    pub slice: Option<(u64, u64)>,
     births: u64,
     /// A reader has unpinned something since the queue was tried, and nobody told the store.
     pub unpinned_unseen: bool,
@@ -179,6 +181,7 @@ impl Model {
             events: Vec::new(),
             counters: StoreCounters::default(),
             now: Timestamp::ZERO,
+            slice: None,
             births: 0,
             unpinned_unseen: false,
         }
@@ -212,8 +215,8 @@ impl Model {
             Request::SetOptions { client_name, quota } => {
                 self.set_options(client, client_name.as_ref(), *quota)?
             }
-            Request::Create { room, .. } | Request::Put { room, .. } => {
-                return self.create(Creation::new(call, request), *room, seen);
+            Request::Create { .. } | Request::Put { .. } => {
+                return self.create(Creation::new(call, request), seen);
             }
             Request::Seal { id, release } => self.seal_own(call, *id, *release, seen)?,
             Request::Abort { id } => self.abort(call, *id, seen)?,
@@ -263,10 +266,13 @@ impl Model {
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        waiting.chain(self.queue.iter().map(|create| create.deadline)).flatten().min()
+        let creates = self.queue.iter().map(|create| create.deadline);
+        let creates = creates.filter(|_| self.slice.is_none());
+        waiting.chain(creates).flatten().min()
     }
 
     /// Whose deadline has come is answered: gets and waits first, each by deadline, then arrival.
+    /// Creates wait on while memory is being given back, since they may be waiting for that.
     pub fn expire(&mut self, seen: &mut Seen) {
         let now = self.now;
         let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
@@ -277,6 +283,24 @@ impl Model {
             self.counters.waits_timed_out += 1;
             self.answer(waiting, seen);
         }
+        if self.slice.is_none() {
+            self.expire_creates(seen);
+        }
+        self.serve_queue(seen);
+    }
+
+    /// So many bytes have been given back to the system, and there is room again for creates.
+    pub fn trimmed(&mut self, bytes: u64, seen: &mut Seen) {
+        self.slice = None;
+        self.counters.bytes_trimmed += bytes;
+        self.serve_from_head(seen, true);
+        self.expire_creates(seen);
+        self.serve_queue(seen);
+    }
+
+    fn expire_creates(&mut self, seen: &mut Seen) {
+        let now = self.now;
+        let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
         let late = self.queue.extract_if(.., |create| has_come(create.deadline));
         let mut late: Vec<Creation> = late.collect();
         late.sort_by_key(|create| create.deadline);
@@ -285,7 +309,6 @@ impl Model {
             let full = self.full(create.sizes().iter().sum());
             self.refuse(create.call, Refusal::StoreFull(full), seen);
         }
-        self.serve_queue(seen);
     }
 
     /// Nothing of a client is left: its requests, its quota, its holds.

@@ -13,8 +13,9 @@
 //! tick 5                 ->
 //! ```
 //!
-//! Timeouts are in milliseconds; a `get` or `wait` without one waits for ever, a `create` or `put`
-//! without one does not wait. `invariants` are checked after each step.
+//! `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
+//! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
+//! `invariants` are checked after each step.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::protocol::message::{
     Timeout,
 };
 use crate::protocol::refusal::Refusal;
-use crate::store::{Effect, Effects, Peer, Store, StoreConfig};
+use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig};
 use crate::time::Timestamp;
 
 /// Runs a script and fails at the first step whose outcome is another one.
@@ -55,7 +56,7 @@ struct World {
 }
 
 impl World {
-    /// `store CAPACITY [objects=N] [segment=BYTES] [policy=lru|slru]`
+    /// `store CAPACITY [objects=N] [segment=BYTES] [policy=lru|slru] [trim=MILLISECONDS]`
     fn new(line: &str) -> Self {
         let line = Line::parse(line);
         assert_eq!(line.words[0], "store");
@@ -68,6 +69,13 @@ impl World {
                 segment_bytes: line.number("segment").unwrap_or(roomy),
                 objects_max: line.number("objects").map_or(1000, |n| u32::try_from(n).unwrap()),
                 policy: line.option("policy").map_or(PolicyKind::Lru, |p| p.parse().unwrap()),
+                trim: line.number("trim").map(|after| TrimConfig {
+                    after: Duration::from_millis(after),
+                    ready_bytes: 0,
+                    bytes_min: 128,
+                    slice_bytes: 256,
+                    unit_bytes: ALIGNMENT,
+                }),
                 unix_start: Duration::from_secs(1_000_000),
             }),
             now: Timestamp::ZERO,
@@ -86,6 +94,10 @@ impl World {
             let wait = Duration::from_millis(line.words[1].parse().unwrap());
             self.now = self.now.after(wait);
             self.store.expire(self.now, &mut self.effects);
+            return self.outcome("");
+        }
+        if line.words[0] == "trimmed" {
+            self.store.trimmed(line.words[1].parse().unwrap(), self.now, &mut self.effects);
             return self.outcome("");
         }
         let actor = line.words[0];
@@ -241,6 +253,9 @@ impl World {
                 }
                 Effect::Write { extent, bytes } => assert_eq!(extent.len, bytes.len() as u64),
                 Effect::Stream { .. } => happened.push("stream".into()),
+                Effect::Trim { extent } => {
+                    happened.push(format!("trim {}+{}", extent.offset, extent.len));
+                }
                 Effect::HangUp { .. } => happened.push("hang up".into()),
             }
         }

@@ -26,10 +26,12 @@ use crate::time::Timestamp;
 
 mod calm;
 mod chaos;
+mod pages;
 mod trace;
 mod twin;
 
 use chaos::Chaos;
+use pages::Pages;
 use twin::Twin;
 
 /// Seeds that every run of the tests goes through, and as many again that nobody has seen before.
@@ -135,6 +137,8 @@ enum Step {
     Unpin(ObjectId),
     /// The creator of an unsealed object writes something else than it will have in the end.
     Scribble(ObjectId),
+    /// So many bytes of the memory that the store gave back have arrived at the system.
+    Trimmed(u64),
 }
 
 /// The store in its world: clients, memory, readers of the directory, time.
@@ -145,6 +149,7 @@ struct Simulation {
     twin: Twin,
     model: Model,
     segment: Vec<u8>,
+    pages: Pages,
     /// Said goodbye and not gone yet.
     leaving: BTreeSet<ClientId>,
     last_client: u64,
@@ -170,6 +175,7 @@ impl Simulation {
             twin,
             model: Model::new(chaos.config.clone()),
             segment: vec![0; bytes],
+            pages: Pages::new(bytes),
             leaving: BTreeSet::new(),
             last_client: 0,
             last_request: 0,
@@ -257,6 +263,7 @@ impl Simulation {
                 let byte = self.random.u8(..);
                 self.memory_of(id).fill(byte);
             }
+            Step::Trimmed(bytes) => self.trimmed(bytes, &listed),
         }
         self.compare();
     }
@@ -295,6 +302,20 @@ impl Simulation {
         }
     }
 
+    /// The system takes memory, and what was in there is gone.
+    fn trimmed(&mut self, bytes: u64, listed: &[ObjectId]) {
+        let (start, _) = self.model.slice.expect("there is memory on its way");
+        self.pages.given_back(start, bytes);
+        let range = usize::try_from(start).unwrap()..usize::try_from(start + bytes).unwrap();
+        self.segment[range].fill(0);
+        let now = self.model.now;
+        self.observe(
+            listed,
+            |store, effects| store.trimmed(bytes, now, effects),
+            |model, seen| model.trimmed(bytes, seen),
+        );
+    }
+
     /// Lets the store do something and the model check what it did.
     fn observe(
         &mut self,
@@ -308,7 +329,7 @@ impl Simulation {
         while self.store.has_work() {
             self.store.work(self.model.now, &mut effects);
         }
-        let effects: VecDeque<Effect> = effects.drain().collect();
+        let mut effects: VecDeque<Effect> = effects.drain().collect();
         let (_, _, remembered) = self.trace.back_mut().expect("this step is in the trace");
         remembered.extend(effects.iter().cloned());
         for effect in &effects {
@@ -316,12 +337,20 @@ impl Simulation {
                 assert!(self.open.remove(&(*client, *request)), "an answer that nobody waits for");
             }
         }
+        let trim = effects.pop_back_if(|effect| matches!(effect, Effect::Trim { .. }));
         let mut directory = self.twin.state();
         let gone = directory.take_gone().collect();
         let pinned = &directory.pinned;
         let segment = &mut self.segment;
         let mut seen = Seen { effects, gone, pinned, segment, listed };
         check(&mut self.model, &mut seen);
+        drop(directory);
+        if let Some(Effect::Trim { extent }) = trim {
+            assert_eq!(self.model.slice, None, "one slice at a time");
+            self.pages.note_objects(&self.model);
+            self.pages.check_may_go(extent, &self.model);
+            self.model.slice = Some((extent.offset, extent.offset + extent.len));
+        }
     }
 
     /// What its creator does before it seals an object: write all of it.
@@ -355,7 +384,7 @@ impl Simulation {
     }
 
     /// Everything that can be observed is as the model says.
-    fn compare(&self) {
+    fn compare(&mut self) {
         self.store.check_invariants();
         let (store, model) = (&self.store, &self.model);
         let objects = self.list().into_iter().map(|info| (info.id, info));
@@ -367,7 +396,11 @@ impl Simulation {
             "the clients are those of the model"
         );
         assert_eq!(store.counters, model.counters, "everything is counted");
-        assert_eq!(store.next_deadline(), model.next_deadline(), "the next deadline is known");
+        self.pages.note_objects(model);
+        // When memory is looked at is the store's choice; what comes of it is checked.
+        let deadlines = [model.next_deadline(), store.trimming.next_look()];
+        let next_deadline = deadlines.into_iter().flatten().min();
+        assert_eq!(store.next_deadline(), next_deadline, "the next deadline is known");
         assert_eq!(store.event_sequence(), model.events.len() as u64, "events are numbered");
         let waiting = model.waiting.iter().map(|waiting| waiting.call);
         let waiting = waiting.chain(model.queue.iter().map(|create| create.call));

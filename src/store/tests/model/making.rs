@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::room::Verdict;
 use super::{Call, Hold, Model, Object, Seen, Want, deadline};
 use crate::ids::{ClientId, Location, ObjectId};
-use crate::protocol::message::{Event, Reply, Request, Room};
+use crate::protocol::message::{Event, Reply, Request};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
@@ -20,6 +20,8 @@ pub struct Creation {
     pub(super) is_put: bool,
     pub(super) evict: bool,
     pub(super) deadline: Option<Timestamp>,
+    /// It waits for memory that is being given back, and for nothing else.
+    pub(super) is_urgent: bool,
 }
 
 /// One object to be made.
@@ -51,8 +53,9 @@ impl Creation {
             }
             other => panic!("{} makes no objects", other.name()),
         };
-        let deadline = deadline(call.now, room.timeout);
-        Self { call, objects, is_put, evict: room.evict, deadline }
+        let is_urgent = room.timeout == Some(Duration::ZERO);
+        let deadline = deadline(call.now, room.timeout).filter(|_| !is_urgent);
+        Self { call, objects, is_put, evict: room.evict, deadline, is_urgent }
     }
 
     pub fn sizes(&self) -> Vec<u64> {
@@ -64,14 +67,13 @@ impl Model {
     pub(super) fn create(
         &mut self,
         create: Creation,
-        room: Room,
         seen: &mut Seen,
     ) -> Result<Option<Reply>, Refusal> {
         if let Some(taken) = self.taken_name(&create) {
             return Err(Refusal::ObjectExists(taken));
         }
         self.check_fits_ever(&create)?;
-        let must_not_wait = room.timeout == Some(Duration::ZERO);
+        let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
             let verdict = self.verdict(&create, seen.pinned);
             let has_happened =
@@ -82,20 +84,35 @@ impl Model {
                 return Ok(None);
             }
             self.check_quota_allows(&create)?;
-            if must_not_wait {
+            let is_refused = matches!(seen.answer(create.call), Some(Reply::Refused(_)));
+            if must_not_wait && (self.slice.is_none() || is_refused) {
+                let verdict = self.verdict_in_the_end(&create, seen.pinned);
+                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
                 return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
             }
         } else {
             self.check_quota_allows(&create)?;
         }
         self.counters.creates_queued += 1;
-        self.queue.push(create);
+        let urgent = self.queue.iter().filter(|other| other.is_urgent).count();
+        let place = if create.is_urgent { urgent } else { self.queue.len() };
+        self.queue.insert(place, create);
         Ok(None)
     }
 
     /// Creates that wait are served from the first one on, and the first one waits for room only.
     pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
+        self.serve_from_head(seen, false);
+        assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
+        assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
+    }
+
+    /// As far as there is room; afterwards some may still be refused because of their deadline.
+    pub(super) fn serve_from_head(&mut self, seen: &mut Seen, deadlines_follow: bool) {
         while !seen.effects.is_empty() && !self.queue.is_empty() {
+            if deadlines_follow && !self.is_head_next(seen) {
+                break;
+            }
             let mut head = self.queue.remove(0);
             head.call.now = self.now;
             let Some(answer) = seen.answer(head.call) else {
@@ -107,6 +124,12 @@ impl Model {
                 self.check_fits_ever(&head).and_then(|()| self.check_quota_allows(&head))
             {
                 self.refuse(head.call, refusal, seen);
+            } else if head.is_urgent && matches!(answer, Reply::Refused(_)) {
+                let verdict = self.verdict_in_the_end(&head, seen.pinned);
+                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
+                self.counters.creates_timed_out += 1;
+                let full = self.full(head.sizes().iter().sum());
+                self.refuse(head.call, Refusal::StoreFull(full), seen);
             } else {
                 assert!(
                     !matches!(answer, Reply::Refused(_)),
@@ -116,8 +139,6 @@ impl Model {
                 self.place(head, seen);
             }
         }
-        assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
-        assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
         if let Some(head) = self.queue.first() {
             assert_eq!(self.taken_name(head), None, "the head of the queue waits for a taken name");
             assert_eq!(
@@ -125,9 +146,23 @@ impl Model {
                 Ok(()),
                 "the head of the queue waits in vain"
             );
+            assert!(!head.is_urgent || self.slice.is_some(), "a create waits that may not");
             if !self.unpinned_unseen {
                 self.verdict(head, seen.pinned).check(false);
             }
+        }
+    }
+
+    /// Whether what the store did next concerns the head of the queue, not somebody's deadline.
+    fn is_head_next(&self, seen: &Seen) -> bool {
+        let head = &self.queue[0];
+        let is_legal = self.taken_name(head).is_none()
+            && self.check_fits_ever(head).is_ok()
+            && self.check_quota_allows(head).is_ok();
+        match seen.answer(head.call) {
+            None => false,
+            Some(Reply::Refused(_)) => head.is_urgent || !is_legal,
+            Some(_) => true,
         }
     }
 

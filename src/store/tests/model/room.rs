@@ -40,8 +40,25 @@ struct Candidates {
 }
 
 impl Model {
-    /// Whether the create can be granted now, its names being free.
+    /// Whether the create can be granted now, its names being free. If it needs memory that is
+    /// being given back it waits, and if it evicts something it may.
     pub fn verdict(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Verdict {
+        match (self.verdict_in_the_end(create, pinned), self.slice) {
+            (Verdict::Yes, Some(slice)) => {
+                let lens = create.sizes().into_iter().map(rounded);
+                let longest = self.gaps_beside(&[], Some(slice)).into_iter().max().unwrap_or(0);
+                let elsewhere = self.verdict_without(create, &[]);
+                let is_easy = elsewhere == Verdict::Yes
+                    && lens.sum::<u64>() <= longest
+                    && self.over_quota(create) == 0;
+                if is_easy { Verdict::Yes } else { Verdict::Perhaps }
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// Whether the create can be granted when no memory is being given back.
+    pub fn verdict_in_the_end(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Verdict {
         let candidates = self.candidates(create, pinned);
         if self.check_quota_allows(create).is_err() {
             return Verdict::No;
@@ -159,6 +176,12 @@ impl Model {
         let is_misplaced = |(offset, size): (u64, u64)| {
             offset % ALIGNMENT != 0 || offset + size > self.config.segment_bytes
         };
+        let is_early = |(offset, size): (u64, u64)| {
+            self.slice.is_some_and(|(start, end)| size > 0 && offset < end && start < offset + size)
+        };
+        if new.clone().any(is_early) {
+            return Some("a new object lies in memory that is being given back");
+        }
         new.clone().any(is_misplaced).then_some("a new object lies where none may be")
     }
 
@@ -283,10 +306,16 @@ impl Model {
 
     /// The lengths of the pieces of free memory if these objects went.
     fn gaps(&self, gone: &[ObjectId]) -> Vec<u64> {
+        self.gaps_beside(gone, None)
+    }
+
+    /// The same, but for a piece of memory that is not to be had.
+    fn gaps_beside(&self, gone: &[ObjectId], slice: Option<(u64, u64)>) -> Vec<u64> {
         let stay = self.objects.iter().filter(|(id, _)| !gone.contains(id));
         let mut extents: Vec<(u64, u64)> = stay
             .map(|(_, object)| (object.location.offset, rounded(object.size())))
             .filter(|(_, len)| *len > 0)
+            .chain(slice.map(|(start, end)| (start, end - start)))
             .collect();
         extents.sort_unstable();
         extents.push((self.config.segment_bytes, 0));

@@ -49,7 +49,10 @@ impl Seen<'_> {
             Effect::Reply { client, request, reply } => {
                 ((*client, *request) == (call.client, call.request)).then_some(reply)
             }
-            Effect::Write { .. } | Effect::Stream { .. } | Effect::HangUp { .. } => None,
+            Effect::Write { .. }
+            | Effect::Stream { .. }
+            | Effect::Trim { .. }
+            | Effect::HangUp { .. } => None,
         })
     }
 

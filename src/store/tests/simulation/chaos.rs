@@ -14,8 +14,8 @@ use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, ObjectId, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{NewObject, Request, RequestId, Room, Timeout};
-use crate::store::StoreConfig;
 use crate::store::tests::model::{Model, Object};
+use crate::store::{StoreConfig, TrimConfig};
 use crate::time::Timestamp;
 
 /// Requests that wait at a time; beyond, nothing more waits.
@@ -52,16 +52,17 @@ enum Operation {
     Pin,
     Unpin,
     Scribble,
+    Trimmed,
 }
 
 use Operation::{
     Abort, Batch, Cancel, Clients, Connect, Create, DebugText, Delete, Die, Evict, Expire, Get,
     Goodbye, Jump, List, Name, Pin, Put, Quota, Read, Refresh, Release, Scribble, Seal, State,
-    Stats, Subscribe, Unpin, Wait,
+    Stats, Subscribe, Trimmed, Unpin, Wait,
 };
 
 /// How often each operation is done by a seed without a character.
-const WEIGHTS: [(Operation, u32); 29] = [
+const WEIGHTS: [(Operation, u32); 30] = [
     (Connect, 4),
     (Die, 1),
     (Goodbye, 1),
@@ -91,6 +92,7 @@ const WEIGHTS: [(Operation, u32); 29] = [
     (Pin, 4),
     (Unpin, 4),
     (Scribble, 2),
+    (Trimmed, 5),
 ];
 
 /// The character of one seed.
@@ -139,6 +141,7 @@ impl Chaos {
                 segment: SegmentId(random.u32(..3)),
                 segment_bytes: capacity.next_multiple_of(ALIGNMENT) + slack,
                 objects_max,
+                trim: trim(random),
                 policy: if random.bool() { PolicyKind::Lru } else { PolicyKind::Segmented },
                 unix_start: Duration::from_secs(1_000_000),
             },
@@ -164,6 +167,7 @@ impl Chaos {
             Pin => return pick(random, model, |o| o.sealed.is_some()).map(Step::Pin),
             Unpin => return pick(random, model, |o| o.sealed.is_some()).map(Step::Unpin),
             Scribble => return pick(random, model, |o| o.sealed.is_none()).map(Step::Scribble),
+            Trimmed => return model.slice.map(|slice| Step::Trimmed(self.trimmed(random, slice))),
             Read => {
                 let subscribers: Vec<_> = model.subscribers().into_iter().collect();
                 let max = [1, 2, 5, 1024][random.usize(..4)];
@@ -260,7 +264,7 @@ impl Chaos {
                 holding: random.bool().then(|| self.name(random)),
             },
             Goodbye => Request::Disconnect,
-            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble => {
+            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble | Trimmed => {
                 panic!("{operation:?} is no request")
             }
         })
@@ -367,6 +371,16 @@ impl Chaos {
         }
     }
 
+    /// How much of a slice is given back: usually all, seldom nothing, which ends it for ever.
+    fn trimmed(&self, random: &mut Rng, (start, end): (u64, u64)) -> u64 {
+        let unit = self.config.trim.as_ref().map_or(ALIGNMENT, |trim| trim.unit_bytes);
+        match random.u8(..64) {
+            0 => 0,
+            1..32 => random.u64(1..=(end - start) / unit) * unit,
+            _ => end - start,
+        }
+    }
+
     fn quota(&self, random: &mut Rng) -> u64 {
         match random.u8(..8) {
             0 => 0,
@@ -387,6 +401,18 @@ impl Chaos {
             _ => soon,
         }
     }
+}
+
+/// Most seeds give memory back.
+fn trim(random: &mut Rng) -> Option<TrimConfig> {
+    let unit_bytes = ALIGNMENT * random.u64(1..=2);
+    (random.u8(..4) > 0).then(|| TrimConfig {
+        after: Duration::from_nanos(random.u64(..80)),
+        ready_bytes: if random.bool() { 0 } else { random.u64(..1000) },
+        bytes_min: ALIGNMENT * random.u64(1..=6),
+        slice_bytes: unit_bytes * random.u64(1..=6),
+        unit_bytes,
+    })
 }
 
 /// One of a seed's names.
