@@ -125,8 +125,8 @@ impl Connections {
         self.drain_deadlines.front().map(|(deadline, _)| *deadline)
     }
 
-    /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that was looked at, with the
-    /// number of bytes it has still to send.
+    /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
+    /// was looked at, with the number of bytes it has still to send.
     pub fn flush(
         &mut self,
         now: Timestamp,

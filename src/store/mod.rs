@@ -287,8 +287,8 @@ impl Store {
         self.trim_next(now, effects);
     }
 
-    /// Nobody is refused for memory that is being given back, nor before he had his turn at what has
-    /// come back from there.
+    /// Nobody is refused for memory that is being given back, nor before he had his turn at what
+    /// has come back from there.
     fn may_expire_creates(&self) -> bool {
         self.trimming.resting().is_none() && !(self.deadlines_wait && self.has_room_work())
     }
@@ -334,7 +334,8 @@ impl Store {
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
     /// mark; leaves it empty if there is nothing new, or if [`Self::has_snapshot_left`] and very
-    /// many slots are empty: then there is more at the next time. After [`Event::Lagged`] the stream ends.
+    /// many slots are empty: then there is more at the next time. After [`Event::Lagged`] the
+    /// stream ends.
     pub fn next_events(&mut self, client: ClientId, max: usize, out: &mut Vec<Event>) {
         if !self.subscriptions.next_events(client, max, &self.objects, out) {
             self.counters.subscribers_lagged += 1;

@@ -1,10 +1,10 @@
 //! All objects of the store, sealed or being created, by slot and by id.
 //!
 //! An object lives in a slot, a small number that stays the same for its life and is reused
-//! afterwards; everything else in the store refers to it by that. The index from id to slot compares
-//! ids in place, which keeps an object's whole book-keeping near 140 bytes. No single call takes
-//! longer for there being more objects.
-//! Who waits for an object and how the policy orders it is not known here.
+//! afterwards; everything else in the store refers to it by that. The index from id to slot
+//! compares ids in place, which keeps an object's whole book-keeping near 150 bytes. No single call
+//! takes longer for there being more objects. Who waits for an object and how the policy orders it
+//! is not known here.
 
 use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::slab::Slab;

@@ -2,10 +2,11 @@
 //!
 //! A run is decided by its seed alone: there is no clock, no thread and no hash order in it. What
 //! the store does in slices it does to the end here; in half of the runs the slices are as thin as
-//! can be ([`slices`](super::slices) has other requests in between). After each step the model has checked everything that the store did ([`model`](super::model)), the
-//! whole observable state is compared, and the store's own invariants are checked. After the chaos
-//! comes a second phase without any: everything that still waits gets what it waits for and must be
-//! answered, then everybody leaves and the store must be empty again.
+//! can be ([`slices`](super::slices) has other requests in between). After each step the model has
+//! checked everything that the store did ([`model`](super::model)), the whole observable state is
+//! compared, and the store's own invariants are checked. After the chaos comes a second phase
+//! without any: everything that still waits gets what it waits for and must be answered, then
+//! everybody leaves and the store must be empty again.
 //!
 //! When a run fails, its seed and its last steps are printed. `PLASMA_SEED=n` runs one seed only,
 //! `PLASMA_STEPS` and `PLASMA_SEEDS` set the number of steps of a seed and of seeds;
