@@ -19,6 +19,9 @@ pub mod protocol;
 pub mod shm;
 
 #[cfg(feature = "server")]
+mod slab;
+
+#[cfg(feature = "server")]
 pub mod eviction;
 #[cfg(feature = "server")]
 pub mod server;

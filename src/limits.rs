@@ -53,6 +53,10 @@ pub const CLIENT_WAITED_BYTES_MAX: u64 = 16 << 20;
 /// Entries in one part of a listing; about 100 bytes and 100 ns each.
 pub const LIST_PART_MAX: usize = 2048;
 
+/// Slots that one part of a listing looks at, in use or not, about 5 ns each: where very many
+/// objects have gone, a part may be short or even empty.
+pub const LIST_LOOKS_MAX: usize = 64 << 10;
+
 /// Entries in one part of the list of clients.
 pub const CLIENTS_PART_MAX: usize = 1024;
 
@@ -82,6 +86,22 @@ pub const STREAM_REFILL_BYTES: usize = 64 << 10;
 /// closed all the same.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Small steps (an object evicted, released, or looked at) that the store does in one go for a
+/// request or a job, about 0.5 µs each. What takes more goes on in later turns.
+pub const SLICE_STEPS: usize = 1024;
+
+/// Waiting requests, and ids in them, that are answered in one go when an object is sealed or
+/// given up or a deadline comes, about 0.5 µs each. The others follow in later turns.
+pub const SLICE_ANSWERS: usize = 1024;
+
+/// How often the store begins again to make room for a create, when others have taken meanwhile
+/// what was to be evicted for it. Then one that does not wait is refused.
+pub const CLEARING_ROUNDS_MAX: u32 = 8;
+
+/// The share of a slice, as a divisor, that it takes to see that a waiting create does not fit,
+/// from which on that is remembered: below, it is cheap enough to be found out anew.
+pub const SEARCH_WORTH: usize = 16;
+
 /// Sockets that one poll reports as ready, and so those served in one turn; the others follow in
 /// the next one.
 pub const TURN_EVENTS_MAX: usize = 256;
@@ -92,11 +112,24 @@ pub const TURN_STREAMS_MAX: usize = 64;
 /// Bytes read from one connection in one turn of the loop before the next one is served.
 pub const TURN_READ_BYTES_MAX: usize = 256 << 10;
 
+/// How long giving memory back to the system pauses while room is being made for somebody.
+pub const TRIM_PAUSE: Duration = Duration::from_millis(5);
+
 /// Requests of one connection applied in one turn of the loop.
 pub const TURN_REQUESTS_MAX: usize = 128;
 
 /// Connections accepted in one turn of the loop.
 pub const TURN_ACCEPTS_MAX: usize = 64;
+
+/// Time after which a turn begins no other request; what has come stays for the next turn.
+pub const TURN_READ_TIME: Duration = Duration::from_micros(400);
+
+/// Time after which a turn sends to no other connection. More than for requests, since each of them
+/// may make something to be sent.
+pub const TURN_FLUSH_TIME: Duration = Duration::from_micros(600);
+
+/// Time after which a turn accepts, closes or streams to no other connection, for each of these.
+pub const TURN_SIDE_TIME: Duration = Duration::from_micros(200);
 
 /// How long accepting pauses when descriptors or memory ran out. A departing client ends the pause.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);

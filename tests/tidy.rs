@@ -29,10 +29,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("polling", &["limits"]),
     ("threads", &[]),
+    ("slab", &[]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
-    ("eviction", &["ids"]),
-    ("store", &["ids", "limits", "time", "protocol", "eviction"]),
+    ("eviction", &["ids", "slab"]),
+    ("store", &["ids", "limits", "time", "protocol", "eviction", "slab"]),
     (
         "server",
         &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling", "threads"],

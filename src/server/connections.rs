@@ -24,13 +24,17 @@ use super::metrics::ServerCounters;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::store::Peer;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
+
+/// Connections flushed before the clock is looked at again.
+const FLUSHES_PER_LOOK: usize = 8;
 
 /// All connections.
 #[derive(Debug)]
 pub struct Connections {
     registry: Registry,
-    table: HashMap<ClientId, Connection, FixedState>,
+    /// Boxed, because a table that grows moves everything it has.
+    table: HashMap<ClientId, Box<Connection>, FixedState>,
     last_id: ClientId,
     /// May have something to be read.
     pub to_read: Agenda,
@@ -64,7 +68,7 @@ impl Connections {
 
     /// A connection, unless it is gone.
     pub fn get_mut(&mut self, client: ClientId) -> Option<&mut Connection> {
-        self.table.get_mut(&client)
+        self.table.get_mut(&client).map(Box::as_mut)
     }
 
     /// Takes in a new connection.
@@ -77,7 +81,7 @@ impl Connections {
         let connection = Connection::new(client, socket, peer, &self.registry)?;
         log::debug!("accepted {connection}");
         self.last_id = client;
-        self.table.insert(client, connection);
+        self.table.insert(client, Box::new(connection));
         Ok(())
     }
 
@@ -121,16 +125,24 @@ impl Connections {
         self.drain_deadlines.front().map(|(deadline, _)| *deadline)
     }
 
-    /// Sends what can be sent. Calls `flushed` for each connection that was looked at, with the
-    /// number of bytes it has still to send.
+    /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
+    /// was looked at, with the number of bytes it has still to send.
     pub fn flush(
         &mut self,
         now: Timestamp,
+        clock: &Clock,
         memory: &Memory,
         counters: &mut ServerCounters,
         mut flushed: impl FnMut(ClientId, usize),
     ) {
-        for _ in 0..self.to_flush.len() {
+        let mut end = None;
+        for count in 1..=self.to_flush.len() {
+            if count % FLUSHES_PER_LOOK == 0 {
+                let now = clock.now();
+                if now >= *end.get_or_insert(now.after(limits::TURN_FLUSH_TIME)) {
+                    break;
+                }
+            }
             let Some(client) = self.to_flush.pop() else {
                 break;
             };

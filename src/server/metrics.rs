@@ -35,6 +35,8 @@ pub struct ServerCounters {
     pub turns: u64,
     /// Turns that left work to the next one, because a budget was spent.
     pub turns_backlogged: u64,
+    /// Slices of work that was too long for one turn.
+    pub slices: u64,
     /// The longest turn so far, from the end of the poll to the next one, in microseconds.
     pub turn_longest_us: u64,
 }
@@ -55,6 +57,7 @@ impl ServerCounters {
             sends_blocked,
             turns,
             turns_backlogged,
+            slices,
             turn_longest_us,
         } = *self;
         [
@@ -69,6 +72,7 @@ impl ServerCounters {
             ("sends_blocked", sends_blocked),
             ("turns", turns),
             ("turns_backlogged", turns_backlogged),
+            ("slices", slices),
             ("turn_longest_us", turn_longest_us),
         ]
         .into_iter()
@@ -113,6 +117,10 @@ mod tests {
         assert_eq!(stats.counter("turns"), 2);
         assert_eq!(stats.counter("turns_backlogged"), 1);
         assert_eq!(stats.counter("turn_longest_us"), 70);
-        assert!(counters.to_string().ends_with("turns=2 turns_backlogged=1 turn_longest_us=70"));
+        assert!(
+            counters
+                .to_string()
+                .ends_with("turns=2 turns_backlogged=1 slices=0 turn_longest_us=70")
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! The loop of the one thread that owns the store.
 //!
-//! A turn has named phases, each with a budget from [`crate::limits`]. The selector is
+//! A turn has named phases, each with a budget from [`crate::limits`]: a number, and a time after
+//! which it begins nothing more. The store itself never does more than a slice at a time and has
+//! the rest for later turns. The selector is
 //! edge-triggered: it tells once that something has become ready. So a phase that stops on its
 //! budget leaves the rest on an agenda, and as long as any agenda has something the next poll does
 //! not wait. Without news the loop sleeps until the next deadline, however far that is.
@@ -137,6 +139,7 @@ impl Reactor {
         self.end_trim();
         self.read_and_apply();
         self.expire();
+        self.work();
         self.stream_events();
         self.flush();
         self.close();
@@ -194,6 +197,7 @@ impl Reactor {
     }
 
     fn accept(&mut self) {
+        let mut end = None;
         let Outside { connections, counters, .. } = &mut self.outside;
         for _ in 0..limits::TURN_ACCEPTS_MAX {
             let accepted = self.acceptor.accept(connections.len(), self.now, counters);
@@ -201,6 +205,10 @@ impl Reactor {
             match connections.admit(socket) {
                 Ok(()) => counters.connections_accepted += 1,
                 Err(error) => self.acceptor.pause(&error, self.now, counters),
+            }
+            let now = self.clock.now();
+            if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
+                break;
             }
         }
     }
@@ -217,9 +225,13 @@ impl Reactor {
     }
 
     fn read_and_apply(&mut self) {
-        for _ in 0..self.outside.connections.to_read.len() {
+        let end = self.now.after(limits::TURN_READ_TIME);
+        for count in 0..self.outside.connections.to_read.len() {
+            if count > 0 && self.clock.now() >= end {
+                break;
+            }
             if let Some(client) = self.outside.connections.to_read.pop() {
-                self.serve(client);
+                self.serve(client, end);
             }
         }
     }
@@ -231,8 +243,25 @@ impl Reactor {
         }
     }
 
+    /// Goes on with what was too long for one turn.
+    fn work(&mut self) {
+        if self.store.has_work() {
+            self.outside.counters.slices += 1;
+            self.store.work(self.now, &mut self.effects);
+            self.outside.carry_out(&mut self.effects);
+        }
+    }
+
     fn stream_events(&mut self) {
-        for _ in 0..self.outside.streams.begin_turn(self.store.event_sequence()) {
+        let count = self.outside.streams.begin_turn(self.store.event_sequence());
+        if count == 0 {
+            return;
+        }
+        let end = self.clock.now().after(limits::TURN_SIDE_TIME);
+        for index in 0..count {
+            if index > 0 && self.clock.now() >= end {
+                break;
+            }
             if let Some(client) = self.outside.streams.next_behind() {
                 self.stream_to(client);
             }
@@ -241,12 +270,13 @@ impl Reactor {
 
     fn flush(&mut self) {
         let Outside { connections, streams, memory, counters } = &mut self.outside;
-        connections.flush(self.now, memory, counters, |client, outbox_bytes| {
+        connections.flush(self.now, &self.clock, memory, counters, |client, outbox_bytes| {
             streams.note_flushed(client, outbox_bytes);
         });
     }
 
     fn close(&mut self) {
+        let mut end = None;
         while let Some(client) = self.outside.connections.next_to_close(self.now) {
             self.outside.streams.remove(client);
             self.acceptor.note_departure();
@@ -254,11 +284,15 @@ impl Reactor {
                 self.store.disconnect(client, self.now, &mut self.effects);
                 self.outside.carry_out(&mut self.effects);
             }
+            let now = self.clock.now();
+            if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
+                break;
+            }
         }
     }
 
-    /// Serves what a client has sent, within the budget of a turn.
-    fn serve(&mut self, client: ClientId) {
+    /// Serves what a client has sent, within the budget of a turn and until `end`.
+    fn serve(&mut self, client: ClientId, end: Timestamp) {
         let mut budget = Budget::new(&mut self.spare);
         loop {
             let Outside { connections, counters, .. } = &mut self.outside;
@@ -269,6 +303,9 @@ impl Reactor {
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.effects);
+                    if self.clock.now() >= end {
+                        return self.outside.connections.to_read.push(client);
+                    }
                 }
                 Received::Opened(request_id) => {
                     let welcome = Connected { client, ..self.welcome.clone() };
@@ -293,6 +330,9 @@ impl Reactor {
             }
             let mut events = Vec::new();
             self.store.next_events(client, limits::EVENTS_PART_MAX, &mut events);
+            if events.is_empty() && self.store.has_snapshot_left(client) {
+                return self.outside.streams.insert(client);
+            }
             if events.is_empty() {
                 return self.outside.streams.note_told(client);
             }
@@ -302,6 +342,7 @@ impl Reactor {
 
     fn has_backlog(&self) -> bool {
         self.acceptor.is_pending()
+            || self.store.has_work()
             || self.outside.connections.has_backlog()
             || self.outside.streams.has_backlog(self.store.event_sequence())
     }

@@ -65,6 +65,8 @@ pub struct Client {
     pub waiting: usize,
     /// What those requests cost together.
     pub waited: WaitCost,
+    /// The connection is gone, and what it leaves is being cleared up.
+    pub is_leaving: bool,
 }
 
 /// What a waiting request keeps in the server's own memory.
@@ -123,6 +125,11 @@ impl Clients {
         self.table.contains_key(&id)
     }
 
+    /// Whether this client is connected and stays.
+    pub fn is_here(&self, id: ClientId) -> bool {
+        self.table.get(&id).is_some_and(|client| !client.is_leaving)
+    }
+
     /// A client that is connected.
     pub fn get(&self, id: ClientId) -> &Client {
         self.table.get(&id).expect("the client is connected")
@@ -142,6 +149,7 @@ impl Clients {
             unsealed: 0,
             waiting: 0,
             waited: WaitCost::default(),
+            is_leaving: false,
         };
         let former = self.table.insert(id, client);
         assert!(former.is_none(), "a client id is used once");

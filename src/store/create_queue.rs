@@ -1,9 +1,10 @@
 //! Creates and puts that wait for room, first come first served.
 //!
 //! The one at the head is tried whenever room may have appeared; those behind it wait even if they
-//! would fit, or a large object would never get its turn. Before all others are the urgent ones,
-//! which may not wait for room and only wait until memory is there again that is being given back
-//! to the system. How room is made is not known here.
+//! would fit, or a large object would never get its turn. Before all others are those in a hurry,
+//! which may not wait for others to make room: they are here only while much is evicted for them,
+//! or until memory is there again that is being given back to the system. How room is made is not
+//! known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,28 +76,46 @@ pub struct QueuedCreate {
     pub evict: bool,
     /// When it is refused at the latest.
     pub deadline: Option<Timestamp>,
-    /// It does not wait for others to make room, so it goes before those that do.
-    pub is_urgent: bool,
+    /// It has been counted as one that had to wait; not while it only takes long.
+    pub is_counted: bool,
 }
-
-/// The tickets of creates that are not urgent begin here, and so come after all others.
-const PATIENT: u64 = 1 << 63;
 
 impl QueuedCreate {
     /// What it keeps in memory.
     pub fn cost(&self) -> WaitCost {
         self.creation.cost()
     }
+
+    /// Whether the one with this ticket is refused as soon as it is known that there is no room.
+    pub const fn is_hurried(ticket: u64) -> bool {
+        ticket < FIRST_PATIENT
+    }
 }
 
+/// The tickets of those that may wait are from here on.
+const FIRST_PATIENT: u64 = 1 << 62;
+
 /// Creates that wait for room.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CreateQueue {
     // The key counts up, so the first entry is the head of the queue.
     queue: BTreeMap<u64, QueuedCreate>,
     by_deadline: BTreeSet<(Timestamp, u64)>,
     by_client: BTreeSet<(ClientId, RequestId, u64)>,
-    next_ticket: u64,
+    next_hurried: u64,
+    next_patient: u64,
+}
+
+impl Default for CreateQueue {
+    fn default() -> Self {
+        Self {
+            queue: BTreeMap::new(),
+            by_deadline: BTreeSet::new(),
+            by_client: BTreeSet::new(),
+            next_hurried: 0,
+            next_patient: FIRST_PATIENT,
+        }
+    }
 }
 
 impl CreateQueue {
@@ -110,18 +129,30 @@ impl CreateQueue {
         self.queue.is_empty()
     }
 
-    /// Adds a create at the end, or behind the last urgent one.
-    pub fn push(&mut self, create: QueuedCreate) {
-        self.next_ticket += 1;
-        let ticket = self.next_ticket | if create.is_urgent { 0 } else { PATIENT };
+    /// Adds a create at the end, or behind those in a hurry if it may not wait.
+    pub fn push(&mut self, create: QueuedCreate, is_hurried: bool) -> u64 {
+        let next = if is_hurried { &mut self.next_hurried } else { &mut self.next_patient };
+        let ticket = *next;
+        *next += 1;
         self.by_deadline.extend(create.deadline.map(|deadline| (deadline, ticket)));
         self.by_client.insert((create.client, create.request, ticket));
         self.queue.insert(ticket, create);
+        ticket
     }
 
     /// The head of the queue.
     pub fn head(&self) -> Option<&QueuedCreate> {
         self.queue.first_key_value().map(|(_, create)| create)
+    }
+
+    /// The head of the queue, to be changed.
+    pub fn head_mut(&mut self) -> Option<&mut QueuedCreate> {
+        self.queue.first_entry().map(std::collections::btree_map::OccupiedEntry::into_mut)
+    }
+
+    /// The ticket of the head.
+    pub fn head_ticket(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|(ticket, _)| *ticket)
     }
 
     /// Takes the head out.
@@ -148,13 +179,11 @@ impl CreateQueue {
         Some(self.remove(ticket))
     }
 
-    /// Drops the creates of a client that left.
-    pub fn disconnected(&mut self, client: ClientId) {
+    /// Takes out one create of a client that left.
+    pub fn abandoned(&mut self, client: ClientId) -> Option<QueuedCreate> {
         let range = (client, RequestId(0), 0)..=(client, RequestId(u64::MAX), u64::MAX);
-        let left: Vec<u64> = self.by_client.range(range).map(|(_, _, ticket)| *ticket).collect();
-        for ticket in left {
-            self.remove(ticket);
-        }
+        let (_, _, ticket) = *self.by_client.range(range).next()?;
+        Some(self.remove(ticket))
     }
 
     /// All waiting creates, head first.

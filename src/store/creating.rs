@@ -1,5 +1,5 @@
-//! Making objects: create, put, seal, abort, and the queue of those that wait for room. Part of
-//! [`Store`]. How room is made is the business of `room`.
+//! Making objects: create, put, seal and abort. Part of [`Store`]. How room is made is the business
+//! of `room`, and who waits for it that of `queueing`.
 
 use std::collections::BTreeSet;
 
@@ -27,83 +27,42 @@ impl Store {
         self.check_fits_ever(asked.client, &creation)?;
         self.check_quota(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
+        let (mut is_long, mut is_resting) = (false, false);
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
         if must_not_wait || self.creates.is_empty() {
             let sizes: Vec<u64> = creation.sizes().collect();
-            match self.make_room(asked.client, &sizes, room.evict) {
+            match self.make_room(asked.client, &sizes, room.evict, self.slice.steps) {
                 Ok(offsets) => {
                     return Ok(self.place(asked, creation, &offsets, effects).into());
                 }
-                Err(NoRoom::Full) if must_not_wait => {
+                Err(NoRoom::TooLong) => is_long = true,
+                Err(NoRoom::Resting) => is_resting = true,
+                Err(NoRoom::Full { .. }) if must_not_wait => {
                     return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
                 }
-                Err(NoRoom::Full | NoRoom::Resting) => {}
+                Err(NoRoom::Full { .. }) => {}
             }
         }
         let cost = creation.cost();
-        self.may_wait(asked.client, cost)?;
+        // It is not its fault that there is no room for a moment.
+        if !(must_not_wait && is_resting) {
+            self.may_wait(asked.client, cost)?;
+        }
         self.clients.get_mut(asked.client).wait_began(cost);
-        self.counters.creates_queued += 1;
-        self.creates.push(QueuedCreate {
-            client: asked.client,
-            request: asked.request,
-            creation,
-            evict: room.evict,
-            deadline: if must_not_wait { None } else { asked.deadline(room.timeout) },
-            is_urgent: must_not_wait,
-        });
+        let is_counted = !is_long || self.trimming.resting().is_some();
+        self.counters.creates_queued += u64::from(is_counted);
+        let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
+        let (client, request, evict) = (asked.client, asked.request, room.evict);
+        let create = QueuedCreate { client, request, creation, evict, deadline, is_counted };
+        let ticket = self.creates.push(create, must_not_wait);
+        if is_long && self.creates.head_ticket() == Some(ticket) {
+            self.begin_clearing();
+        }
         Ok(Outcome::Waits)
     }
 
-    /// Serves waiting creates from the head of the queue, as far as there is room.
-    pub(super) fn serve_create_queue(&mut self, now: Timestamp, effects: &mut Effects) {
-        if !std::mem::take(&mut self.room_appeared) {
-            return;
-        }
-        while let Some(head) = self.creates.head() {
-            let is_legal = self
-                .check_new(&head.creation)
-                .and_then(|()| self.check_fits_ever(head.client, &head.creation))
-                .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
-            // What stands in the way now will still do so when the head is tried again.
-            let offsets = match is_legal {
-                Err(refusal) => Err(refusal),
-                Ok(()) => match self.make_room_for_head() {
-                    None => break,
-                    Some(offsets) => offsets,
-                },
-            };
-            let Some(create) = self.creates.pop() else { break };
-            self.clients.get_mut(create.client).wait_ended(create.cost());
-            let asked = Asked { client: create.client, request: create.request, now };
-            match offsets {
-                Ok(offsets) => {
-                    let reply = self.place(asked, create.creation, &offsets, effects);
-                    effects.reply(asked.client, asked.request, reply);
-                }
-                Err(refusal) => self.refuse(asked.client, asked.request, refusal, effects),
-            }
-        }
-        self.room_appeared = false;
-    }
-
-    /// `None` if it has to wait on.
-    fn make_room_for_head(&mut self) -> Option<Result<Vec<u64>, Refusal>> {
-        let head = self.creates.head()?;
-        let (client, evict, is_urgent) = (head.client, head.evict, head.is_urgent);
-        let sizes: Vec<u64> = head.creation.sizes().collect();
-        match self.make_room(client, &sizes, evict) {
-            Ok(offsets) => Some(Ok(offsets)),
-            Err(NoRoom::Full) if is_urgent => {
-                self.counters.creates_timed_out += 1;
-                Some(Err(Refusal::StoreFull(self.full(sizes.iter().sum()))))
-            }
-            Err(NoRoom::Full | NoRoom::Resting) => None,
-        }
-    }
-
     /// Refuses names that are taken, in the store or within the batch.
-    fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
+    pub(super) fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
         let mut names = BTreeSet::new();
         for id in creation.ids() {
             if self.objects.find(id).is_some() || !names.insert(id) {
@@ -114,7 +73,11 @@ impl Store {
     }
 
     /// Refuses what would not even fit into an empty store or an unused quota.
-    fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
+    pub(super) fn check_fits_ever(
+        &self,
+        client: ClientId,
+        creation: &Creation,
+    ) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
         // Many small objects need far more memory than they have bytes.
@@ -135,7 +98,7 @@ impl Store {
 
     /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its
     /// own quota: it would keep others waiting for whom there is room.
-    fn check_quota(
+    pub(super) fn check_quota(
         &self,
         client: ClientId,
         creation: &Creation,
@@ -150,7 +113,7 @@ impl Store {
     }
 
     /// Puts new objects where room was made for them.
-    fn place(
+    pub(super) fn place(
         &mut self,
         asked: Asked,
         creation: Creation,
@@ -191,7 +154,7 @@ impl Store {
     fn insert(&mut self, asked: Asked, id: ObjectId, location: Location) -> Slot {
         let creator = asked.client;
         let size = location.size();
-        let account = self.quotas.get_mut(creator);
+        let has_quota = self.quotas.get(creator).is_some();
         let slot = self.objects.insert(Object {
             id,
             location,
@@ -199,11 +162,9 @@ impl Store {
             created_at: asked.now,
             holders: 0,
             delete_pending: false,
-            account: account.is_some().then_some(creator),
+            account: has_quota.then_some(creator),
         });
-        if let Some(account) = account {
-            account.charge(slot, size);
-        }
+        self.quotas.change(creator, |account| account.charge(slot, size));
         self.used += size;
         self.unsealed += 1;
         self.clients.get_mut(creator).unsealed += 1;
@@ -274,11 +235,11 @@ impl Store {
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
     pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot, effects: &mut Effects) {
         let object = self.remove_object(slot);
-        self.pool.free(object.location.offset, object.size());
+        self.free_memory(&object);
         self.unsealed -= 1;
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
-        self.tell_abandoned(&object.id, effects);
+        self.fail_waiters(object.id, effects);
     }
 }
 

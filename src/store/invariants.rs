@@ -31,7 +31,8 @@ impl Store {
         self.check_waiters();
     }
 
-    /// An object's holders are the clients that hold it; an unsealed one has exactly its creator.
+    /// An object's holders are the clients that hold it, and the store while it wakes those who
+    /// waited; an unsealed one has exactly its creator.
     fn check_holds(&self) {
         let mut holders: BTreeMap<Slot, u32> = BTreeMap::new();
         for (_, client) in self.clients.iter() {
@@ -45,6 +46,10 @@ impl Store {
             }
             assert_eq!(client.held_bytes, bytes, "a client's bytes are those of what it holds");
             assert_eq!(client.unsealed, unsealed, "a client's unsealed objects are those it holds");
+        }
+        for slot in &self.jobs.wakes {
+            *holders.entry(*slot).or_default() += 1;
+            assert!(self.objects.get(*slot).is_sealed(), "only sealed objects wake anybody");
         }
         let mut unsealed = 0;
         for (slot, object) in self.objects.iter_from(0) {
@@ -132,7 +137,8 @@ impl Store {
                 let sealed = self.find_sealed(id);
                 if waiter.missing.contains_key(id) {
                     // A wait remembers what it has seen; only a get must not miss what is there.
-                    assert!(sealed.is_none(), "no missing id is sealed");
+                    let is_told_soon = sealed.is_some_and(|slot| self.jobs.wakes.contains(&slot));
+                    assert!(sealed.is_none() || is_told_soon, "no missing id is sealed");
                 } else if matches!(waiter.want, Want::Get { .. }) {
                     let slot = sealed.expect("what a waiting get has got is there");
                     *holds.entry((waiter.client, slot)).or_default() += 1;
@@ -145,7 +151,17 @@ impl Store {
             count.1.ids += create.cost().ids;
             count.1.bytes += create.cost().bytes;
         }
+        for eviction in self.jobs.evictions() {
+            if self.clients.is_here(eviction.asked.client) {
+                waiting.entry(eviction.asked.client).or_default().0 += 1;
+            }
+        }
         for (id, client) in self.clients.iter() {
+            if client.is_leaving {
+                waiting.remove(&id);
+                holds.retain(|(holder, _), _| *holder != id);
+                continue;
+            }
             for (slot, hold) in &client.holds {
                 let counted = holds.remove(&(id, *slot)).unwrap_or(0);
                 assert_eq!(hold.waiting, counted, "a waiting get holds what it has got");

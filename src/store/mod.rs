@@ -4,14 +4,16 @@
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
 //! a simulation or by a fuzzer alike. Its surface is six verbs: [`Store::connect`],
-//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::next_deadline`] and
-//! [`Store::trimmed`].
+//! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`],
+//! [`Store::next_deadline`] and [`Store::trimmed`]. None of them takes longer for there being more
+//! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
-//! what is evicted for them), `using` (get, wait, release), `removing` (delete, evict, refresh) and
-//! `reports` (everything that only looks). `trimming` says which free memory goes back to the
-//! system. `invariants` says what always holds.
+//! what is evicted for them), `clearing` (the same in slices) and `queueing`, `using` (get, wait,
+//! release), `idleness` (the order of eviction), `removing` (delete, refresh), `jobs` (evict, and
+//! the departure of clients) and `reports` (everything that only looks). `trimming` says which free
+//! memory goes back to the system. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 
@@ -19,24 +21,31 @@ use std::time::Duration;
 
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
 use crate::ids::{ClientId, SegmentId};
+use crate::limits;
 use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
+mod clearing;
 mod clients;
 mod counters;
 mod create_queue;
 mod creating;
 pub mod directory;
 mod effect;
+mod id_index;
+mod idleness;
 mod invariants;
+mod jobs;
 mod object_table;
 pub mod pool;
+mod queueing;
 mod quota;
 mod ranges;
 mod removing;
 mod reports;
 mod room;
+mod runs;
 mod subscriptions;
 mod trimming;
 mod using;
@@ -50,12 +59,15 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects};
 pub use trimming::TrimConfig;
 
+use clearing::Clearing;
 use clients::Clients;
 use create_queue::CreateQueue;
 use directory::{Directory, Unpublished};
+use jobs::Jobs;
 use object_table::ObjectTable;
 use pool::Pool;
 use quota::Quotas;
+use runs::Runs;
 use subscriptions::Subscriptions;
 use trimming::Trimming;
 use waitlist::Waitlist;
@@ -104,6 +116,25 @@ pub struct Store {
     /// The head of the create queue has to be tried again: something was freed or became idle, so
     /// it may fit now, or it can only be refused now.
     room_appeared: bool,
+    /// Room that is being made for the head of the create queue, or cannot be made.
+    clearing: Option<Clearing>,
+    /// Creates whose time is over may fit into memory that was being given back: they are served,
+    /// slice by slice, before they are refused.
+    deadlines_wait: bool,
+    jobs: Jobs,
+    /// What is not needed any more, and takes time to be dropped.
+    waste: Vec<Runs>,
+    slice: Slice,
+    /// What is left of the slice: steps, and ids in answers to those who waited.
+    steps: usize,
+    answers: usize,
+}
+
+/// How much is done in one go.
+#[derive(Debug, Clone, Copy)]
+struct Slice {
+    steps: usize,
+    answers: usize,
 }
 
 /// What a request leads to.
@@ -112,6 +143,8 @@ enum Outcome {
     Reply(Reply),
     /// A reply later: the request waits.
     Waits,
+    /// A reply later: the request has begun to free memory.
+    Frees,
 }
 
 impl From<Reply> for Outcome {
@@ -146,6 +179,13 @@ impl Store {
             directory,
             counters: StoreCounters::default(),
             room_appeared: false,
+            clearing: None,
+            deadlines_wait: false,
+            jobs: Jobs::default(),
+            waste: Vec::new(),
+            slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
+            steps: 0,
+            answers: 0,
             config,
         }
     }
@@ -167,10 +207,13 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.counters.requests += 1;
+        self.begin_slice();
         let outcome = self.serve(client, request_id, request, now, effects);
         match outcome {
             Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
             Ok(Outcome::Waits) => {}
+            // The queue has its turn when all is free that is to be.
+            Ok(Outcome::Frees) => return,
             Err(refusal) => self.refuse(client, request_id, refusal, effects),
         }
         self.finish(now, effects);
@@ -209,7 +252,7 @@ impl Store {
             Request::Release { holds } => self.release(client, &holds, effects).map(Into::into),
             Request::GetState { ids } => Ok(self.states(&ids).into()),
             Request::Delete { ids } => Ok(self.delete(&ids).into()),
-            Request::Evict { bytes } => Ok(self.evict(bytes).into()),
+            Request::Evict { bytes } => self.evict(asked, bytes),
             Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
             Request::List { cursor } => Ok(self.list(cursor).into()),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one, effects),
@@ -224,23 +267,37 @@ impl Store {
         }
     }
 
-    /// Answers every waiting request whose deadline has come.
+    /// Answers waiting requests whose deadline has come. If they are very many, some are left: then
+    /// [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
-        while let Some(waiter) = self.waits.expired(now) {
+        self.begin_slice();
+        while self.answers > 0
+            && let Some(waiter) = self.waits.expired(now)
+        {
             self.counters.waits_timed_out += 1;
+            self.answers -= 1;
             self.answer_waiter(waiter, effects);
         }
         // What is being given back to the system must not be the reason for a refusal.
-        if self.trimming.resting().is_none() {
+        if self.may_expire_creates() {
             self.expire_creates(now, effects);
         }
         self.trimming.look(&self.pool, now);
         self.finish(now, effects);
-        self.trim_next(effects);
+        self.trim_next(now, effects);
+    }
+
+    /// Nobody is refused for memory that is being given back, nor before he had his turn at what
+    /// has come back from there.
+    fn may_expire_creates(&self) -> bool {
+        self.trimming.resting().is_none() && !(self.deadlines_wait && self.has_room_work())
     }
 
     fn expire_creates(&mut self, now: Timestamp, effects: &mut Effects) {
-        while let Some(create) = self.creates.expired(now) {
+        while self.answers > 0
+            && let Some(create) = self.creates.expired(now)
+        {
+            self.answers -= 1;
             self.counters.creates_timed_out += 1;
             self.clients.get_mut(create.client).wait_ended(create.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
@@ -259,37 +316,36 @@ impl Store {
     /// When [`Store::expire`] has something to do at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let creates = self.creates.next_deadline().filter(|_| self.trimming.resting().is_none());
+        let creates = self.creates.next_deadline().filter(|_| self.may_expire_creates());
         let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look()];
         deadlines.into_iter().flatten().min()
     }
 
     /// A client has gone, in whatever way. What it was creating is removed, what it held is
-    /// released, what it waited for is forgotten.
+    /// released, what it waited for is forgotten. If that is very much, it stays among the clients
+    /// until the last of it is done.
     pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
         self.counters.clients_disconnected += 1;
+        self.begin_slice();
         self.subscriptions.unsubscribe(client);
-        // Its waiters first: they are not told anything any more.
-        for waiter in self.waits.disconnected(client) {
-            self.clients.get_mut(client).wait_ended(waiter.cost());
-        }
-        self.creates.disconnected(client);
-        self.room_appeared = true;
-        self.close_account(client);
-        let holds = std::mem::take(&mut self.clients.get_mut(client).holds);
-        for slot in holds.keys() {
-            self.let_go(client, *slot, effects);
-        }
-        self.clients.remove(client);
-        self.finish(now, effects);
+        self.begin_leaving(client, now, effects);
+        self.trimming.plan_look(&self.pool, now);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
-    /// mark; leaves it empty if there is nothing new. After [`Event::Lagged`] the stream ends.
+    /// mark; leaves it empty if there is nothing new, or if [`Self::has_snapshot_left`] and very
+    /// many slots are empty: then there is more at the next time. After [`Event::Lagged`] the
+    /// stream ends.
     pub fn next_events(&mut self, client: ClientId, max: usize, out: &mut Vec<Event>) {
         if !self.subscriptions.next_events(client, max, &self.objects, out) {
             self.counters.subscribers_lagged += 1;
         }
+    }
+
+    /// Whether a subscriber has not been told yet of all objects that there were.
+    #[must_use]
+    pub fn has_snapshot_left(&self, client: ClientId) -> bool {
+        self.subscriptions.has_snapshot_left(client)
     }
 
     /// Where the memory begins that no object has ever used, in bytes from the segment's start.

@@ -1,16 +1,14 @@
 //! All objects of the store, sealed or being created, by slot and by id.
 //!
 //! An object lives in a slot, a small number that stays the same for its life and is reused
-//! afterwards; everything else in the store refers to it by that. The index from id to slot holds
-//! slots only and compares ids in place, which keeps an object's whole book-keeping near 130 bytes.
-//! Who waits for an object and how the policy orders it is not known here.
-
-use std::hash::BuildHasher;
-
-use foldhash::fast::RandomState;
-use hashbrown::HashTable;
+//! afterwards; everything else in the store refers to it by that. The index from id to slot
+//! compares ids in place, which keeps an object's whole book-keeping near 150 bytes. No single call
+//! takes longer for there being more objects. Who waits for an object and how the policy orders it
+//! is not known here.
 
 use crate::ids::{ClientId, Location, ObjectId, Slot};
+use crate::slab::Slab;
+use crate::store::id_index::IdIndex;
 use crate::time::Timestamp;
 
 /// Where an object stands.
@@ -64,66 +62,79 @@ impl Object {
 /// All objects.
 #[derive(Debug, Default)]
 pub struct ObjectTable {
-    slots: Vec<Option<Object>>,
-    free: Vec<Slot>,
-    index: HashTable<Slot>,
-    // Seeded at random against crafted ids. The index is never iterated, so this does not show.
-    hasher: RandomState,
+    slots: Slab<Option<Object>>,
+    /// The slots from here on have never been used.
+    fresh: u32,
+    /// The slots before that one that are free; the first `free_count` of them count.
+    free: Slab<u32>,
+    free_count: usize,
+    index: IdIndex,
 }
 
 impl ObjectTable {
     /// Number of objects.
-    pub fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.index.len()
     }
 
     /// The slot of an object.
     pub fn find(&self, id: &ObjectId) -> Option<Slot> {
-        let same = |slot: &Slot| self.get(*slot).id == *id;
-        self.index.find(self.hasher.hash_one(id), same).copied()
+        self.index.find(id, |slot| self.get(slot).id == *id)
+    }
+
+    /// The object in a slot, if there is one.
+    pub fn try_get(&self, slot: Slot) -> Option<&Object> {
+        self.slots.get(slot.index())?.as_ref()
     }
 
     /// The object in a slot that is in use.
     pub fn get(&self, slot: Slot) -> &Object {
-        self.slots[slot.index()].as_ref().expect("the slot is in use")
+        self.try_get(slot).expect("the slot is in use")
     }
 
     /// The object in a slot that is in use, to be changed. Its id must stay.
     pub fn get_mut(&mut self, slot: Slot) -> &mut Object {
-        self.slots[slot.index()].as_mut().expect("the slot is in use")
+        let object = self.slots.get_mut(slot.index()).and_then(Option::as_mut);
+        object.expect("the slot is in use")
     }
 
     /// Adds an object whose id is not there yet.
     pub fn insert(&mut self, object: Object) -> Slot {
         debug_assert!(self.find(&object.id).is_none(), "an id is inserted once");
-        let hash = self.hasher.hash_one(object.id);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            let index = u32::try_from(self.slots.len()).expect("objects_max bounds the slots");
-            self.slots.push(None);
-            Slot(index)
-        });
-        self.slots[slot.index()] = Some(object);
-        let Self { slots, index, hasher, .. } = self;
-        let rehash = |slot: &Slot| {
-            hasher.hash_one(slots[slot.index()].as_ref().expect("indexed slots are in use").id)
-        };
-        index.insert_unique(hash, slot, rehash);
+        let slot = self.take_slot();
+        self.index.insert(&object.id, slot);
+        *self.slots.entry(slot.index()) = Some(object);
         slot
     }
 
     /// Takes an object out; its slot may be reused from now on.
     pub fn remove(&mut self, slot: Slot) -> Object {
-        let hash = self.hasher.hash_one(self.get(slot).id);
-        let entry = self.index.find_entry(hash, |indexed| *indexed == slot);
-        entry.expect("every object is in the index").remove();
-        self.free.push(slot);
-        self.slots[slot.index()].take().expect("the slot is in use")
+        let taken = self.slots.get_mut(slot.index()).and_then(Option::take);
+        let object = taken.expect("the slot is in use");
+        self.index.remove(&object.id, slot);
+        *self.free.entry(self.free_count) = slot.0;
+        self.free_count += 1;
+        object
     }
 
     /// The objects in the slots from `cursor` on, in slot order.
     pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
-        let slots = (0..).map(Slot).zip(&self.slots).skip(cursor as usize);
-        slots.filter_map(|(slot, object)| object.as_ref().map(|object| (slot, object)))
+        self.slots_from(cursor).filter_map(|(slot, object)| object.map(|object| (slot, object)))
+    }
+
+    /// All slots from `cursor` on that have ever been used, those without an object included.
+    pub fn slots_from(&self, cursor: u32) -> impl Iterator<Item = (Slot, Option<&Object>)> {
+        (cursor..self.fresh).map(Slot).map(|slot| (slot, self.try_get(slot)))
+    }
+
+    fn take_slot(&mut self) -> Slot {
+        if let Some(last) = self.free_count.checked_sub(1) {
+            self.free_count = last;
+            return Slot(*self.free.entry(last));
+        }
+        let slot = Slot(self.fresh);
+        self.fresh += 1;
+        slot
     }
 }
 

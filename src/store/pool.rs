@@ -108,6 +108,13 @@ impl Pool {
         offset == end || run.is_some_and(|(&start, &len)| end <= start + len)
     }
 
+    /// The free run, as its start and its end, that this place is in or at the end of.
+    #[must_use]
+    pub fn run_at(&self, offset: u64) -> Option<(u64, u64)> {
+        let run = self.by_offset.range(..=offset).next_back();
+        run.map(|(&start, &len)| (start, start + len)).filter(|(_, end)| *end >= offset)
+    }
+
     /// Whether [`allocate`](Self::allocate) would find room for `size` bytes now.
     #[must_use]
     pub fn fits(&self, size: u64) -> bool {

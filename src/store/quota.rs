@@ -31,15 +31,48 @@ pub struct Account {
     next_order: u64,
 }
 
+/// What the accounts add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Bytes of the quotas.
+    pub granted: u64,
+    /// Bytes of the idle objects that count against them.
+    pub idle_bytes: u64,
+    /// Number of objects that count against them.
+    pub objects: usize,
+    /// Number of those that somebody holds.
+    pub busy_objects: usize,
+}
+
+impl Totals {
+    fn add(&mut self, other: Self) {
+        self.granted += other.granted;
+        self.idle_bytes += other.idle_bytes;
+        self.objects += other.objects;
+        self.busy_objects += other.busy_objects;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.granted -= other.granted;
+        self.idle_bytes -= other.idle_bytes;
+        self.objects -= other.objects;
+        self.busy_objects -= other.busy_objects;
+    }
+}
+
 impl Account {
+    fn totals(&self) -> Totals {
+        Totals {
+            granted: self.quota,
+            idle_bytes: self.idle.idle_bytes(),
+            objects: self.objects.len(),
+            busy_objects: self.busy.len(),
+        }
+    }
+
     /// Number of objects that count against the quota.
     pub fn objects(&self) -> usize {
         self.objects.len()
-    }
-
-    /// Number of those that somebody holds.
-    pub fn busy_objects(&self) -> usize {
-        self.busy.len()
     }
 
     /// Those that somebody holds, oldest first.
@@ -80,6 +113,7 @@ impl Account {
 #[derive(Debug)]
 pub struct Quotas {
     accounts: BTreeMap<ClientId, Account>,
+    totals: Totals,
     capacity: u64,
     policy: PolicyKind,
 }
@@ -87,7 +121,7 @@ pub struct Quotas {
 impl Quotas {
     /// No quotas yet, in a store of so many bytes.
     pub fn new(capacity: u64, policy: PolicyKind) -> Self {
-        Self { accounts: BTreeMap::new(), capacity, policy }
+        Self { accounts: BTreeMap::new(), totals: Totals::default(), capacity, policy }
     }
 
     /// Gives a client a quota, once.
@@ -97,7 +131,7 @@ impl Quotas {
         }
         let available = (self.capacity / 100 * QUOTA_SHARE_MAX
             + self.capacity % 100 * QUOTA_SHARE_MAX / 100)
-            .saturating_sub(self.granted());
+            .saturating_sub(self.totals.granted);
         if quota > available {
             return Err(Refusal::QuotaUnavailable { requested: quota, available });
         }
@@ -109,13 +143,19 @@ impl Quotas {
             busy: BTreeMap::new(),
             next_order: 0,
         };
+        self.totals.add(account.totals());
         self.accounts.insert(client, account);
         Ok(())
     }
 
-    /// Bytes of all quotas together.
-    pub fn granted(&self) -> u64 {
-        self.accounts.values().map(|account| account.quota).sum()
+    /// What all accounts add up to, known without a look at them.
+    pub const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Number of accounts.
+    pub fn len(&self) -> usize {
+        self.accounts.len()
     }
 
     /// The account of a client that has a quota.
@@ -123,14 +163,30 @@ impl Quotas {
         self.accounts.get(&client)
     }
 
-    /// The account of a client that has a quota, to be changed.
-    pub fn get_mut(&mut self, client: ClientId) -> Option<&mut Account> {
-        self.accounts.get_mut(&client)
+    /// Changes the account of a client that has a quota.
+    pub fn change<R>(
+        &mut self,
+        client: ClientId,
+        change: impl FnOnce(&mut Account) -> R,
+    ) -> Option<R> {
+        let account = self.accounts.get_mut(&client)?;
+        self.totals.subtract(account.totals());
+        let result = change(account);
+        self.totals.add(account.totals());
+        Some(result)
+    }
+
+    /// The first client after this one that has a quota.
+    pub fn next_after(&self, client: ClientId) -> Option<ClientId> {
+        let above = (std::ops::Bound::Excluded(client), std::ops::Bound::Unbounded);
+        self.accounts.range(above).next().map(|(client, _)| *client)
     }
 
     /// Ends the account of a client that leaves.
-    pub fn remove(&mut self, client: ClientId) -> Option<Account> {
-        self.accounts.remove(&client)
+    pub fn remove(&mut self, client: ClientId) {
+        if let Some(account) = self.accounts.remove(&client) {
+            self.totals.subtract(account.totals());
+        }
     }
 
     /// All accounts, by client.
@@ -140,10 +196,13 @@ impl Quotas {
 
     /// Checks that each account's parts agree.
     pub fn check_invariants(&self) {
+        let mut totals = Totals::default();
         for account in self.accounts.values() {
+            totals.add(account.totals());
             account.idle.check_invariants();
             let parts = account.busy.len() + account.idle.idle_objects();
             assert_eq!(account.objects.len(), parts, "a charged object is either idle or in use");
         }
+        assert_eq!(self.totals, totals, "the totals are those of all accounts");
     }
 }

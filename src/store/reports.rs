@@ -12,10 +12,14 @@ use crate::store::object_table::{Object, State};
 
 impl Store {
     pub(super) fn list(&self, cursor: u32) -> Reply {
-        let mut rest = self.objects.iter_from(cursor);
-        let part = rest.by_ref().take(limits::LIST_PART_MAX);
-        let objects = part.map(|(_, object)| self.object_info(object)).collect();
-        Reply::ObjectList { objects, next: rest.next().map(|(slot, _)| slot.0) }
+        let mut objects = Vec::new();
+        for (looked, (slot, object)) in self.objects.slots_from(cursor).enumerate() {
+            if objects.len() == limits::LIST_PART_MAX || looked == limits::LIST_LOOKS_MAX {
+                return Reply::ObjectList { objects, next: Some(slot.0) };
+            }
+            objects.extend(object.map(|object| self.object_info(object)));
+        }
+        Reply::ObjectList { objects, next: None }
     }
 
     fn object_info(&self, object: &Object) -> ObjectInfo {
@@ -89,15 +93,15 @@ impl Store {
             objects: self.objects.len() as u64,
             unsealed_objects: self.unsealed,
             clients: self.clients.len() as u64,
-            waiting_requests: (self.waits.len() + self.creates.len()) as u64,
+            waiting_requests: (self.waits.len() + self.creates.len() + self.jobs.evictions().len())
+                as u64,
             subscribers: self.subscriptions.len() as u64,
             counters: self.counters.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         }
     }
 
     pub(super) fn evictable_bytes(&self) -> u64 {
-        let charged: u64 = self.quotas.iter().map(|(_, account)| account.idle.idle_bytes()).sum();
-        self.idle.idle_bytes() + charged
+        self.idle.idle_bytes() + self.quotas.totals().idle_bytes
     }
 
     /// The largest object that could be created now without evicting anything.
@@ -113,11 +117,11 @@ impl Store {
     /// The text that the original printed, line for line; programs match on parts of it.
     pub(super) fn debug_text(&self) -> String {
         let capacity = self.config.capacity;
-        let charged: usize = self.quotas.iter().map(|(_, account)| account.objects()).sum();
-        let busy: usize = self.quotas.iter().map(|(_, account)| account.busy_objects()).sum();
+        let quotas = self.quotas.totals();
+        let (charged, busy) = (quotas.objects, quotas.busy_objects);
         let global = ListReport {
             name: "global lru",
-            capacity: capacity - self.quotas.granted(),
+            capacity: capacity - quotas.granted,
             original_capacity: capacity,
             used: self.idle.idle_bytes(),
             objects: self.idle.idle_objects(),
@@ -129,7 +133,7 @@ impl Store {
             "num clients with quota: {}\nquota map size: {charged}\npinned quota map size: {busy}\n\
              allocated bytes: {}\nallocation limit: {capacity}\npinned bytes: {}\n{global}\n\
              (global lru) num evictions: {}\n(global lru) bytes evicted: {}",
-            self.quotas.iter().count(),
+            self.quotas.len(),
             self.used,
             self.used - self.evictable_bytes(),
             self.counters.objects_evicted,
@@ -146,7 +150,7 @@ impl Store {
             let _ = write!(text, "\n{list}");
         }
         // The text has to fit into a frame, whatever the clients do.
-        let left_out = self.quotas.iter().count().saturating_sub(limits::CLIENTS_PART_MAX);
+        let left_out = self.quotas.len().saturating_sub(limits::CLIENTS_PART_MAX);
         if left_out > 0 {
             let _ = write!(text, "\nclients with quota left out: {left_out}");
         }

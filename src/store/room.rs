@@ -4,7 +4,9 @@
 //! objects are freed in the pool one by one, least recent first, until everything fits; if it never
 //! does, the pool is put back as it was. Then victims that turned out not to be needed (they lie
 //! outside the run that was found, and neither the bytes nor the quota want them) are spared, and
-//! the rest is evicted. So eviction takes what is needed and no more.
+//! the rest is evicted. So eviction takes what is needed and no more. A plan for which too many
+//! objects would have to be looked at is given up; what happens then is the business of
+//! [`clearing`](super::clearing).
 //!
 //! Memory that is being given back to the system is taken in the pool, and yet has to be there for
 //! whoever needs it. So new objects go elsewhere if that costs nobody anything. If not, the plan is
@@ -39,6 +41,20 @@ struct RoomPlan {
     demoted: Vec<Slot>,
     /// How far the idle objects have been searched.
     cursor: Cursor,
+    /// Objects that were looked at, and how many may be.
+    looked: usize,
+    looks_max: usize,
+}
+
+/// Why nothing was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// It does not fit. So many objects had to be looked at to see that.
+    Full { looked: usize },
+    /// Too many objects would have to be looked at.
+    TooLong,
+    /// There will be when the memory that is being given back to the system is free again.
+    Resting,
 }
 
 /// Where the search for victims stands: first everybody's idle objects, then the creator's own.
@@ -50,32 +66,33 @@ struct Cursor {
     own: Option<Slot>,
 }
 
-/// Why there is no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoRoom {
-    /// There is none, whatever may be evicted.
-    Full,
-    /// There will be when the memory that is being given back to the system is free again.
-    Resting,
+impl RoomPlan {
+    /// One more object is looked at. False if that is one too many.
+    fn may_look(&mut self) -> bool {
+        self.looked += 1;
+        self.looked <= self.looks_max
+    }
 }
 
-/// What may be evicted for new objects.
+/// What may be evicted for new objects, and how many objects may be looked at.
 #[derive(Debug, Clone, Copy)]
 struct MayEvict {
     for_quota: bool,
     for_places: bool,
+    looks_max: usize,
 }
 
 impl Store {
-    /// Takes memory for objects of these sizes, and evicts what has to go for it. Nothing changes
-    /// if there is no room.
+    /// Takes memory for objects of these sizes, and evicts what has to go for it, after a look at
+    /// so many objects at most. Nothing changes if there is no room.
     pub(super) fn make_room(
         &mut self,
         client: ClientId,
         sizes: &[u64],
         evict: bool,
+        looks_max: usize,
     ) -> Result<Vec<u64>, NoRoom> {
-        let may_evict = MayEvict { for_quota: evict, for_places: evict };
+        let may_evict = MayEvict { for_quota: evict, for_places: evict, looks_max };
         let offsets = match self.trimming.resting() {
             None => self.find_room(client, sizes, may_evict, None),
             Some(resting) => {
@@ -88,11 +105,16 @@ impl Store {
                 })
             }
         }?;
+        self.note_taken(&offsets, sizes);
+        Ok(offsets)
+    }
+
+    /// New objects have got these places.
+    pub(super) fn note_taken(&mut self, offsets: &[u64], sizes: &[u64]) {
         for (offset, size) in offsets.iter().zip(sizes) {
             self.used_end = self.used_end.max(offset + size);
             self.trimming.note_taken(*offset, *size, self.used_end);
         }
-        Ok(offsets)
     }
 
     /// Plans and takes the room; not if it would be any of what is to be kept clear.
@@ -103,13 +125,20 @@ impl Store {
         may_evict: MayEvict,
         keep_clear: Option<Range>,
     ) -> Result<Vec<u64>, NoRoom> {
-        let mut plan = RoomPlan::default();
+        let looks_max = may_evict.looks_max;
+        let mut plan = RoomPlan { looks_max, ..RoomPlan::default() };
         if may_evict.for_quota {
             self.plan_quota(client, sizes.iter().sum(), &mut plan);
         }
-        if !self.plan_places(client, sizes, may_evict.for_places, &mut plan) {
+        let has_places = plan.looked <= looks_max
+            && self.plan_places(client, sizes, may_evict.for_places, &mut plan);
+        self.steps = self.steps.saturating_sub(plan.looked);
+        if !has_places {
             self.undo_plan(&plan, sizes);
-            return Err(NoRoom::Full);
+            return Err(match plan.looked {
+                looked if looked > looks_max => NoRoom::TooLong,
+                looked => NoRoom::Full { looked },
+            });
         }
         let mut places = plan.offsets.iter().zip(sizes);
         let is_in_the_way =
@@ -123,7 +152,9 @@ impl Store {
             self.demote(*slot);
         }
         for slot in &plan.victims {
-            self.forget_evicted(*slot);
+            let object = self.forget_evicted(*slot);
+            // Its memory is free already, what the new object leaves of it.
+            self.note_room(&object);
         }
         Ok(plan.offsets)
     }
@@ -136,13 +167,16 @@ impl Store {
         let mut pinned = Vec::new();
         while plan.relieved_bytes < plan.over_quota {
             let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
+            if !plan.may_look() {
+                return;
+            }
             if !self.plan_victim(slot, plan) {
                 pinned.push(slot);
             }
         }
         let busy = self.quotas.get(client).into_iter().flat_map(|account| account.busy());
         for slot in busy.chain(pinned) {
-            if plan.relieved_bytes >= plan.over_quota {
+            if plan.relieved_bytes >= plan.over_quota || !plan.may_look() {
                 break;
             }
             plan.relieved_bytes += self.objects.get(slot).size();
@@ -164,7 +198,10 @@ impl Store {
             return false;
         }
         self.place_while_evicting(client, sizes, evict, plan)
-            || (evict && sizes.len() > 1 && self.place_after_evicting(sizes, plan))
+            || (evict
+                && sizes.len() > 1
+                && plan.looked <= plan.looks_max
+                && self.place_after_evicting(sizes, plan))
     }
 
     /// Evicts one idle object after another until there is a place for everything.
@@ -183,7 +220,7 @@ impl Store {
                     break;
                 }
                 let candidate = evict.then(|| self.next_candidate(client, &mut cursor)).flatten();
-                let Some(slot) = candidate else { return false };
+                let Some(slot) = candidate.filter(|_| plan.may_look()) else { return false };
                 self.plan_victim(slot, plan);
             }
         }
@@ -292,14 +329,8 @@ impl Store {
 
     /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it. One
     /// that only readers of the directory use is idle already.
-    fn demote(&mut self, slot: Slot) {
-        let object = self.objects.get_mut(slot);
-        let (size, is_idle) = (object.size(), object.is_sealed() && object.holders == 0);
-        let account = object.account.take().and_then(|owner| self.quotas.get_mut(owner));
-        account.expect("only charged objects are demoted").discharge(slot, size);
-        if is_idle {
-            self.idle.became_idle(slot, size);
-        }
+    pub(super) fn demote(&mut self, slot: Slot) {
+        self.becomes_everybodys(slot);
         self.counters.objects_demoted += 1;
     }
 

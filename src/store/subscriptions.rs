@@ -131,6 +131,11 @@ impl Subscriptions {
         true
     }
 
+    /// Whether a subscriber has not been told of all objects yet.
+    pub fn has_snapshot_left(&self, client: ClientId) -> bool {
+        self.subscribers.get(&client).is_some_and(|subscriber| subscriber.snapshot.is_some())
+    }
+
     /// Checks that no subscriber is ahead of the log and that nobody's events are kept for nothing.
     pub fn check_invariants(&self) {
         for subscriber in self.subscribers.values() {
@@ -151,12 +156,12 @@ impl Subscriber {
             State::Created { .. } => false,
             State::Sealed { event, .. } => event < snapshot.began,
         };
-        for (slot, object) in objects.iter_from(snapshot.cursor).filter(|(_, o)| is_old(o)) {
-            if out.len() == max {
+        for (looked, (slot, object)) in objects.slots_from(snapshot.cursor).enumerate() {
+            if out.len() == max || looked == limits::LIST_LOOKS_MAX {
                 snapshot.cursor = slot.0;
                 return;
             }
-            out.push(sealed_event(object));
+            out.extend(object.filter(|object| is_old(object)).map(sealed_event));
         }
         out.push(Event::SnapshotEnd);
         self.snapshot = None;

@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use crate::ids::Extent;
-use crate::limits::{ALIGNMENT, TRIM_RUNS_MAX};
+use crate::limits::{ALIGNMENT, TRIM_PAUSE, TRIM_RUNS_MAX};
 use crate::store::pool::Pool;
 use crate::store::ranges::{Range, Ranges};
 use crate::store::{Effect, Effects, Store};
@@ -54,6 +54,8 @@ pub struct Trimming {
     /// The slice that is with the system.
     resting: Option<Range>,
     next_look: Option<Timestamp>,
+    /// When to go on with what is ripe, after it was put off.
+    next_try: Option<Timestamp>,
     /// Not before this is the next look.
     next_look_min: Timestamp,
     /// Something was freed since the next look was decided on.
@@ -74,6 +76,7 @@ impl Trimming {
             ripe: Ranges::default(),
             resting: None,
             next_look: None,
+            next_try: None,
             next_look_min: Timestamp::ZERO,
             was_freed: false,
         }
@@ -84,9 +87,16 @@ impl Trimming {
         self.resting
     }
 
-    /// When there is something to look at.
-    pub const fn next_look(&self) -> Option<Timestamp> {
-        self.next_look
+    /// When there is something to look at, or to give back.
+    pub fn next_look(&self) -> Option<Timestamp> {
+        self.next_look.into_iter().chain(self.next_try).min()
+    }
+
+    /// Puts off the next slice if it is to be, and says whether it has.
+    fn postpone(&mut self, is_to_be: bool, now: Timestamp) -> bool {
+        let waits = is_to_be && self.resting.is_none() && !self.ripe.is_empty();
+        self.next_try = waits.then(|| now.after(TRIM_PAUSE));
+        waits
     }
 
     /// An object is about to use these bytes; objects have used none from `used_end` on.
@@ -178,7 +188,7 @@ impl Trimming {
             let overlapping = pool.runs_of_at_least(1).find(|(o, l)| resting.overlaps(*o, *l));
             assert_eq!(overlapping, None, "nobody is given memory that is with the system");
         }
-        let waits = self.next_look.is_some() || self.resting.is_some();
+        let waits = self.next_look().is_some() || self.resting.is_some();
         assert!(waits || (self.aging.is_empty() && self.ripe.is_empty()), "nothing is forgotten");
     }
 }
@@ -190,19 +200,27 @@ impl Store {
     /// # Panics
     /// If there was no such effect, or the bytes are more than its range has.
     pub fn trimmed(&mut self, bytes: u64, now: Timestamp, effects: &mut Effects) {
+        self.begin_slice();
         let slice = self.trimming.end_slice(bytes);
         self.counters.bytes_trimmed += bytes;
         self.pool.free(slice.start, slice.len());
+        self.may_fit_now(slice.start, slice.len());
         // First those who have waited for this, then those whose time ran out meanwhile.
-        self.room_appeared = true;
         self.serve_create_queue(now, effects);
-        self.expire_creates(now, effects);
+        self.deadlines_wait = self.has_room_work();
+        if self.may_expire_creates() {
+            self.expire_creates(now, effects);
+        }
         self.finish(now, effects);
-        self.trim_next(effects);
+        self.trim_next(now, effects);
     }
 
     /// Gives the next slice to the system, if it is time to.
-    pub(super) fn trim_next(&mut self, effects: &mut Effects) {
+    pub(super) fn trim_next(&mut self, now: Timestamp, effects: &mut Effects) {
+        // Room that somebody waits for is made first.
+        if self.trimming.postpone(self.has_room_work(), now) {
+            return;
+        }
         let Some(Range { start: offset, end }) = self.trimming.begin_slice() else { return };
         let len = end - offset;
         self.pool.claim(offset, len);

@@ -9,8 +9,7 @@ use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::protocol::message::{ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
-use crate::store::object_table::State;
-use crate::store::waitlist::{Waiter, Want};
+use crate::store::waitlist::{Waiter, WaiterId, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
 
 impl Store {
@@ -88,10 +87,13 @@ impl Store {
         self.waits.add(waiter);
     }
 
-    /// Tells everybody who waited for this object that it is there; a get holds it from now on.
-    pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
+    /// Tells those who waited for this object that it is there, as many as this slice allows; a
+    /// get holds it from now on. False if there are more.
+    pub(super) fn wake_some(&mut self, slot: Slot, effects: &mut Effects) -> bool {
         let id = self.objects.get(slot).id;
-        for progress in self.waits.sealed(&id) {
+        while self.answers > 0 {
+            let Some(progress) = self.waits.sealed(&id) else { return true };
+            self.answers -= 1;
             if progress.holds > 0 {
                 self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
             }
@@ -99,11 +101,13 @@ impl Store {
                 self.answer_waiter(waiter, effects);
             }
         }
+        !self.waits.is_awaited(&id)
     }
 
     /// Answers a request that is not in the waitlist any more with what there is.
     pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
         self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
+        self.answers = self.answers.saturating_sub(waiter.ids.len());
         let reply = match waiter.want {
             Want::Get { .. } => Reply::Objects(self.grant(&waiter)),
             Want::Seen { .. } => {
@@ -129,17 +133,35 @@ impl Store {
     }
 
     /// The creator of an object gave up. Waiters that wanted to know are refused, and let go of
-    /// what they held while they waited; the others wait for somebody to create it again.
-    pub(super) fn tell_abandoned(&mut self, id: &ObjectId, effects: &mut Effects) {
-        for waiter in self.waits.abandoned(id) {
-            self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
-            for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
-                let slot = self.objects.find(held).expect("a held object exists");
-                self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+    /// what they held while they waited; the others wait for somebody to create it again. As many
+    /// as this slice allows, from `from` to `last`; returns where to go on.
+    pub(super) fn tell_abandoned(
+        &mut self,
+        id: &ObjectId,
+        from: WaiterId,
+        last: WaiterId,
+        effects: &mut Effects,
+    ) -> Option<WaiterId> {
+        let mut from = from;
+        while self.answers > 0 {
+            let (next, waiter) = self.waits.abandoned(id, from, last)?;
+            from = next;
+            self.answers -= 1;
+            if let Some(waiter) = waiter {
+                self.fail_waiter(&waiter, *id, effects);
             }
-            let abandoned = Refusal::Abandoned(*id);
-            self.refuse(waiter.client, waiter.request, abandoned, effects);
         }
+        Some(from)
+    }
+
+    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId, effects: &mut Effects) {
+        self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
+        self.answers = self.answers.saturating_sub(waiter.ids.len());
+        for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
+            let slot = self.objects.find(held).expect("a held object exists");
+            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+        }
+        self.refuse(waiter.client, waiter.request, Refusal::Abandoned(abandoned), effects);
     }
 
     pub(super) fn cancel(
@@ -212,10 +234,7 @@ impl Store {
         holder.held_bytes += object.size();
         object.holders += 1;
         if object.holders == 1 && object.is_sealed() {
-            match object.account.and_then(|owner| self.quotas.get_mut(owner)) {
-                Some(account) => account.became_busy(slot),
-                None => self.idle.became_busy(slot),
-            }
+            self.becomes_busy(slot);
         }
     }
 
@@ -240,30 +259,25 @@ impl Store {
     /// A client does not hold an object any more. An unsealed one is removed, since nobody else may
     /// ever seal it.
     pub(super) fn let_go(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
-        let object = self.objects.get_mut(slot);
-        object.holders -= 1;
-        let size = object.size();
+        let object = self.objects.get(slot);
+        let (size, is_sealed) = (object.size(), object.is_sealed());
         self.clients.get_mut(client).held_bytes -= size;
-        match object.state {
-            State::Created { .. } => self.abandon(client, slot, effects),
-            State::Sealed { .. } if object.holders > 0 => {}
-            State::Sealed { .. } => {
-                if !(object.delete_pending && self.delete_idle(slot)) {
-                    self.becomes_idle(slot);
-                }
-            }
+        if is_sealed {
+            self.lose_holder(slot);
+        } else {
+            self.objects.get_mut(slot).holders -= 1;
+            self.abandon(client, slot, effects);
         }
     }
 
-    /// Nobody holds a sealed object any more: it is now the most recently used one that may go.
-    fn becomes_idle(&mut self, slot: Slot) {
-        let object = self.objects.get(slot);
-        let size = object.size();
-        match object.account.and_then(|owner| self.quotas.get_mut(owner)) {
-            Some(account) => account.became_idle(slot, size),
-            None => self.idle.became_idle(slot, size),
+    /// A sealed object has one holder less.
+    pub(super) fn lose_holder(&mut self, slot: Slot) {
+        let object = self.objects.get_mut(slot);
+        object.holders -= 1;
+        let (is_idle, is_to_go) = (object.holders == 0, object.delete_pending);
+        if is_idle && !(is_to_go && self.delete_idle(slot)) {
+            self.becomes_idle(slot);
         }
-        self.room_appeared = true;
     }
 }
 

@@ -16,6 +16,15 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WaiterId(u64);
 
+impl WaiterId {
+    /// Before all waiters.
+    pub const FIRST: Self = Self(0);
+
+    const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// What a waiter wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
@@ -100,10 +109,21 @@ impl Waitlist {
         self.waiters.insert(id, waiter);
     }
 
-    /// An object has been sealed: what that means to those who waited for it, in order of arrival.
-    pub fn sealed(&mut self, object: &ObjectId) -> Vec<Progress> {
-        let waiting: Vec<WaiterId> = self.waiting_for(object).collect();
-        waiting.into_iter().map(|id| self.progress(id, object)).collect()
+    /// The name of the waiter that came last.
+    pub const fn last(&self) -> WaiterId {
+        WaiterId(self.next_id)
+    }
+
+    /// An object has been sealed: what that means to the next one who waited for it, in order of
+    /// arrival.
+    pub fn sealed(&mut self, object: &ObjectId) -> Option<Progress> {
+        let id = self.waiting_for(object, WaiterId::FIRST).next()?;
+        Some(self.progress(id, object))
+    }
+
+    /// Whether anybody waits for this object.
+    pub fn is_awaited(&self, object: &ObjectId) -> bool {
+        self.waiting_for(object, WaiterId::FIRST).next().is_some()
     }
 
     fn progress(&mut self, id: WaiterId, object: &ObjectId) -> Progress {
@@ -122,12 +142,17 @@ impl Waitlist {
         Progress { client, holds, completed }
     }
 
-    /// The creator of an object gave up: takes out the waiters that want to know.
-    pub fn abandoned(&mut self, object: &ObjectId) -> Vec<Waiter> {
-        let wants_to_know =
-            |id: &WaiterId| matches!(self.waiters[id].want, Want::Get { fail_if_abandoned: true });
-        let told: Vec<WaiterId> = self.waiting_for(object).filter(wants_to_know).collect();
-        told.into_iter().map(|id| self.remove(id)).collect()
+    /// The creator of an object gave up: looks at the next one who waits for it, from `from` to
+    /// `last`, and takes it out if it wants to know. Returns where to look next.
+    pub fn abandoned(
+        &mut self,
+        object: &ObjectId,
+        from: WaiterId,
+        last: WaiterId,
+    ) -> Option<(WaiterId, Option<Waiter>)> {
+        let id = self.waiting_for(object, from).next().filter(|id| *id <= last)?;
+        let wants_to_know = matches!(self.waiters[&id].want, Want::Get { fail_if_abandoned: true });
+        Some((id.next(), wants_to_know.then(|| self.remove(id))))
     }
 
     /// Takes out one waiter whose deadline has come.
@@ -149,10 +174,12 @@ impl Waitlist {
         Some(self.remove(id))
     }
 
-    /// Takes out all waiters of a client that left.
-    pub fn disconnected(&mut self, client: ClientId) -> Vec<Waiter> {
-        let left: Vec<WaiterId> = self.of_client(client).collect();
-        left.into_iter().map(|id| self.remove(id)).collect()
+    /// Takes out one waiter of a client that left.
+    pub fn disconnected(&mut self, client: ClientId) -> Option<Waiter> {
+        let first = (client, RequestId(0), WaiterId(0));
+        let last = (client, RequestId(u64::MAX), WaiterId(u64::MAX));
+        let (_, _, id) = *self.by_client.range(first..=last).next()?;
+        Some(self.remove(id))
     }
 
     /// All waiters.
@@ -160,16 +187,13 @@ impl Waitlist {
         self.waiters.values()
     }
 
-    fn waiting_for(&self, object: &ObjectId) -> impl Iterator<Item = WaiterId> {
-        let first = (*object, WaiterId(0));
+    fn waiting_for(
+        &self,
+        object: &ObjectId,
+        from: WaiterId,
+    ) -> impl Iterator<Item = WaiterId> + use<'_> {
         let last = (*object, WaiterId(u64::MAX));
-        self.by_object.range(first..=last).map(|(_, id)| *id)
-    }
-
-    fn of_client(&self, client: ClientId) -> impl Iterator<Item = WaiterId> {
-        let first = (client, RequestId(0), WaiterId(0));
-        let last = (client, RequestId(u64::MAX), WaiterId(u64::MAX));
-        self.by_client.range(first..=last).map(|(_, _, id)| *id)
+        self.by_object.range((*object, from)..=last).map(|(_, id)| *id)
     }
 
     fn remove(&mut self, id: WaiterId) -> Waiter {

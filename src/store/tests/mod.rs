@@ -4,4 +4,5 @@ mod model;
 mod scenario;
 mod scenarios;
 mod simulation;
+mod slices;
 mod trimming;

@@ -1,10 +1,12 @@
 //! The store against the model, through millions of random steps.
 //!
-//! A run is decided by its seed alone: there is no clock, no thread and no hash order in it. After
-//! each step the model has checked everything that the store did ([`model`](super::model)), the
-//! whole observable state is compared, and the store's own invariants are checked. After the chaos
-//! comes a second phase without any: everything that still waits gets what it waits for and must be
-//! answered, then everybody leaves and the store must be empty again.
+//! A run is decided by its seed alone: there is no clock, no thread and no hash order in it. What
+//! the store does in slices it does to the end here; in half of the runs the slices are as thin as
+//! can be ([`slices`](super::slices) has other requests in between). After each step the model has
+//! checked everything that the store did ([`model`](super::model)), the whole observable state is
+//! compared, and the store's own invariants are checked. After the chaos comes a second phase
+//! without any: everything that still waits gets what it waits for and must be answered, then
+//! everybody leaves and the store must be empty again.
 //!
 //! When a run fails, its seed and its last steps are printed. `PLASMA_SEED=n` runs one seed only,
 //! `PLASMA_STEPS` and `PLASMA_SEEDS` set the number of steps of a seed and of seeds;
@@ -165,8 +167,12 @@ impl Simulation {
         let chaos = Chaos::new(&mut random);
         let twin = Twin::default();
         let bytes = usize::try_from(chaos.config.segment_bytes).unwrap();
+        let mut store = Store::with_directory(chaos.config.clone(), Box::new(twin.clone()));
+        if random.bool() {
+            store.slice.steps = random.usize(1..6);
+        }
         Self {
-            store: Store::with_directory(chaos.config.clone(), Box::new(twin.clone())),
+            store,
             twin,
             model: Model::new(chaos.config.clone()),
             segment: vec![0; bytes],
@@ -320,6 +326,10 @@ impl Simulation {
     ) {
         let mut effects = Effects::new();
         act(&mut self.store, &mut effects);
+        // Nothing comes in between, so it does not matter how thin the slices are.
+        while self.store.has_work() {
+            self.store.work(self.model.now, &mut effects);
+        }
         let mut effects: VecDeque<Effect> = effects.drain().collect();
         let (_, _, remembered) = self.trace.back_mut().expect("this step is in the trace");
         remembered.extend(effects.iter().cloned());
@@ -370,6 +380,7 @@ impl Simulation {
     /// Everything that the store knows, counters and events aside.
     fn digest(&self) -> String {
         let Store { objects, clients, pool, idle, quotas, waits, creates, .. } = &self.store;
+        let creates: Vec<_> = creates.iter().collect();
         format!("{objects:?}{clients:?}{pool:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
     }
 

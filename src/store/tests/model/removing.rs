@@ -41,13 +41,16 @@ impl Model {
         self.objects.remove(&id).expect("only what is there is removed")
     }
 
-    /// Everybody's idle objects first, then those of each quota by client, oldest first.
+    /// Everybody's idle objects first, then those of each quota by client, oldest first. What a
+    /// reader has pinned is in use, and so it is passed over and the most recently used one.
     pub(super) fn evict(&mut self, bytes: u64, seen: &mut Seen) -> Reply {
         let (mut freed, mut objects) = (0, 0);
         let charged = self.clients.values().flat_map(|client| client.idle.ids());
         let order: Vec<ObjectId> = self.everybodys.ids().into_iter().chain(charged).collect();
         for id in order {
-            if freed < bytes && !seen.pinned.contains(&id) {
+            if freed < bytes && seen.pinned.contains(&id) {
+                self.touch(id);
+            } else if freed < bytes {
                 assert_eq!(seen.gone.pop_front(), Some(id), "the oldest idle object goes");
                 freed += self.objects[&id].size();
                 objects += 1;

@@ -48,7 +48,9 @@ impl Model {
                 let lens = create.sizes().into_iter().map(rounded);
                 let longest = self.gaps_beside(&[], Some(slice)).into_iter().max().unwrap_or(0);
                 let elsewhere = self.verdict_without(create, &[]);
-                let is_easy = elsewhere == Verdict::Yes && lens.sum::<u64>() <= longest;
+                let is_easy = elsewhere == Verdict::Yes
+                    && lens.sum::<u64>() <= longest
+                    && self.over_quota(create) == 0;
                 if is_easy { Verdict::Yes } else { Verdict::Perhaps }
             }
             (verdict, _) => verdict,

@@ -1,0 +1,122 @@
+//! Which objects are idle, and in whose order of eviction they stand. Part of [`Store`].
+//!
+//! An object that counts against a quota stands in the order of that account, all others in that of
+//! everybody. This is the only place that changes an order, so it is also where the search for room
+//! learns of it. Why an object becomes idle is not known here.
+
+use crate::ids::{ClientId, Slot};
+use crate::store::Store;
+use crate::store::object_table::Object;
+
+impl Store {
+    /// Nobody holds a sealed object any more: it is now the most recently used one that may go.
+    pub(super) fn becomes_idle(&mut self, slot: Slot) {
+        let object = self.objects.get(slot);
+        let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        match account {
+            Some(owner) => {
+                self.quotas.change(owner, |account| account.became_idle(slot, size));
+            }
+            None => self.idle.became_idle(slot, size),
+        }
+        self.may_fit_now(offset, size);
+    }
+
+    /// Somebody holds an idle object again.
+    pub(super) fn becomes_busy(&mut self, slot: Slot) {
+        self.leaves_its_place(slot);
+        match self.objects.get(slot).account {
+            Some(owner) => {
+                self.quotas.change(owner, |account| account.became_busy(slot));
+            }
+            None => self.idle.became_busy(slot),
+        }
+    }
+
+    /// An idle object becomes the most recently used one. False if it is not idle.
+    pub(super) fn becomes_recent(&mut self, slot: Slot) -> bool {
+        self.leaves_its_place(slot);
+        let object = self.objects.get(slot);
+        let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        let was_idle = match account {
+            None => self.idle.touch(slot),
+            Some(owner) => {
+                self.quotas.change(owner, |account| account.idle.touch(slot)).unwrap_or(false)
+            }
+        };
+        // The search may not have seen it, and may have passed where it is now.
+        if was_idle && let Some(clearing) = &mut self.clearing {
+            clearing.note_room(offset, size, &self.pool);
+        }
+        was_idle
+    }
+
+    /// An object, idle or not, is gone.
+    pub(super) fn leaves_order(&mut self, slot: Slot, object: &Object) {
+        self.leaves_its_place(slot);
+        match object.account {
+            Some(owner) => {
+                self.quotas.change(owner, |account| account.discharge(slot, object.size()));
+            }
+            None => self.idle.removed(slot),
+        }
+    }
+
+    /// An object does not count against its owner's quota any more. If it is idle it is now the
+    /// most recently used one of everybody's.
+    pub(super) fn becomes_everybodys(&mut self, slot: Slot) {
+        self.leaves_its_place(slot);
+        let object = self.objects.get_mut(slot);
+        let (size, offset) = (object.size(), object.location.offset);
+        let is_idle = object.is_sealed() && object.holders == 0;
+        let owner = object.account.take().expect("only charged objects leave a quota");
+        self.quotas.change(owner, |account| account.discharge(slot, size));
+        if is_idle {
+            self.idle.became_idle(slot, size);
+            self.may_fit_now(offset, size);
+        }
+    }
+
+    /// The idle object of an owner, or of everybody, that is to go first.
+    pub(super) fn first_idle(&self, owner: Option<ClientId>) -> Option<Slot> {
+        match owner {
+            None => self.idle.first(),
+            Some(owner) => self.quotas.get(owner)?.idle.first(),
+        }
+    }
+
+    /// The idle object to go after this one.
+    pub(super) fn idle_after(&self, owner: Option<ClientId>, slot: Slot) -> Option<Slot> {
+        match owner {
+            None => self.idle.next(slot),
+            Some(owner) => self.quotas.get(owner)?.idle.next(slot),
+        }
+    }
+
+    /// The memory of an object that is gone is free.
+    pub(super) fn free_memory(&mut self, object: &Object) {
+        self.pool.free(object.location.offset, object.size());
+        self.note_room(object);
+    }
+
+    /// The memory of an object that is gone has been freed.
+    pub(super) fn note_room(&mut self, object: &Object) {
+        self.may_fit_now(object.location.offset, object.size());
+    }
+
+    /// These bytes are free now, or could be: a create that waits may fit.
+    pub(super) fn may_fit_now(&mut self, offset: u64, size: u64) {
+        self.room_appeared = true;
+        if let Some(clearing) = &mut self.clearing {
+            clearing.note_room(offset, size, &self.pool);
+        }
+    }
+
+    /// Before an object leaves its place in an order: who stands on it goes one on.
+    fn leaves_its_place(&mut self, slot: Slot) {
+        if let Some(mut clearing) = self.clearing.take() {
+            clearing.step_off(slot, |owner, slot| self.idle_after(owner, slot));
+            self.clearing = Some(clearing);
+        }
+    }
+}

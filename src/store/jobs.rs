@@ -1,0 +1,284 @@
+//! What takes longer than one turn may, in slices. Part of [`Store`].
+//!
+//! A request that is long starts at once. If one slice does not do, the rest is a *job*:
+//! [`Store::work`] does one slice of one job, and each kind of job has its turn. In between other
+//! requests are served, and whatever they change the job finds changed. After every slice the store
+//! is as consistent as after every request.
+//!
+//! Room for a create is made in [`clearing`](super::clearing); its state is not known here.
+
+use std::collections::VecDeque;
+
+use crate::ids::{ClientId, ObjectId, Slot};
+use crate::protocol::message::Reply;
+use crate::protocol::refusal::Refusal;
+use crate::store::clients::WaitCost;
+use crate::store::waitlist::WaiterId;
+use crate::store::{Asked, Effects, Outcome, Store};
+use crate::time::Timestamp;
+
+/// Kinds of jobs.
+const KINDS: usize = 6;
+
+/// What is to be gone on with, the oldest of each kind first.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Sealed objects whose waiters have not all been told. The store holds them meanwhile, so that
+    /// nobody misses them.
+    pub wakes: VecDeque<Slot>,
+    abandoned: VecDeque<Abandoned>,
+    evictions: VecDeque<Eviction>,
+    /// Clients that have gone.
+    leaving: VecDeque<ClientId>,
+    /// The kind that had the last slice.
+    kind: usize,
+}
+
+/// Waiters for an object that was given up are to be told.
+#[derive(Debug)]
+struct Abandoned {
+    id: ObjectId,
+    /// The first one to look at.
+    next: WaiterId,
+    /// Those behind this one came later.
+    last: WaiterId,
+}
+
+/// An `Evict` that is being carried out.
+#[derive(Debug)]
+pub struct Eviction {
+    /// Who asked for it.
+    pub asked: Asked,
+    bytes: u64,
+    freed: u64,
+    evicted: u64,
+    /// Whose objects are evicted now; everybody's first, then those of each quota.
+    owner: Option<ClientId>,
+    /// Objects of that owner that may still be looked at: no more than were idle at first, or an
+    /// eviction could go on for ever.
+    looks: usize,
+}
+
+/// What an unfinished eviction costs its client.
+pub const EVICTION_COST: WaitCost = WaitCost { ids: 0, bytes: 0 };
+
+impl Jobs {
+    /// Unfinished evictions.
+    pub fn evictions(&self) -> impl ExactSizeIterator<Item = &Eviction> {
+        self.evictions.iter()
+    }
+
+    /// Whether memory is being freed that a create waits for.
+    fn is_freeing(&self) -> bool {
+        !(self.evictions.is_empty() && self.leaving.is_empty())
+    }
+}
+
+impl Store {
+    /// Whether [`Store::work`] has something to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        (0..KINDS).any(|kind| self.has_work_of(kind))
+    }
+
+    /// Goes on with what was too long for one turn, for one slice.
+    pub fn work(&mut self, now: Timestamp, effects: &mut Effects) {
+        self.begin_slice();
+        let next = (1..=KINDS).map(|step| (self.jobs.kind + step) % KINDS);
+        let Some(kind) = next.into_iter().find(|kind| self.has_work_of(*kind)) else { return };
+        self.jobs.kind = kind;
+        match kind {
+            0 => self.work_on_wakes(effects),
+            1 => self.work_on_abandoned(effects),
+            2 => self.work_on_evictions(now, effects),
+            3 => self.work_on_leaving(now, effects),
+            4 => self.work_on_room(now, effects),
+            _ => self.drop_waste(),
+        }
+        self.trimming.plan_look(&self.pool, now);
+    }
+
+    fn has_work_of(&self, kind: usize) -> bool {
+        match kind {
+            0 => !self.jobs.wakes.is_empty(),
+            1 => !self.jobs.abandoned.is_empty(),
+            2 => !self.jobs.evictions.is_empty(),
+            3 => !self.jobs.leaving.is_empty(),
+            4 => !self.jobs.is_freeing() && self.has_room_work(),
+            _ => !self.waste.is_empty(),
+        }
+    }
+
+    /// Every request, and every slice of a job, may do so much.
+    pub(super) const fn begin_slice(&mut self) {
+        self.steps = self.slice.steps;
+        self.answers = self.slice.answers;
+    }
+
+    /// An object has been sealed: tells everybody who waited for it.
+    pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
+        if !self.wake_some(slot, effects) {
+            self.objects.get_mut(slot).holders += 1;
+            self.jobs.wakes.push_back(slot);
+        }
+    }
+
+    fn work_on_wakes(&mut self, effects: &mut Effects) {
+        let Some(slot) = self.jobs.wakes.front().copied() else { return };
+        if self.wake_some(slot, effects) {
+            self.jobs.wakes.pop_front();
+            self.lose_holder(slot);
+        }
+    }
+
+    /// The creator of an object gave up: tells those who want to know.
+    pub(super) fn fail_waiters(&mut self, id: ObjectId, effects: &mut Effects) {
+        let last = self.waits.last();
+        if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last, effects) {
+            self.jobs.abandoned.push_back(Abandoned { id, next, last });
+        }
+    }
+
+    fn work_on_abandoned(&mut self, effects: &mut Effects) {
+        let Some(Abandoned { id, next, last }) = self.jobs.abandoned.pop_front() else { return };
+        if let Some(next) = self.tell_abandoned(&id, next, last, effects) {
+            self.jobs.abandoned.push_front(Abandoned { id, next, last });
+        }
+    }
+
+    /// Evicts idle objects until so many bytes are gone: everybody's first, then those that count
+    /// against a quota, owner by owner.
+    pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Result<Outcome, Refusal> {
+        let looks = self.idle.idle_objects();
+        let mut eviction = Eviction { asked, bytes, freed: 0, evicted: 0, owner: None, looks };
+        if self.evict_some(&mut eviction) {
+            return Ok(eviction.reply().into());
+        }
+        self.may_wait(asked.client, EVICTION_COST)?;
+        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
+        self.jobs.evictions.push_back(eviction);
+        Ok(Outcome::Frees)
+    }
+
+    fn work_on_evictions(&mut self, now: Timestamp, effects: &mut Effects) {
+        let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
+        let Asked { client, request, .. } = eviction.asked;
+        if !self.clients.is_here(client) {
+            return;
+        }
+        if self.evict_some(&mut eviction) {
+            self.clients.get_mut(client).wait_ended(EVICTION_COST);
+            effects.reply(client, request, eviction.reply());
+            self.serve_create_queue(now, effects);
+        } else {
+            self.jobs.evictions.push_front(eviction);
+        }
+    }
+
+    /// Evicts for one slice. Whether it is done then.
+    fn evict_some(&mut self, eviction: &mut Eviction) -> bool {
+        while eviction.freed < eviction.bytes {
+            if self.steps == 0 {
+                return false;
+            }
+            self.steps -= 1;
+            let first = self.first_idle(eviction.owner).filter(|_| eviction.looks > 0);
+            if let Some(slot) = first {
+                eviction.looks -= 1;
+                self.evict_for(eviction, slot);
+            } else {
+                let after = eviction.owner.unwrap_or(ClientId(0));
+                let Some(owner) = self.quotas.next_after(after) else { return true };
+                eviction.owner = Some(owner);
+                let account = self.quotas.get(owner);
+                eviction.looks = account.map_or(0, |account| account.idle.idle_objects());
+            }
+        }
+        true
+    }
+
+    fn evict_for(&mut self, eviction: &mut Eviction, slot: Slot) {
+        let size = self.objects.get(slot).size();
+        if self.evict_idle(slot) {
+            eviction.freed += size;
+            eviction.evicted += 1;
+        } else {
+            // Somebody reads it, and so it is the most recently used one.
+            self.becomes_recent(slot);
+        }
+    }
+
+    /// A client has gone. What it was creating is removed, what it held is released, what it waited
+    /// for is forgotten.
+    pub(super) fn begin_leaving(
+        &mut self,
+        client: ClientId,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        self.clients.get_mut(client).is_leaving = true;
+        if self.leave_some(client, effects) {
+            self.room_appeared = true;
+            self.serve_create_queue(now, effects);
+        } else {
+            self.jobs.leaving.push_back(client);
+        }
+    }
+
+    fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
+        let Some(client) = self.jobs.leaving.pop_front() else { return };
+        if self.leave_some(client, effects) {
+            self.room_appeared = true;
+            self.serve_create_queue(now, effects);
+        } else {
+            self.jobs.leaving.push_front(client);
+        }
+    }
+
+    /// Removes what a client has left, for one slice. Whether nothing is left then.
+    fn leave_some(&mut self, client: ClientId, effects: &mut Effects) -> bool {
+        while self.steps > 0 {
+            self.steps -= 1;
+            // Its requests first: they get nothing any more.
+            if let Some(create) = self.creates.abandoned(client) {
+                self.clients.get_mut(client).wait_ended(create.cost());
+            } else if let Some(waiter) = self.waits.disconnected(client) {
+                self.steps = self.steps.saturating_sub(waiter.ids.len());
+                self.clients.get_mut(client).wait_ended(waiter.cost());
+            } else if let Some(slot) = self.first_charged(client) {
+                self.becomes_everybodys(slot);
+            } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
+                self.let_go(client, slot, effects);
+            } else {
+                self.quotas.remove(client);
+                self.clients.remove(client);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// An object that counts against the quota of a client: its idle ones in order, then others.
+    fn first_charged(&self, client: ClientId) -> Option<Slot> {
+        let account = self.quotas.get(client)?;
+        account.idle.first().or_else(|| account.busy().next())
+    }
+
+    fn drop_waste(&mut self) {
+        while let Some(runs) = self.waste.last_mut() {
+            while runs.shrink() {
+                if self.steps == 0 {
+                    return;
+                }
+                self.steps -= 1;
+            }
+            self.waste.pop();
+        }
+    }
+}
+
+impl Eviction {
+    const fn reply(&self) -> Reply {
+        Reply::Evicted { bytes: self.freed, objects: self.evicted }
+    }
+}

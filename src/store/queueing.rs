@@ -1,0 +1,186 @@
+//! Serving the creates that wait for room. Part of [`Store`].
+//!
+//! The head of the queue is tried whenever room may have appeared, and whatever is too long for one
+//! turn is left to [`clearing`](super::clearing). How a new object is made is not known here.
+
+use crate::limits::SEARCH_WORTH;
+use crate::protocol::refusal::Refusal;
+use crate::store::clearing::{Clearing, Progress};
+use crate::store::create_queue::QueuedCreate;
+use crate::store::room::NoRoom;
+use crate::store::{Asked, Effects, Store};
+use crate::time::Timestamp;
+
+impl Store {
+    /// Serves waiting creates from the head of the queue, as far as there is room.
+    pub(super) fn serve_create_queue(&mut self, now: Timestamp, effects: &mut Effects) {
+        while std::mem::take(&mut self.room_appeared) {
+            self.check_clearing();
+            let Some(head) = self.creates.head() else { return };
+            if self.steps == 0 {
+                self.room_appeared = true;
+                return;
+            }
+            let is_legal = self
+                .check_new(&head.creation)
+                .and_then(|()| self.check_fits_ever(head.client, &head.creation))
+                .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
+            // What stands in the way now will still do so when the head is tried again.
+            let offsets = match is_legal {
+                Err(refusal) => Err(refusal),
+                Ok(()) => match self.make_room_for_head() {
+                    None => return,
+                    Some(offsets) => offsets,
+                },
+            };
+            self.end_head(offsets, now, effects);
+        }
+    }
+
+    /// Goes on making room for the head of the queue.
+    pub(super) fn work_on_room(&mut self, now: Timestamp, effects: &mut Effects) {
+        self.check_clearing();
+        if self.is_clearing() && self.trimming.resting().is_none() {
+            let offsets = match self.clear_some() {
+                Progress::More => return,
+                Progress::Cleared => self.take_cleared_for_head(),
+                Progress::NoRoom => Err(Progress::NoRoom),
+            };
+            match offsets {
+                Err(Progress::NoRoom) => self.end_in_vain(now, effects),
+                Err(_) => return,
+                Ok(offsets) => self.end_head(Ok(offsets), now, effects),
+            }
+        }
+        self.serve_create_queue(now, effects);
+        if self.deadlines_wait && !self.has_room_work() {
+            self.deadlines_wait = false;
+            self.expire_creates(now, effects);
+            self.serve_create_queue(now, effects);
+        }
+    }
+
+    /// Whether [`Self::work_on_room`] has something to do.
+    pub(super) fn has_room_work(&self) -> bool {
+        // What is being given back to the system is as good as free, but not to be seen so.
+        let may_clear = self.is_clearing() && self.trimming.resting().is_none();
+        may_clear || (self.room_appeared && !self.creates.is_empty())
+    }
+
+    /// Whether room is being made, slice by slice.
+    pub(super) fn is_clearing(&self) -> bool {
+        self.clearing.as_ref().is_some_and(|clearing| !clearing.is_barren())
+    }
+
+    /// The head of the queue needs more room than can be made in one go.
+    pub(super) fn begin_clearing(&mut self) {
+        // It is tried again when that memory is free.
+        if self.trimming.resting().is_some() {
+            return;
+        }
+        if let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) {
+            self.clearing = Some(Clearing::new(ticket, head));
+        }
+    }
+
+    /// Room is only ever made for the head, which may be another one by now.
+    fn check_clearing(&mut self) {
+        let head = self.creates.head_ticket();
+        if self.clearing.as_ref().is_some_and(|clearing| Some(clearing.ticket) != head) {
+            self.drop_clearing();
+        }
+    }
+
+    fn drop_clearing(&mut self) {
+        self.waste.extend(self.clearing.take().map(Clearing::into_runs));
+    }
+
+    /// Where the head goes. `None` if it has to go on waiting.
+    fn make_room_for_head(&mut self) -> Option<Result<Vec<u64>, Refusal>> {
+        if self.clearing.is_some() {
+            return None;
+        }
+        let (ticket, head) = (self.creates.head_ticket()?, self.creates.head()?);
+        let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
+        let sizes: Vec<u64> = head.creation.sizes().collect();
+        match self.make_room(client, &sizes, evict, self.slice.steps) {
+            Ok(offsets) => return Some(Ok(offsets)),
+            Err(NoRoom::Resting) => {}
+            Err(NoRoom::TooLong) => self.begin_clearing(),
+            Err(NoRoom::Full { .. }) if QueuedCreate::is_hurried(ticket) => {
+                self.counters.creates_timed_out += u64::from(is_counted);
+                return Some(Err(Refusal::StoreFull(self.full(sizes.iter().sum()))));
+            }
+            // It would be looked for again and again, whatever becomes free. So it is looked for
+            // once in a way that is remembered.
+            Err(NoRoom::Full { looked })
+                if looked > self.slice.steps / SEARCH_WORTH
+                    && self.trimming.resting().is_none() =>
+            {
+                self.begin_clearing();
+            }
+            Err(NoRoom::Full { .. }) => {}
+        }
+        None
+    }
+
+    fn take_cleared_for_head(&mut self) -> Result<Vec<u64>, Progress> {
+        let head = self.creates.head().ok_or(Progress::NoRoom)?;
+        // The name may be taken, or the quota, by now: that is found when the queue is served.
+        let is_legal = self.check_new(&head.creation).is_ok()
+            && self.check_fits_ever(head.client, &head.creation).is_ok();
+        let sizes: Vec<u64> = head.creation.sizes().collect();
+        if is_legal { self.take_cleared(&sizes) } else { Err(Progress::NoRoom) }
+    }
+
+    /// No room could be made for the head.
+    fn end_in_vain(&mut self, now: Timestamp, effects: &mut Effects) {
+        let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) else {
+            return self.drop_clearing();
+        };
+        let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
+        let sizes: Vec<u64> = head.creation.sizes().collect();
+        if sizes.len() > 1 {
+            // The search was for one place. A batch may still fit in pieces, and to find that out
+            // takes as long as it takes.
+            if let Ok(offsets) = self.make_room(client, &sizes, evict, usize::MAX) {
+                return self.end_head(Ok(offsets), now, effects);
+            }
+        }
+        if QueuedCreate::is_hurried(ticket) {
+            self.counters.creates_timed_out += u64::from(is_counted);
+            let full = Refusal::StoreFull(self.full(sizes.iter().sum()));
+            return self.end_head(Err(full), now, effects);
+        }
+        if let Some(head) = self.creates.head_mut().filter(|head| !head.is_counted) {
+            head.is_counted = true;
+            self.counters.creates_queued += 1;
+        }
+        if let Some(clearing) = self.clearing.as_ref().filter(|it| !it.is_barren()) {
+            self.room_appeared |= clearing.is_undecided();
+            self.drop_clearing();
+        }
+    }
+
+    /// The head of the queue is answered, and the next one has its turn.
+    fn end_head(
+        &mut self,
+        offsets: Result<Vec<u64>, Refusal>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        self.drop_clearing();
+        let Some(create) = self.creates.pop() else { return };
+        self.clients.get_mut(create.client).wait_ended(create.cost());
+        self.steps = self.steps.saturating_sub(create.creation.ids().count());
+        let asked = Asked { client: create.client, request: create.request, now };
+        match offsets {
+            Ok(offsets) => {
+                let reply = self.place(asked, create.creation, &offsets, effects);
+                effects.reply(asked.client, asked.request, reply);
+            }
+            Err(refusal) => self.refuse(asked.client, asked.request, refusal, effects),
+        }
+        self.room_appeared = true;
+    }
+}
