@@ -39,8 +39,17 @@ def mapping_of(address: int) -> Mapping:
 
 
 def descriptors(pid: int | str = "self") -> int:
-    """How many descriptors a process has open. (Looking at our own opens one for a moment.)"""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a process has open, files of the system aside: looking at our own opens
+    one for a moment, and the store looks now and then how much memory there is."""
+    folder = Path(f"/proc/{pid}/fd")
+    return sum(not _is_of_the_system(entry) for entry in folder.iterdir())
+
+
+def _is_of_the_system(descriptor: Path) -> bool:
+    try:
+        return os.readlink(descriptor).startswith(("/proc/", "/sys/"))
+    except FileNotFoundError:  # It has been closed meanwhile.
+        return True
 
 
 def status_bytes(field: str, pid: int | str = "self") -> int:
