@@ -135,9 +135,10 @@ pub const TURN_SIDE_TIME: Duration = Duration::from_micros(200);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the store looks for the next request before it sleeps, while traffic is hot, unless
-/// told otherwise; and a client for its reply. About what it costs to sleep and be woken, so that
-/// looking in vain at most doubles that.
-pub const POLL_TIME: Duration = Duration::from_micros(50);
+/// told otherwise; and a client for its reply. About what a round trip takes when both sides sleep
+/// and are woken (90 µs on a virtual machine), so that looking in vain at most doubles that. With
+/// half of it one late message could put both sides to sleep for long.
+pub const POLL_TIME: Duration = Duration::from_micros(100);
 
 /// Longest time to look before sleeping that anybody can ask for, microseconds.
 pub const POLL_US_MAX: u64 = 1000;

@@ -77,7 +77,7 @@ impl Builder {
     /// a millisecond counts as that. Being woken costs far more than a reply takes, so this makes
     /// calls several times as fast, and keeps a processor busy meanwhile. Calls that wait
     /// long sleep at once, and so do all calls if there is one processor only. Zero switches it
-    /// off; the default is 50 µs.
+    /// off; the default is 100 µs.
     #[must_use]
     pub fn poll_time(mut self, time: Duration) -> Self {
         self.poll_time = time.min(Duration::from_micros(POLL_US_MAX));

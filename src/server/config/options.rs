@@ -148,7 +148,7 @@ options! {
         /// microseconds to look for the next request before sleeping, while
         /// requests come quickly; 0 sleeps at once, and so does a store that has
         /// one processor
-        poll_us Kind::Count(0..=POLL_US_MAX), short "", default "50";
+        poll_us Kind::Count(0..=POLL_US_MAX), short "", default "100";
     }
     switches {
         /// take huge pages: from the hugetlbfs that -d names, or without -d from
