@@ -97,7 +97,9 @@ impl Store {
 
     /// Where the head goes. `None` if it has to go on waiting.
     fn make_room_for_head(&mut self) -> Option<Result<Vec<u64>, Refusal>> {
-        if self.clearing.is_some() {
+        // While the search has to pause, what is free elsewhere may do.
+        let pauses = self.is_clearing() && self.trimming.resting().is_some();
+        if self.clearing.is_some() && !pauses {
             return None;
         }
         let (ticket, head) = (self.creates.head_ticket()?, self.creates.head()?);

@@ -166,7 +166,8 @@ impl Model {
         }
     }
 
-    /// Whether this is a create that can only be refused, at once.
+    /// Whether this is a create that can only be refused, at once. While memory is being given back,
+    /// one for which too much has to be looked at waits until that is over.
     pub fn must_refuse(&self, call: Call, request: &Request, pinned: &BTreeSet<ObjectId>) -> bool {
         let (Request::Create { room, .. } | Request::Put { room, .. }) = request else {
             return false;
@@ -176,6 +177,7 @@ impl Model {
             || self.check_fits_ever(&create).is_err()
             || self.check_quota_allows(&create).is_err()
             || (room.timeout == Some(Duration::ZERO)
+                && self.slice.is_none()
                 && self.verdict(&create, pinned) == Verdict::No)
     }
 
