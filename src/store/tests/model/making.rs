@@ -166,8 +166,8 @@ impl Model {
         }
     }
 
-    /// Whether this is a create that can only be refused, at once. While memory is being given back,
-    /// one for which too much has to be looked at waits until that is over.
+    /// Whether this is a create that can only be refused, at once. While memory is being given
+    /// back, one for which too much has to be looked at waits until that is over.
     pub fn must_refuse(&self, call: Call, request: &Request, pinned: &BTreeSet<ObjectId>) -> bool {
         let (Request::Create { room, .. } | Request::Put { room, .. }) = request else {
             return false;
