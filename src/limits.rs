@@ -15,9 +15,13 @@ pub const FRAME_PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 /// Descriptors that may ride with one frame: a writable and a read-only one for a few segments.
 pub const FRAME_DESCRIPTORS_MAX: u16 = 8;
 
-/// Ids in one request: bounds the time that the store's thread spends on it (about 100 ns an id).
+/// Ids in one request: bounds the time that the store's thread spends on it (up to 600 ns an id).
 /// The client splits longer lists; on the wire more is a protocol error.
 pub const REQUEST_IDS_MAX: usize = 8192;
+
+/// Ids that our client sends in one request, where it may split them: then the others wait 1 ms for
+/// it at most. A wait cannot be split.
+pub const REQUEST_IDS_TOGETHER: usize = 2048;
 
 /// Bytes (data and metadata) of all objects in one put or batch that travels inside the message.
 /// They are copied by the store's thread, so the bound is also the time that others wait for it.
@@ -28,7 +32,7 @@ pub const INLINE_BYTES_MAX: usize = 1 << 20;
 /// trip costs less than the two extra copies.
 pub const PUT_INLINE_BYTES: usize = 64 << 10;
 
-/// Objects in one batch of puts: as [`REQUEST_IDS_MAX`], but each of them also costs an allocation.
+/// Objects in one batch of puts, which succeeds or fails as a whole: 2 ms for the most.
 pub const BATCH_OBJECTS_MAX: usize = 4096;
 
 /// Bytes of a client's name. The client refuses a longer one; on the wire it is a protocol error.

@@ -15,6 +15,7 @@
 //!
 //! Store and clients both use it. Knows neither clock nor socket.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -37,7 +38,10 @@ impl Polling {
     /// Looks for `time`, and never if that is zero or this process has one processor only.
     #[must_use]
     pub fn new(time: Duration) -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+        // Asked once, and not by those who never look: the answer costs reading several files.
+        static PROCESSORS: OnceLock<usize> = OnceLock::new();
+        let count = || thread::available_parallelism().map_or(1, usize::from);
+        let processors = if time.is_zero() { 1 } else { *PROCESSORS.get_or_init(count) };
         Self::with_processors(time, processors)
     }
 

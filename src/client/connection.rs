@@ -27,7 +27,7 @@ use super::process_local::ProcessLocal;
 use super::sending::SendTime;
 use super::transport::{Transport, lock};
 use crate::ids::{Location, ObjectId};
-use crate::limits::RECEIVE_TIMEOUT;
+use crate::limits::{RECEIVE_TIMEOUT, REQUEST_IDS_TOGETHER};
 use crate::polling::Polling;
 use crate::protocol::message::{Connected, Reply, Request};
 use crate::shm::Access;
@@ -63,7 +63,7 @@ impl Connection {
             line.socket,
             line.receiver,
             CONNECT_REQUEST,
-            connected.request_ids_max,
+            connected.request_ids_max.min(REQUEST_IDS_TOGETHER),
             clock.clone(),
         );
         Ok(Self {
@@ -78,6 +78,11 @@ impl Connection {
     /// Whether this is the parent's connection, and this process a forked child.
     pub(super) fn is_inherited(&self) -> bool {
         self.held.is_inherited()
+    }
+
+    /// Ids in one of several requests for as many as somebody wants.
+    pub(super) fn ids_together(&self) -> usize {
+        self.connected.request_ids_max.min(REQUEST_IDS_TOGETHER)
     }
 
     /// Sends a request and waits for its reply. A refusal is an error.

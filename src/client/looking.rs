@@ -17,7 +17,7 @@ impl Client {
     /// Deletes objects, and says in the order of the ids what became of each. An object that
     /// somebody holds (this client's own buffers included) goes when the last one lets go.
     ///
-    /// Should the connection fail in the middle of more than 8192 ids, some may have been deleted.
+    /// Should the connection fail in the middle of more than 2048 ids, some may have been deleted.
     ///
     /// ```
     /// # let store = plasma::testing::store();
@@ -45,7 +45,7 @@ impl Client {
     pub fn delete(&self, ids: &[ObjectId]) -> Result<Vec<DeleteOutcome>> {
         let connection = self.connection()?;
         let mut all = Vec::with_capacity(ids.len());
-        for part in ids.chunks(connection.connected.request_ids_max) {
+        for part in ids.chunks(connection.ids_together()) {
             match connection.call(Request::Delete { ids: part.to_vec() })? {
                 Reply::Deleted(outcomes) if outcomes.len() == part.len() => all.extend(outcomes),
                 other => return Err(connection.unexpected("delete", &other)),
@@ -137,7 +137,7 @@ impl Client {
     pub fn refresh(&self, ids: &[ObjectId]) -> Result<u64> {
         let connection = self.connection()?;
         let mut refreshed = 0;
-        for part in ids.chunks(connection.connected.request_ids_max) {
+        for part in ids.chunks(connection.ids_together()) {
             match connection.call(Request::Refresh { ids: part.to_vec() })? {
                 Reply::Refreshed { objects } => refreshed += u64::from(objects),
                 other => return Err(connection.unexpected("refresh", &other)),

@@ -223,7 +223,7 @@ impl Client {
     pub fn states(&self, ids: &[ObjectId]) -> Result<Vec<ObjectState>> {
         let connection = self.connection()?;
         let mut states = Vec::with_capacity(ids.len());
-        for part in ids.chunks(connection.connected.request_ids_max) {
+        for part in ids.chunks(connection.ids_together()) {
             states.extend(connection.ask_states(part)?);
         }
         Ok(states)
@@ -241,7 +241,7 @@ impl Client {
         let clock = &self.shared.clock;
         let end = options.timeout.map(|timeout| clock.now().after(timeout));
         let mut fetched = Vec::with_capacity(ids.len());
-        for part in ids.chunks(connection.connected.request_ids_max) {
+        for part in ids.chunks(connection.ids_together()) {
             let get = Request::Get {
                 ids: part.to_vec(),
                 timeout: end.map(|end| end.since(clock.now())),

@@ -61,20 +61,25 @@ impl Receiver {
     /// signal ends the wait early, and somebody who shares the socket may have made it
     /// non-blocking, which all is no error.
     pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
-        let space = if self.reads_ahead {
-            self.frames.space(CHUNK_BYTES)
-        } else {
-            self.frames.space_for_one()
-        };
-        let received = fd_passing::receive(socket.as_fd(), space, &mut self.descriptors);
+        let (space, descriptors) = self.space();
+        let received = fd_passing::receive(socket.as_fd(), space, descriptors);
         self.take_in(received)
     }
 
     /// As [`Self::receive`], but waits for nothing. Whether something has come.
     pub(super) fn receive_now(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
-        let space = self.frames.space(CHUNK_BYTES);
-        let received = fd_passing::receive_now(socket.as_fd(), space, &mut self.descriptors);
+        let (space, descriptors) = self.space();
+        let received = fd_passing::receive_now(socket.as_fd(), space, descriptors);
         self.take_in(received)
+    }
+
+    /// Where bytes and descriptors go to.
+    fn space(&mut self) -> (&mut [u8], &mut VecDeque<OwnedFd>) {
+        let space = match self.reads_ahead {
+            true => self.frames.space(CHUNK_BYTES),
+            false => self.frames.space_for_one(),
+        };
+        (space, &mut self.descriptors)
     }
 
     fn take_in(&mut self, received: io::Result<usize>) -> Result<bool, Fault> {

@@ -8,7 +8,7 @@ use super::fake_store::{FakeStore, Peer};
 use super::{at, beside, connected, id, outcome};
 use crate::client::{Client, CreateOptions, Error, GetOptions, ObjectBuffer};
 use crate::ids::ObjectId;
-use crate::limits::{ANSWER_GRACE, INLINE_BYTES_MAX, REQUEST_IDS_MAX};
+use crate::limits::{ANSWER_GRACE, INLINE_BYTES_MAX, REQUEST_IDS_TOGETHER};
 use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
 use crate::protocol::refusal::Refusal;
 
@@ -29,7 +29,7 @@ fn hold_many(client: &Client, store: &mut Peer) -> Vec<ObjectBuffer> {
         let (client, ids) = (client.clone(), ids.clone());
         move || client.get(&ids, None)
     });
-    for (index, part) in ids.chunks(REQUEST_IDS_MAX).enumerate() {
+    for (index, part) in ids.chunks(REQUEST_IDS_TOGETHER).enumerate() {
         let (get, _) = store.next();
         let objects = Reply::Objects(vec![Some(at(0, 4, 0)); part.len()]);
         if index == 0 {
