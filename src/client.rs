@@ -41,6 +41,7 @@ mod buffers;
 mod connection;
 mod copying;
 mod digest;
+mod direct;
 mod error;
 mod grants;
 mod guarded;

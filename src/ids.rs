@@ -2,7 +2,7 @@
 //!
 //! Every identity is a type of its own and none of them is a file descriptor or a pointer, because
 //! the system reuses those. [`ClientId`] and [`SegmentId`] only count up. A [`Slot`] is the one
-//! name here that comes back after use; it never leaves the store's own tables.
+//! name here that comes back after use: it is a place in the store's tables.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -117,7 +117,15 @@ impl fmt::Display for ClientId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u32);
 
-/// The place of an object in the store's table. Reused after the object is gone.
+impl SegmentId {
+    /// Not a segment of objects: the directory.
+    pub const DIRECTORY: Self = Self(u32::MAX - 1);
+
+    /// Not a segment of objects: the pin table of whoever is told so.
+    pub const PIN_TABLE: Self = Self(u32::MAX);
+}
+
+/// The place of an object in the store's tables. Reused after the object is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 

@@ -18,6 +18,8 @@ mod threads;
 pub mod protocol;
 pub mod shm;
 
+pub mod directory;
+
 #[cfg(feature = "server")]
 mod slab;
 

@@ -8,6 +8,10 @@ use crate::server::config::Config;
 use crate::server::{RunningStore, spawn};
 use crate::shm::Backing;
 
+/// With this in the environment clients ask the store for everything, so that the same tests show
+/// that both ways give the same answers.
+const NO_DIRECTORY: &str = "PLASMA_TEST_NO_DIRECTORY";
+
 /// Bytes that the store can hold.
 const CAPACITY: u64 = 16 << 20;
 
@@ -34,6 +38,7 @@ pub fn store() -> TestStore {
         ahead: 0,
         trim_after: crate::limits::TRIM_AFTER,
         poll_time: crate::limits::POLL_TIME,
+        directory_slots: if std::env::var_os(NO_DIRECTORY).is_some() { 0 } else { 1 << 14 },
     };
     TestStore { running: Some(spawn(config).expect("a store")), directory }
 }

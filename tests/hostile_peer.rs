@@ -142,7 +142,8 @@ fn specimens() -> Vec<ClientMessage> {
         Request::ListClients { after: plasma::ids::ClientId(0), holding: Some(id) },
         Request::Disconnect,
     ];
-    let connect = Connect { protocol_version: 1, client_name: "mutant".to_owned() };
+    let connect =
+        Connect { protocol_version: 1, client_name: "mutant".to_owned(), reads_directory: false };
     let requests = requests.into_iter().map(ClientMessage::Request);
     std::iter::once(ClientMessage::Connect(connect)).chain(requests).collect()
 }
@@ -529,6 +530,7 @@ fn connect_request() -> Vec<u8> {
     let connect = Connect {
         protocol_version: limits::PROTOCOL_VERSION,
         client_name: "in the queue".to_owned(),
+        reads_directory: false,
     };
     RawPeer::frame(1, &ClientMessage::Connect(connect))
 }

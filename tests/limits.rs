@@ -109,7 +109,14 @@ fn client_name_bytes_max() {
     let name = |bytes: usize| "n".repeat(bytes);
     let connect = |bytes| {
         let (protocol_version, client_name) = (limits::PROTOCOL_VERSION, name(bytes));
-        RawPeer::frame(1, &ClientMessage::Connect(Connect { protocol_version, client_name }))
+        RawPeer::frame(
+            1,
+            &ClientMessage::Connect(Connect {
+                protocol_version,
+                client_name,
+                reads_directory: false,
+            }),
+        )
     };
     let rename = |bytes| Request::SetOptions { client_name: Some(name(bytes)), quota: None };
     let max = limits::CLIENT_NAME_BYTES_MAX;

@@ -32,13 +32,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("slab", &[]),
     ("protocol", &["ids", "limits", "time"]),
     ("shm", &["ids", "limits", "time"]),
+    ("directory", &["ids", "shm"]),
     ("eviction", &["ids", "slab"]),
     ("store", &["ids", "limits", "time", "protocol", "eviction", "slab"]),
     (
         "server",
-        &["ids", "limits", "time", "protocol", "shm", "eviction", "store", "polling", "threads"],
+        &[
+            "ids",
+            "limits",
+            "time",
+            "protocol",
+            "shm",
+            "directory",
+            "eviction",
+            "store",
+            "polling",
+            "threads",
+        ],
     ),
-    ("client", &["ids", "limits", "time", "protocol", "shm", "polling", "threads"]),
+    ("client", &["ids", "limits", "time", "protocol", "shm", "directory", "polling", "threads"]),
     ("testing", &["eviction", "limits", "server", "shm"]),
 ];
 

@@ -9,7 +9,7 @@ use std::ops::{Bound, Deref, Range, RangeBounds};
 use std::sync::Arc;
 
 use super::connection::Connection;
-use crate::ids::ObjectId;
+use crate::ids::{ObjectId, Slot};
 use crate::shm::View;
 
 /// A sealed object, readable in place, without a copy.
@@ -93,11 +93,15 @@ impl ObjectBuffer {
             let of_connection = |held: &mut Held| Arc::ptr_eq(&held.connection, &connection);
             let mut released = Vec::new();
             for mut held in last_ones.extract_if(.., of_connection) {
-                connection.forget(&held.id);
-                released.push((held.id, 1));
-                held.is_given_back = true;
+                if held.hold == Hold::Counted {
+                    connection.forget(&held.id);
+                    released.push((held.id, 1));
+                    held.hold = Hold::GivenBack;
+                }
             }
-            connection.release(&released);
+            if !released.is_empty() {
+                connection.release(&released);
+            }
         }
     }
 
@@ -196,15 +200,22 @@ pub(super) struct Held {
     pub(super) metadata: View,
     /// Keeps the connection, and with it the hold, alive.
     pub(super) connection: Arc<Connection>,
-    /// Somebody else sees to the message.
-    pub(super) is_given_back: bool,
+    pub(super) hold: Hold,
+}
+
+/// How an object is held, and so how it is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The store counts it.
+    Counted,
+    /// By a pin on this slot of our own table.
+    Pinned(Slot),
+    /// Somebody else sees to it.
+    GivenBack,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.is_given_back {
-            self.connection.forget(&self.id);
-            self.connection.release(&[(self.id, 1)]);
-        }
+        self.connection.give_back(self.id, self.hold);
     }
 }

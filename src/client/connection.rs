@@ -6,7 +6,8 @@
 //! it. Here each [`Held`] stands for exactly one of these, and gives back exactly one when it is
 //! dropped. The table below lets a second get of the same object share the first one's `Held`, but
 //! nothing depends on it being up to date: when a drop in one thread races with a get in another,
-//! there are two holds for a moment, and the store counts them.
+//! there are two holds for a moment, and the store counts them. An object that the directory has is
+//! pinned instead, each time that it is asked for, and no table of ours knows of it.
 //!
 //! A connection lives as long as the client uses it or something is held through it. In a forked
 //! child nothing is said on it and no lock is taken, see [`super::process_local`].
@@ -19,18 +20,19 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::Result;
-use super::buffers::{Held, ObjectBuffer};
+use super::buffers::{Held, Hold, ObjectBuffer};
+use super::direct::{Attempt, DirectReader};
 use super::error::{Error, Fault, unexpected};
 use super::opening::{CONNECT_REQUEST, open};
 use super::options::{Builder, Interrupt};
 use super::process_local::ProcessLocal;
 use super::sending::SendTime;
 use super::transport::{Transport, lock};
-use crate::ids::{Location, ObjectId};
+use crate::ids::{Location, ObjectId, SegmentId};
 use crate::limits::{RECEIVE_TIMEOUT, REQUEST_IDS_TOGETHER};
 use crate::polling::Polling;
-use crate::protocol::message::{Connected, Reply, Request};
-use crate::shm::Access;
+use crate::protocol::message::{Connected, Granted, Reply, Request};
+use crate::shm::{Access, View};
 use crate::time::{Clock, Timestamp};
 
 type HeldTable = HashMap<ObjectId, Weak<Held>, RandomState>;
@@ -59,9 +61,19 @@ impl Connection {
         line.receiver.polling = Polling::new(builder.poll_time);
         let timed = line.socket.set_read_timeout(Some(RECEIVE_TIMEOUT));
         timed.map_err(|error| Fault::from(error).at(path))?;
+        let direct = match DirectReader::open(connected.directory_slots, &line.descriptors) {
+            Some(Ok(direct)) => Some(direct),
+            // Such a client holds everything by message; what it is given is pinned all the same.
+            Some(Err(error)) => return Err(Error::Map(error)),
+            None => None,
+        };
+        // The tables have no more use for their descriptors.
+        line.descriptors.retain(|(info, _)| {
+            ![SegmentId::DIRECTORY, SegmentId::PIN_TABLE].contains(&info.segment)
+        });
         let transport = Transport::new(
-            line.socket,
-            line.receiver,
+            line,
+            direct,
             CONNECT_REQUEST,
             connected.request_ids_max.min(REQUEST_IDS_TOGETHER),
             clock.clone(),
@@ -108,37 +120,70 @@ impl Connection {
         self.transport.release(holds);
     }
 
-    /// What is held of these objects, without asking the store.
-    pub(super) fn find_held(&self, ids: &[ObjectId]) -> Vec<Option<ObjectBuffer>> {
-        let Some(held) = self.held.get() else {
-            return vec![None; ids.len()];
-        };
-        let held = lock(held);
-        ids.iter().map(|id| held.get(id)?.upgrade().map(ObjectBuffer::new)).collect()
-    }
-
-    /// Whether the object is held, without asking the store.
-    pub(super) fn holds(&self, id: &ObjectId) -> bool {
-        let held = self.held.get();
-        held.is_some_and(|held| lock(held).get(id).is_some_and(|held| held.strong_count() > 0))
-    }
-
-    /// Takes over holds that the store has granted, one for each entry.
-    pub(super) fn admit(
+    /// What there is of these objects as far as it is known without asking the store: what is in
+    /// its directory, and what is held.
+    pub(super) fn find_here(
         self: &Arc<Self>,
-        granted: &[(ObjectId, Location)],
-    ) -> Result<Vec<ObjectBuffer>> {
-        let mut buffers = Vec::with_capacity(granted.len());
-        for (index, (id, location)) in granted.iter().enumerate() {
-            match self.hold(*id, location) {
-                Ok(held) => buffers.push(Arc::new(held)),
-                Err(error) => {
-                    let rest: Vec<_> = granted[index..].iter().map(|(id, _)| (*id, 1)).collect();
-                    self.release(&rest);
-                    return Err(error);
-                }
+        ids: &[ObjectId],
+    ) -> Result<Vec<Option<ObjectBuffer>>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            found.push(self.find_in_directory(id)?);
+        }
+        let mut missing =
+            ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()).peekable();
+        if missing.peek().is_some()
+            && let Some(held) = self.held.get()
+        {
+            let held = lock(held);
+            for (id, found) in missing {
+                *found = held.get(id).and_then(Weak::upgrade).map(ObjectBuffer::new);
             }
         }
+        Ok(found)
+    }
+
+    fn find_in_directory(self: &Arc<Self>, id: &ObjectId) -> Result<Option<ObjectBuffer>> {
+        let Some(direct) = self.transport.direct() else { return Ok(None) };
+        match direct.pin(id) {
+            Attempt::Pinned(slot, location) => {
+                let held = self.hold(*id, &location, Hold::Pinned(slot));
+                Ok(Some(ObjectBuffer::new(Arc::new(held?))))
+            }
+            Attempt::Missed => Ok(None),
+            Attempt::MissedAndTell(slot) => {
+                self.transport.tell_unpinned(slot);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the object is there, if that is known without asking the store.
+    pub(super) fn has_here(&self, id: &ObjectId) -> bool {
+        self.transport.direct().is_some_and(|direct| direct.contains(id)) || self.holds(id)
+    }
+
+    /// Whether this client holds the object.
+    pub(super) fn holds(&self, id: &ObjectId) -> bool {
+        self.transport.direct().is_some_and(|direct| direct.has_pinned(id))
+            || self
+                .held
+                .get()
+                .is_some_and(|held| lock(held).get(id).is_some_and(|held| held.strong_count() > 0))
+    }
+
+    /// Takes over what the store has granted, one hold or pin for each entry.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        granted: &[(ObjectId, Granted)],
+    ) -> Result<Vec<ObjectBuffer>> {
+        // All of them first, so that those that are not used give themselves back.
+        let held = granted.iter().map(|(id, Granted { location, pin })| {
+            self.hold(*id, location, pin.map_or(Hold::Counted, Hold::Pinned))
+        });
+        let held: Vec<Result<Held>> = held.collect();
+        let mut buffers =
+            held.into_iter().map(|held| held.map(Arc::new)).collect::<Result<Vec<_>>>()?;
         // Those that are not needed must be dropped after the lock has been given up.
         let _surplus = self.share(&mut buffers);
         Ok(buffers.into_iter().map(ObjectBuffer::new).collect())
@@ -183,11 +228,36 @@ impl Connection {
         self.transport.clock.now().after(self.answer_grace)
     }
 
-    fn hold(self: &Arc<Self>, id: ObjectId, location: &Location) -> Result<Held> {
+    fn hold(self: &Arc<Self>, id: ObjectId, location: &Location, hold: Hold) -> Result<Held> {
+        let views = self.views(id, location);
+        if views.is_err() {
+            self.give_back(id, hold);
+        }
+        let (data, metadata) = views?;
+        Ok(Held { id, data, metadata, connection: Arc::clone(self), hold })
+    }
+
+    fn views(&self, id: ObjectId, location: &Location) -> Result<(View, View)> {
         let mapping = self.transport.segments.mapping(location.segment, Access::ReadOnly)?;
-        let views = mapping.view(location.data()).zip(mapping.view(location.metadata()));
-        let (data, metadata) = views.ok_or_else(|| self.outside(id, location))?;
-        Ok(Held { id, data, metadata, connection: Arc::clone(self), is_given_back: false })
+        // What the directory says was not checked on its way, as what comes by message is.
+        let sizes = location.data_size.checked_add(location.metadata_size);
+        let is_in_range = sizes.is_some_and(|size| location.offset.checked_add(size).is_some());
+        let views = is_in_range
+            .then(|| mapping.view(location.data()).zip(mapping.view(location.metadata())))
+            .flatten();
+        views.ok_or_else(|| self.outside(id, location))
+    }
+
+    /// Gives one hold back. Waits for nothing.
+    pub(super) fn give_back(&self, id: ObjectId, hold: Hold) {
+        match hold {
+            Hold::Counted => {
+                self.forget(&id);
+                self.release(&[(id, 1)]);
+            }
+            Hold::Pinned(slot) => self.transport.unpin(slot),
+            Hold::GivenBack => {}
+        }
     }
 
     /// Enters objects into the table. Those that are there already replace their newcomers, which
@@ -199,6 +269,10 @@ impl Connection {
         let mut surplus = Vec::new();
         let mut held = lock(held);
         for newcomer in newcomers {
+            // Each pin is one of its own.
+            if newcomer.hold != Hold::Counted {
+                continue;
+            }
             match held.get(&newcomer.id).and_then(Weak::upgrade) {
                 Some(known) => surplus.push(std::mem::replace(newcomer, known)),
                 None => {

@@ -244,7 +244,7 @@ const fn kind(reply: &Reply) -> &'static str {
         Reply::Connected(_) => "connected",
         Reply::Done => "done",
         Reply::Created(_) => "created (or with sizes that were not asked for)",
-        Reply::Objects(_) => "objects (or a wrong number of them)",
+        Reply::Objects(_) | Reply::Granted(_) => "objects (or a wrong number of them)",
         Reply::Ready(_) => "ready (or a wrong number of them)",
         Reply::States(_) => "states (or a wrong number of them)",
         Reply::Deleted(_) => "deleted (or a wrong number of them)",

@@ -13,7 +13,7 @@ use std::thread::{self, Thread};
 use foldhash::fast::RandomState;
 
 use super::error::{Fault, unexpected};
-use super::grants::Grants;
+use super::grants::{Grants, Undo};
 use super::receiver::Receiver;
 use crate::protocol::message::{Reply, Request, RequestId};
 
@@ -114,11 +114,7 @@ impl Inbox {
 
     /// Puts a reply where its thread will find it. If nobody wants it, returns what has to be sent
     /// to give back what it grants.
-    pub(super) fn deliver(
-        &mut self,
-        request: RequestId,
-        reply: Reply,
-    ) -> Result<Option<Request>, Fault> {
+    pub(super) fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<Undo, Fault> {
         let Some(waiting) = self.waiting.get_mut(&request) else {
             return Err(unexpected("none", &reply).into());
         };
@@ -130,7 +126,7 @@ impl Inbox {
                     Some(thread) => thread.unpark(),
                     None => self.answered.push(request),
                 }
-                Ok(None)
+                Ok(Undo::default())
             }
             WaitState::Replied(_) => Err(unexpected("a second time", &reply).into()),
             WaitState::Abandoned => {
@@ -193,17 +189,20 @@ impl Inbox {
 
     /// Nobody wants the reply, if it has not been taken out. Returns what the store has to be told:
     /// that it need not wait any more, or what is given back.
-    pub(super) fn abandon(&mut self, request: RequestId) -> Option<Request> {
-        let waiting = self.waiting.get_mut(&request)?;
+    pub(super) fn abandon(&mut self, request: RequestId) -> Undo {
+        let Some(waiting) = self.waiting.get_mut(&request) else { return Undo::default() };
         let farewell = match &waiting.state {
-            _ if self.fault.is_some() => None,
+            _ if self.fault.is_some() => Undo::default(),
             WaitState::Replied(reply) => waiting.grants.undo(reply),
-            WaitState::Abandoned => return None,
+            WaitState::Abandoned => return Undo::default(),
             WaitState::Looks | WaitState::LooksAway => {
                 waiting.state = WaitState::Abandoned;
                 let cancels = waiting.cancel();
                 self.wake_successor();
-                return cancels.then_some(Request::Cancel { request });
+                return match cancels {
+                    true => Request::Cancel { request }.into(),
+                    false => Undo::default(),
+                };
             }
         };
         self.waiting.remove(&request);

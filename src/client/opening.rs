@@ -5,7 +5,7 @@
 //! [`Transport`](super::transport::Transport).
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -23,7 +23,9 @@ use crate::limits::{
 };
 use crate::protocol::codec::encode_client;
 use crate::protocol::frame::append_frame;
-use crate::protocol::message::{ClientMessage, Connect, Connected, Reply, RequestId};
+use crate::protocol::message::{
+    ClientMessage, Connect, Connected, DescriptorInfo, Reply, RequestId,
+};
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::time::{Clock, Timestamp};
@@ -36,6 +38,8 @@ pub(super) const CONNECT_REQUEST: RequestId = RequestId(1);
 pub(super) struct Line {
     pub(super) socket: UnixStream,
     pub(super) receiver: Receiver,
+    /// What came with the first reply.
+    pub(super) descriptors: Vec<(DescriptorInfo, OwnedFd)>,
 }
 
 /// Connects as often as `builder` says.
@@ -99,8 +103,12 @@ fn attempt(
     interrupt: &mut Interrupt<'_>,
 ) -> std::result::Result<(Line, Connected), AttemptError> {
     let socket = UnixStream::connect(path).map_err(|error| explain(path, error))?;
-    let mut line = Line { socket, receiver: Receiver::new() };
-    let connect = Connect { protocol_version: PROTOCOL_VERSION, client_name: builder.name.clone() };
+    let mut line = Line { socket, receiver: Receiver::new(), descriptors: Vec::new() };
+    let connect = Connect {
+        protocol_version: PROTOCOL_VERSION,
+        client_name: builder.name.clone(),
+        reads_directory: builder.reads_directory,
+    };
     line.send(CONNECT_REQUEST, &ClientMessage::Connect(connect)).map_err(opening_failure)?;
     let connected = match first_reply(&mut line, clock, interrupt)? {
         Reply::Connected(connected) => connected,
@@ -122,6 +130,7 @@ fn first_reply(
     let end = clock.now().after(HANDSHAKE_PATIENCE);
     loop {
         if let Some(received) = line.receiver.next()? {
+            line.descriptors = received.descriptors;
             return Ok(received.reply);
         }
         if wait_readable(&line.socket, next_look(clock, end)) {
@@ -171,7 +180,6 @@ fn within_limits(connected: Connected) -> Connected {
     }
 }
 
-/// Lets time pass between two attempts.
 /// Waits for so long.
 pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>) -> Result<()> {
     let end = clock.now().after(time);

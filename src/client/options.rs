@@ -27,6 +27,7 @@ pub struct Builder {
     pub(super) retry_interval: Duration,
     pub(super) answer_grace: Duration,
     pub(super) poll_time: Duration,
+    pub(super) reads_directory: bool,
 }
 
 impl Default for Builder {
@@ -37,6 +38,7 @@ impl Default for Builder {
             retry_interval: CONNECT_RETRY_INTERVAL,
             answer_grace: ANSWER_GRACE,
             poll_time: POLL_TIME,
+            reads_directory: true,
         }
     }
 }
@@ -81,6 +83,23 @@ impl Builder {
     #[must_use]
     pub fn poll_time(mut self, time: Duration) -> Self {
         self.poll_time = time.min(Duration::from_micros(POLL_US_MAX));
+        self
+    }
+
+    /// Whether to find objects in the store's directory, without asking it. True by default, if
+    /// the store has one. Without it every get, release and [`Client::contains`] is a message; the
+    /// answers are the same.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// let client = plasma::Client::builder().directory(false).connect(store.path())?;
+    /// let nothing = client.get_one(plasma::ObjectId::random(), Some(std::time::Duration::ZERO))?;
+    /// assert!(nothing.is_none());
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn directory(mut self, reads_directory: bool) -> Self {
+        self.reads_directory = reads_directory;
         self
     }
 

@@ -59,7 +59,7 @@ impl Client {
     /// None but those of the connection. The store's refusals come with the result.
     pub fn start_get(&self, ids: &[ObjectId], options: GetOptions) -> Result<PendingGet> {
         let connection = self.connection()?;
-        let found = connection.find_held(ids);
+        let found = connection.find_here(ids)?;
         let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
         let unknown = distinct(unknown.map(|(id, _)| *id));
         let parts_max = connection.connected.request_ids_max;
@@ -202,15 +202,12 @@ impl PendingGet {
         requests.check("this pending get")?;
         let mut waiting = Vec::new();
         for (request, ids) in std::mem::take(&mut self.parts) {
-            let locations = match requests.take(request)? {
-                None => {
-                    waiting.push((request, ids));
-                    continue;
-                }
-                Some(Reply::Objects(locations)) if locations.len() == ids.len() => locations,
-                Some(other) => return Err(requests.connection.unexpected("get", &other)),
+            let Some(reply) = requests.take(request)? else {
+                waiting.push((request, ids));
+                continue;
             };
-            let buffers = requests.connection.admit(&present(&ids, &locations))?;
+            let granted = requests.connection.granted(reply, ids.len())?;
+            let buffers = requests.connection.admit(&present(&ids, &granted))?;
             self.fetched.extend(buffers.into_iter().map(|buffer| (buffer.id(), buffer)));
         }
         self.parts = waiting;

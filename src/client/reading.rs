@@ -14,7 +14,7 @@ use super::options::{GetOptions, Interrupt};
 use super::waiting::Answer;
 use super::{Client, ObjectBuffer, Result};
 use crate::ids::{Location, ObjectId};
-use crate::protocol::message::{ObjectState, Reply, Request};
+use crate::protocol::message::{Granted, ObjectState, Reply, Request};
 
 type Fetched = HashMap<ObjectId, Option<ObjectBuffer>, RandomState>;
 
@@ -95,7 +95,7 @@ impl Client {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Option<ObjectBuffer>>> {
         let connection = self.connection()?;
-        let mut found = connection.find_held(ids);
+        let mut found = connection.find_here(ids)?;
         let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
         let unknown: Vec<ObjectId> = unknown.map(|(id, _)| *id).collect();
         if unknown.is_empty() {
@@ -198,7 +198,7 @@ impl Client {
     /// None but those of the connection.
     pub fn state(&self, id: ObjectId) -> Result<ObjectState> {
         let connection = self.connection()?;
-        if connection.holds(&id) {
+        if connection.has_here(&id) {
             return Ok(ObjectState::Sealed);
         }
         let states = connection.ask_states(&[id])?;
@@ -222,11 +222,18 @@ impl Client {
     /// None but those of the connection.
     pub fn states(&self, ids: &[ObjectId]) -> Result<Vec<ObjectState>> {
         let connection = self.connection()?;
-        let mut states = Vec::with_capacity(ids.len());
-        for part in ids.chunks(connection.ids_together()) {
-            states.extend(connection.ask_states(part)?);
+        let here: Vec<bool> = ids.iter().map(|id| connection.has_here(id)).collect();
+        let unknown = ids.iter().zip(&here).filter(|(_, is_here)| !**is_here);
+        let unknown: Vec<_> = unknown.map(|(id, _)| *id).collect();
+        let mut told = Vec::with_capacity(unknown.len());
+        for part in unknown.chunks(connection.ids_together()) {
+            told.extend(connection.ask_states(part)?);
         }
-        Ok(states)
+        let mut told = told.into_iter();
+        let state = |is_here| {
+            if is_here { Some(ObjectState::Sealed) } else { told.next() }
+        };
+        Ok(here.into_iter().filter_map(state).collect())
     }
 
     /// Asks the store for objects, which this client did not hold a moment ago. In the order of
@@ -252,25 +259,33 @@ impl Client {
                 None => None,
             };
             let Answer { reply, cut_short } = connection.call_waiting(get, interrupt)?;
-            let locations = match reply {
-                Reply::Objects(locations) if locations.len() == part.len() => locations,
-                other => return Err(connection.unexpected("get", &other)),
-            };
+            let granted = connection.granted(reply, part.len())?;
             // First taken over, so that what came in spite of an interrupt is released again.
-            let granted = present(part, &locations);
-            let buffers = connection.admit(&granted)?;
+            let buffers = connection.admit(&present(part, &granted))?;
             if let Some(error) = cut_short {
                 ObjectBuffer::release_all(buffers);
                 return Err(error);
             }
             let mut buffers = buffers.into_iter();
-            fetched.extend(locations.iter().map(|found| found.and_then(|_| buffers.next())));
+            fetched.extend(granted.iter().map(|found| found.and_then(|_| buffers.next())));
         }
         Ok(fetched)
     }
 }
 
 impl Connection {
+    /// What a get was granted, if the reply is the answer to one for so many ids.
+    pub(super) fn granted(&self, reply: Reply, count: usize) -> Result<Vec<Option<Granted>>> {
+        match reply {
+            Reply::Objects(places) if places.len() == count => {
+                let held = |location: Location| Granted { location, pin: None };
+                Ok(places.into_iter().map(|place| place.map(held)).collect())
+            }
+            Reply::Granted(granted) if granted.len() == count => Ok(granted),
+            other => Err(self.unexpected("get", &other)),
+        }
+    }
+
     fn ask_states(&self, ids: &[ObjectId]) -> Result<Vec<ObjectState>> {
         match self.call(Request::GetState { ids: ids.to_vec() })? {
             Reply::States(states) if states.len() == ids.len() => Ok(states),
@@ -304,9 +319,6 @@ pub(super) fn distinct(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     ids.filter(|id| seen.insert(*id)).collect()
 }
 
-pub(super) fn present(
-    ids: &[ObjectId],
-    locations: &[Option<Location>],
-) -> Vec<(ObjectId, Location)> {
-    ids.iter().zip(locations).filter_map(|(id, location)| Some((*id, (*location)?))).collect()
+pub(super) fn present(ids: &[ObjectId], granted: &[Option<Granted>]) -> Vec<(ObjectId, Granted)> {
+    ids.iter().zip(granted).filter_map(|(id, granted)| Some((*id, (*granted)?))).collect()
 }

@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn others_do_not_find_in_use_what_was_let_go() {
         let store = crate::testing::store();
-        let reader = crate::Client::connect(store.path()).unwrap();
+        let by_message = crate::Client::builder().directory(false);
+        let reader = by_message.connect(store.path()).unwrap();
         let other = crate::Client::connect(store.path()).unwrap();
         let rounds = 40;
         let is_deleted = |_: &i32| {
@@ -219,7 +220,8 @@ mod tests {
     #[test]
     fn the_sweeper_ends_and_another_one_starts() {
         let store = crate::testing::store();
-        let client = crate::Client::connect(store.path()).unwrap();
+        let by_message = crate::Client::builder().directory(false);
+        let client = by_message.connect(store.path()).unwrap();
         let id = ObjectId::random();
         client.put(id, b"data", b"").unwrap();
         let has_sweeper = || {

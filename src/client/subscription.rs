@@ -76,7 +76,9 @@ impl Subscription {
         clock: &Clock,
         form: EventForm,
     ) -> Result<Self> {
-        let (mut line, _connected) = open(path, builder, clock, None)?;
+        // A stream gets no objects.
+        let builder = builder.clone().directory(false);
+        let (mut line, _connected) = open(path, &builder, clock, None)?;
         let one_by_one = form == EventForm::OneByOne;
         if one_by_one {
             line.receiver.read_one_by_one();

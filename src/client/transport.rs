@@ -33,13 +33,17 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
+use super::direct::DirectReader;
 use super::error::Fault;
+use super::grants::Undo;
 use super::inbox::{Inbox, Waiter};
+use super::opening::Line;
 use super::outbox::Outbox;
 use super::process_local::ProcessLocal;
 use super::receiver::{Received, Receiver, poll_for};
 use super::segments::Segments;
 use super::sending::SendTime;
+use crate::ids::Slot;
 use crate::limits::RECEIVE_TIMEOUT;
 use crate::protocol::message::{Reply, Request, RequestId};
 use crate::time::{Clock, Timestamp};
@@ -50,6 +54,7 @@ pub(super) struct Transport {
     pub(super) socket: UnixStream,
     /// The memory whose descriptors have come.
     pub(super) segments: Segments,
+    direct: Option<DirectReader>,
     pub(super) clock: Clock,
     last_request: AtomicU64,
     halves: ProcessLocal<Halves>,
@@ -65,17 +70,23 @@ pub(super) struct Halves {
 impl Transport {
     /// A transport over a socket on which requests up to `last_request` have been answered.
     pub(super) fn new(
-        socket: UnixStream,
-        receiver: Receiver,
+        line: Line,
+        direct: Option<DirectReader>,
         last_request: RequestId,
         request_ids_max: usize,
         clock: Clock,
     ) -> Self {
         let outbox = Outbox::new(request_ids_max);
+        let Line { socket, receiver, descriptors } = line;
         let halves = Halves { outbox: Mutex::new(outbox), inbox: Mutex::new(Inbox::new(receiver)) };
+        let segments = Segments::default();
+        for (info, descriptor) in descriptors {
+            segments.add(info, descriptor);
+        }
         Self {
             socket,
-            segments: Segments::default(),
+            segments,
+            direct,
             clock,
             last_request: AtomicU64::new(last_request.0),
             halves: ProcessLocal::new(halves),
@@ -105,7 +116,7 @@ impl Transport {
     /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.
     pub(super) fn post(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
         let halves = self.halves()?;
-        let id = if matches!(request, Request::Release { .. }) {
+        let id = if matches!(request, Request::Release { .. } | Request::Unpinned { .. }) {
             RequestId::NONE
         } else {
             let id = self.next_id();
@@ -119,10 +130,34 @@ impl Transport {
     pub(super) fn abandon(self: &Arc<Self>, request: RequestId) {
         let Ok(halves) = self.halves() else { return };
         let farewell = lock(&halves.inbox).abandon(request);
-        if let Some(farewell) = farewell {
-            // If the connection is lost, there is nothing to give back.
-            let _ = self.post(farewell);
+        // If the connection is lost, there is nothing to give back.
+        let _ = self.undo(farewell);
+    }
+
+    /// Gives back what nobody wants. Waits for nothing.
+    fn undo(self: &Arc<Self>, undo: Undo) -> Result<(), Fault> {
+        for slot in undo.pins {
+            self.unpin(slot);
         }
+        undo.request.map_or(Ok(()), |request| self.post(request))
+    }
+
+    /// The tables that objects are found in without asking the store.
+    pub(super) fn direct(&self) -> Option<&DirectReader> {
+        self.direct.as_ref().filter(|direct| !direct.is_inherited())
+    }
+
+    /// Takes back a pin in this connection's table. Waits for nothing.
+    pub(super) fn unpin(self: &Arc<Self>, slot: Slot) {
+        if self.direct().is_some_and(|direct| direct.unpin(slot)) {
+            self.tell_unpinned(slot);
+        }
+    }
+
+    /// The store wanted to know when a pin is gone.
+    pub(super) fn tell_unpinned(self: &Arc<Self>, slot: Slot) {
+        // If it has gone, it does not any more.
+        let _ = self.post(Request::Unpinned { slots: vec![slot] });
     }
 
     /// Cancels all requests that wait for something to happen in the store, and lets no new ones
@@ -309,9 +344,7 @@ impl<'a> Lead<'a> {
                 self.transport.segments.add(info, descriptor);
             }
             let undo = lock(&self.halves.inbox).deliver(request, reply)?;
-            if let Some(undo) = undo {
-                self.transport.post(undo)?;
-            }
+            self.transport.undo(undo)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::copying::{copy_and_make_ready, make_ready};
 use super::error::Error;
 use crate::ids::{Location, ObjectId};
 use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
-use crate::protocol::message::{Reply, Request};
+use crate::protocol::message::{Granted, Reply, Request};
 use crate::shm::{Access, ViewMut};
 
 /// An object that this client is creating. Nobody sees it before it is sealed; if it is dropped
@@ -282,7 +282,7 @@ impl Connection {
     /// memory is not good enough for that: it is writable.
     fn keep_sealed(self: &Arc<Self>, id: ObjectId, location: Location) -> Result<ObjectBuffer> {
         if self.transport.segments.knows(location.segment, Access::ReadOnly) {
-            return self.admit_one(id, location);
+            return self.admit_one(id, Granted { location, pin: None });
         }
         // A get brings the descriptor, and a hold of its own.
         let fetched = self.fetch_sealed(id);
@@ -296,17 +296,15 @@ impl Connection {
             timeout: Some(std::time::Duration::ZERO),
             fail_if_abandoned: false,
         };
-        match self.call(get)? {
-            Reply::Objects(objects) => match objects.as_slice() {
-                [Some(location)] => self.admit_one(id, *location),
-                _ => Err(self.unexpected("get", &Reply::Objects(objects))),
-            },
-            other => Err(self.unexpected("get", &other)),
+        let granted = self.granted(self.call(get)?, 1)?;
+        match granted.as_slice() {
+            [Some(granted)] => self.admit_one(id, *granted),
+            _ => Err(self.unexpected("get", &Reply::Granted(granted))),
         }
     }
 
-    fn admit_one(self: &Arc<Self>, id: ObjectId, location: Location) -> Result<ObjectBuffer> {
-        let mut admitted = self.admit(&[(id, location)])?;
+    fn admit_one(self: &Arc<Self>, id: ObjectId, granted: Granted) -> Result<ObjectBuffer> {
+        let mut admitted = self.admit(&[(id, granted)])?;
         Ok(admitted.remove(0))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{ClientId, Location, ObjectId};
+use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::protocol::refusal::Refusal;
 
 /// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
@@ -25,6 +25,8 @@ pub struct Connect {
     pub protocol_version: u32,
     /// The client's name for lists and logs.
     pub client_name: String,
+    /// The client can read the directory, and wants a pin table.
+    pub reads_directory: bool,
 }
 
 /// How to make room for a new object.
@@ -100,6 +102,10 @@ pub enum Request {
     Release {
         holds: Vec<(ObjectId, u32)>,
     },
+    /// The client has no pin on these slots any more, and the store wants to know.
+    Unpinned {
+        slots: Vec<Slot>,
+    },
     GetState {
         ids: Vec<ObjectId>,
     },
@@ -142,6 +148,7 @@ impl Request {
             Self::Wait { .. } => "wait",
             Self::Cancel { .. } => "cancel",
             Self::Release { .. } => "release",
+            Self::Unpinned { .. } => "unpinned",
             Self::GetState { .. } => "get_state",
             Self::Delete { .. } => "delete",
             Self::Evict { .. } => "evict",
@@ -186,6 +193,17 @@ pub struct Connected {
     pub batch_objects_max: usize,
     /// Whether the client must clear the memory of new objects.
     pub clear_new_objects: bool,
+    /// Slots of the directory and of the client's pin table; 0 if it has to read by message.
+    pub directory_slots: u32,
+}
+
+/// An object that a client with a pin table has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Where it lies.
+    pub location: Location,
+    /// The slot in which it is pinned in the client's table. Without one it is held.
+    pub pin: Option<Slot>,
 }
 
 /// Where the life of an object stands.
@@ -345,6 +363,8 @@ pub enum Reply {
     Done,
     Created(Location),
     Objects(Vec<Option<Location>>),
+    /// For a client with a pin table.
+    Granted(Vec<Option<Granted>>),
     Ready(Vec<bool>),
     States(Vec<ObjectState>),
     Deleted(Vec<DeleteOutcome>),

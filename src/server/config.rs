@@ -35,6 +35,14 @@ mod tests;
 /// Objects that a store of any size can hold by default, beside one for each line of its memory.
 const OBJECTS_EXTRA: u64 = 65_536;
 
+/// Bytes of a store for which it has a slot in the directory by default. Slots take memory when
+/// they are used, so there may be too many.
+const DIRECTORY_SLOT_BYTES: u64 = 1 << 10;
+
+/// The fewest and the most slots by default.
+const DIRECTORY_SLOTS_LEAST: u64 = 1 << 14;
+const DIRECTORY_SLOTS_MOST: u64 = 1 << 22;
+
 /// How to run a store. Sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -61,6 +69,8 @@ pub struct Config {
     pub trim_after: Duration,
     /// How long to look for the next request before sleeping, while traffic is hot.
     pub poll_time: Duration,
+    /// Objects that clients find without asking the store, 0 for none.
+    pub directory_slots: u32,
 }
 
 /// What the command line asks for.
@@ -151,6 +161,7 @@ impl Config {
             ahead,
             trim_after: Duration::from_secs(TABLE.trim_after.number(trim_after)?),
             poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
+            directory_slots: directory_slots(given, capacity, objects_max)?,
         })
     }
 }
@@ -165,6 +176,16 @@ impl fmt::Display for Config {
         f.write_str(if self.clear_new_objects { ", new objects are cleared" } else { "" })?;
         write!(f, ", socket {} with mode {socket_mode:03o}", socket.display())
     }
+}
+
+fn directory_slots(given: &Arguments, capacity: u64, objects_max: u64) -> Result<u32, UsageError> {
+    let wanted = match &given.directory_slots {
+        Some(text) => TABLE.directory_slots.number(text)?,
+        None => {
+            (capacity / DIRECTORY_SLOT_BYTES).clamp(DIRECTORY_SLOTS_LEAST, DIRECTORY_SLOTS_MOST)
+        }
+    };
+    Ok(if given.no_directory { 0 } else { narrow(wanted.min(objects_max)) })
 }
 
 fn default_capacity(limit: &MemoryLimit) -> u64 {

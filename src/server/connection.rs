@@ -86,6 +86,8 @@ pub struct Connection {
     /// for each reply that the peer reads would be one too many.
     awaits_room: bool,
     frames: FrameReader,
+    /// The peer can read the directory.
+    reads_directory: bool,
     /// The peer has hung up. What it sent before is still there to be read.
     hung_up: bool,
     outbox: Outbox,
@@ -114,6 +116,7 @@ impl Connection {
             socket,
             awaits_room: false,
             frames: FrameReader::new(CLIENT_DESCRIPTORS),
+            reads_directory: false,
             hung_up: false,
             outbox: Outbox::default(),
             held_back: false,
@@ -124,6 +127,11 @@ impl Connection {
     /// Who is there.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Whether the peer can read the directory.
+    pub fn reads_directory(&self) -> bool {
+        self.reads_directory
     }
 
     /// Whether it is about to be closed.
@@ -181,7 +189,7 @@ impl Connection {
         }
         let described = kinds.iter().map(|kind| DescriptorInfo {
             segment: kind.segment,
-            segment_size: memory.bytes(),
+            segment_size: memory.file(self.id, *kind).size(),
             writable: kind.writable,
         });
         let message = ServerMessage { request, descriptors: described.collect(), reply };
@@ -374,9 +382,12 @@ impl Connection {
         while !self.outbox.is_empty() {
             let (bytes, kinds) = self.outbox.next_chunk();
             let wanted = bytes.len();
-            let descriptors: Vec<_> = kinds.iter().map(|kind| memory.descriptor(*kind)).collect();
+            let files: Vec<_> = kinds.iter().map(|kind| memory.file(self.id, *kind)).collect();
+            let both = std::iter::zip(&files, kinds);
+            let descriptors: Vec<_> = both.map(|(file, it)| file.descriptor(it.writable)).collect();
             match fd_passing::send(self.socket.as_fd(), bytes, &descriptors) {
                 Ok(count) => {
+                    kinds.iter().for_each(|kind| memory.note_sent(self.id, *kind));
                     self.outbox.advance(count);
                     counters.bytes_sent += count as u64;
                     if count < wanted {
@@ -414,6 +425,7 @@ impl Connection {
         counters: &mut ServerCounters,
     ) -> Result<Received, CloseReason> {
         self.peer.name = connect.client_name;
+        self.reads_directory = connect.reads_directory;
         if connect.protocol_version != limits::PROTOCOL_VERSION {
             let reply = Reply::Refused(Refusal::VersionMismatch(limits::PROTOCOL_VERSION));
             self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);

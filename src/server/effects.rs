@@ -11,7 +11,7 @@ use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::outbox::DescriptorKind;
 use super::streams::Streams;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, SegmentId};
 use crate::protocol::message::{Event, Reply, RequestId};
 use crate::store::{Effect, Effects};
 
@@ -74,14 +74,19 @@ impl Outside {
         if let Reply::Stats(stats) = &mut reply {
             self.counters.append_to(stats);
         }
-        let kinds = needed_descriptors(&reply, |kind| connection.has_descriptor(kind));
+        let has = |kind| connection.has_descriptor(kind);
+        let kinds = needed_descriptors(&reply, self.memory.segment(), has);
         connection.queue(request, reply, kinds, &self.memory, &mut self.counters);
         self.connections.note_output(client);
     }
 }
 
 /// The descriptors without which the peer could not use the reply, each once, unless it has them.
-fn needed_descriptors(reply: &Reply, has: impl Fn(DescriptorKind) -> bool) -> Vec<DescriptorKind> {
+fn needed_descriptors(
+    reply: &Reply,
+    segment: SegmentId,
+    has: impl Fn(DescriptorKind) -> bool,
+) -> Vec<DescriptorKind> {
     // Allocates only when there is one: the first time on a connection.
     let mut needed = Vec::new();
     let mut need = |kind| {
@@ -93,12 +98,19 @@ fn needed_descriptors(reply: &Reply, has: impl Fn(DescriptorKind) -> bool) -> Ve
         Reply::Created(location) => {
             need(DescriptorKind { segment: location.segment, writable: true });
         }
+        // Who reads the directory learns from it where objects are, and not from us.
+        Reply::Connected(connected) if connected.directory_slots > 0 => {
+            need(DescriptorKind { segment, writable: false });
+            need(DescriptorKind { segment: SegmentId::DIRECTORY, writable: false });
+            need(DescriptorKind { segment: SegmentId::PIN_TABLE, writable: true });
+        }
         Reply::Objects(locations) => {
             for location in locations.iter().flatten() {
                 need(DescriptorKind { segment: location.segment, writable: false });
             }
         }
         Reply::Connected(_)
+        | Reply::Granted(_)
         | Reply::Done
         | Reply::Ready(_)
         | Reply::States(_)

@@ -6,13 +6,13 @@
 //! known here.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::committing::Committer;
 use super::outbox::DescriptorKind;
+use super::publishing::DirectoryFiles;
 use super::trimming::Trimmer;
-use crate::ids::{Extent, SegmentId};
+use crate::ids::{ClientId, Extent, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
 
@@ -38,6 +38,8 @@ pub struct Memory {
     committer: Option<Committer>,
     /// `None` if all memory stays with the store.
     trimmer: Option<Trimmer>,
+    /// `None` if all clients read by message.
+    directory: Option<DirectoryFiles>,
 }
 
 /// The memory cannot be had.
@@ -83,7 +85,7 @@ impl Memory {
         // What lies on a disk is not made faster by touching it.
         let commits = !reserve && ahead > 0 && segment.is_memory();
         let committer = commits.then(|| Committer::start(Arc::clone(&segment), ahead));
-        Ok(Self { segment, mapping, committer, trimmer: None })
+        Ok(Self { segment, mapping, committer, trimmer: None, directory: None })
     }
 
     /// Makes it possible to give memory back to the system, where that breaks no promise; says
@@ -96,6 +98,20 @@ impl Memory {
             }
         }
         self.trimmer.is_some()
+    }
+
+    /// Clients get the files of this directory, those that want them.
+    pub fn offer(&mut self, directory: DirectoryFiles) {
+        self.directory = Some(directory);
+    }
+
+    /// A client has got this descriptor.
+    pub fn note_sent(&self, client: ClientId, kind: DescriptorKind) {
+        if kind.segment == SegmentId::PIN_TABLE
+            && let Some(directory) = &self.directory
+        {
+            directory.unsent.forget(client);
+        }
     }
 
     /// What gives memory back, if anything does.
@@ -134,10 +150,19 @@ impl Memory {
         assert!(written, "the store places objects inside the segment");
     }
 
-    /// The descriptor of this kind.
-    pub fn descriptor(&self, kind: DescriptorKind) -> BorrowedFd<'_> {
-        assert_eq!(kind.segment, self.segment.id(), "there is one segment");
-        self.segment.descriptor(kind.writable)
+    /// The file that a client has to be given for this kind of descriptor.
+    pub fn file(&self, client: ClientId, kind: DescriptorKind) -> Arc<Segment> {
+        let directory = || self.directory.as_ref().expect("only those who read it are told of it");
+        match kind.segment {
+            SegmentId::DIRECTORY => Arc::clone(&directory().directory),
+            SegmentId::PIN_TABLE => {
+                directory().unsent.get(client).expect("a pin table is sent once")
+            }
+            segment => {
+                assert_eq!(segment, self.segment.id(), "there is one segment of objects");
+                Arc::clone(&self.segment)
+            }
+        }
     }
 }
 
@@ -165,7 +190,8 @@ mod tests {
         let extent = Extent { segment: memory.segment(), offset: 64, len: 5 };
         memory.write(extent, b"hello");
         let kind = DescriptorKind { segment: memory.segment(), writable: false };
-        let mapping = Mapping::new(memory.descriptor(kind), memory.bytes(), Access::ReadOnly);
+        let file = memory.file(ClientId(1), kind);
+        let mapping = Mapping::new(file.descriptor(false), memory.bytes(), Access::ReadOnly);
         let view = std::sync::Arc::new(mapping.unwrap()).view(extent).unwrap();
         assert_eq!(&*view, b"hello");
     }

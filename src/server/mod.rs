@@ -23,6 +23,7 @@ mod memory;
 mod memory_limit;
 mod metrics;
 mod outbox;
+mod publishing;
 mod reactor;
 mod streams;
 mod trimming;
@@ -43,10 +44,12 @@ use self::config::Config;
 use self::listener::{ListenError, Listener, SocketFile};
 use self::memory::Memory;
 use self::reactor::Reactor;
+use crate::directory::Layout;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::message::Connected;
 use crate::shm::fork;
+use crate::store::directory::{Directory, Unpublished};
 use crate::store::{Store, StoreConfig, TrimConfig};
 use crate::threads;
 use crate::time::Clock;
@@ -178,7 +181,7 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
     let mut memory =
         Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
     let clock = Clock::start();
-    let store = Store::new(StoreConfig {
+    let store_config = StoreConfig {
         capacity: config.capacity,
         segment: memory.segment(),
         segment_bytes: memory.bytes(),
@@ -186,7 +189,9 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
         policy: config.policy,
         trim: trim(config, &mut memory),
         unix_start: clock.unix_start(),
-    });
+    };
+    let directory = directory(config.directory_slots, &mut memory)?;
+    let store = Store::with_directory(store_config, directory);
     let reactor = Reactor::new(
         UnixListener::from_std(socket),
         store,
@@ -231,7 +236,20 @@ fn welcome(config: &Config) -> Connected {
         inline_bytes_max: limits::INLINE_BYTES_MAX,
         batch_objects_max: limits::BATCH_OBJECTS_MAX,
         clear_new_objects: config.clear_new_objects,
+        directory_slots: config.directory_slots,
     }
+}
+
+/// Where clients that can read it find sealed objects.
+fn directory(slots: u32, memory: &mut Memory) -> Result<Box<dyn Directory>, StartupError> {
+    let Some(layout) = Layout::new(slots) else { return Ok(Box::new(Unpublished)) };
+    let (directory, files) = publishing::create(layout).map_err(|reason| StartupError::System {
+        step: "make the directory of objects",
+        reason,
+        cure: "ask for fewer slots (--directory-slots), or none (--no-directory)",
+    })?;
+    memory.offer(files);
+    Ok(Box::new(directory))
 }
 
 /// Not being able to is no reason not to start: the store then serves fewer clients.
@@ -274,6 +292,7 @@ mod tests {
             trim_after: limits::TRIM_AFTER,
             poll_time: limits::POLL_TIME,
             ahead: 0,
+            directory_slots: 0,
         }
     }
 

@@ -220,7 +220,7 @@ impl Reactor {
         // One at a time: the next one begins when the store knows of this one.
         while let Some(bytes) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
             self.store.trimmed(bytes, self.now, &mut self.effects);
-            self.outside.carry_out(&mut self.effects);
+            self.carry_out();
         }
     }
 
@@ -239,7 +239,7 @@ impl Reactor {
     fn expire(&mut self) {
         if self.store.next_deadline().is_some_and(|deadline| deadline <= self.now) {
             self.store.expire(self.now, &mut self.effects);
-            self.outside.carry_out(&mut self.effects);
+            self.carry_out();
         }
     }
 
@@ -248,7 +248,7 @@ impl Reactor {
         if self.store.has_work() {
             self.outside.counters.slices += 1;
             self.store.work(self.now, &mut self.effects);
-            self.outside.carry_out(&mut self.effects);
+            self.carry_out();
         }
     }
 
@@ -282,13 +282,19 @@ impl Reactor {
             self.acceptor.note_departure();
             if self.outside.connections.close(client, &mut self.outside.counters) {
                 self.store.disconnect(client, self.now, &mut self.effects);
-                self.outside.carry_out(&mut self.effects);
+                self.carry_out();
             }
             let now = self.clock.now();
             if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
                 break;
             }
         }
+    }
+
+    /// Does what the store wants done, and lets it make known to readers what is there then.
+    fn carry_out(&mut self) {
+        self.outside.carry_out(&mut self.effects);
+        self.store.publish();
     }
 
     /// Serves what a client has sent, within the budget of a turn and until `end`.
@@ -303,13 +309,18 @@ impl Reactor {
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.effects);
+                    self.store.publish();
                     if self.clock.now() >= end {
                         return self.outside.connections.to_read.push(client);
                     }
                 }
                 Received::Opened(request_id) => {
-                    let welcome = Connected { client, ..self.welcome.clone() };
+                    let reads_directory = connection.reads_directory();
                     self.store.connect(client, connection.peer().clone());
+                    let mut welcome = Connected { client, ..self.welcome.clone() };
+                    if !(reads_directory && self.store.let_read(client)) {
+                        welcome.directory_slots = 0;
+                    }
                     self.outside.reply(client, request_id, Reply::Connected(welcome));
                 }
                 Received::Later => return connections.to_read.push(client),

@@ -2,9 +2,9 @@
 //!
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
 //! hands out bounds-checked bytes, [`window`] maps one object for code in other languages,
-//! [`fd_passing`] moves bytes and descriptors through a socket,
-//! [`fork`] tells a process from its parent. Client and server use the same code. None of it knows
-//! what an object, a frame or a message is.
+//! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
+//! socket, [`fork`] tells a process from its parent. Client and server use the same code. None of
+//! it knows what an object, a frame or a message is.
 //!
 //! # Policy for unsafe code
 //!
@@ -37,6 +37,7 @@ pub mod fork;
 pub mod mapping;
 pub mod segment;
 pub mod window;
+pub mod words;
 
 pub use mapping::{Access, Mapping, Readiness, View, ViewMut};
 pub use segment::{Backing, Segment, SegmentError};

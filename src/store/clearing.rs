@@ -49,8 +49,6 @@ pub struct Clearing {
     target: Option<(u64, u64)>,
     /// What became free or idle during the search may have made a place.
     may_fit: bool,
-    /// A reader of the directory had something pinned, of whose end nobody will tell.
-    met_pinned: bool,
     rounds: u32,
 }
 
@@ -127,7 +125,6 @@ impl Clearing {
             runs: Runs::default(),
             target: None,
             may_fit: false,
-            met_pinned: false,
             rounds: 0,
         }
     }
@@ -247,7 +244,7 @@ impl Store {
         clearing.chosen.clear();
         clearing.seen_sums = Sums::default();
         clearing.target_sums = Sums::default();
-        (clearing.target, clearing.may_fit, clearing.met_pinned) = (None, false, false);
+        (clearing.target, clearing.may_fit) = (None, false);
         clearing.phase = Phase::Search;
         Progress::More
     }
@@ -281,11 +278,9 @@ impl Store {
     }
 
     fn see(&mut self, clearing: &mut Clearing, slot: Slot) {
-        if !self.directory.retire(slot) {
-            clearing.met_pinned = true;
+        if self.is_pinned(slot) {
             return;
         }
-        self.directory.restore(slot);
         let object = self.objects.get(slot);
         clearing.seen.push(slot);
         clearing.seen_sums.add(Sums::of(object));
@@ -299,7 +294,7 @@ impl Store {
     }
 
     /// The oldest object in use leaves the quota if it would be exceeded although everything seen
-    /// went. Those that only readers of the directory use come last.
+    /// went. That only readers of the directory use one is found out when no others are left.
     fn demote_one(&mut self, clearing: &mut Clearing) -> Progress {
         let account = self.quotas.get(clearing.client);
         let oldest = account.and_then(|account| account.busy().next());
@@ -309,11 +304,8 @@ impl Store {
             self.demote(slot);
         } else if let Some(slot) = clearing.next_own {
             clearing.next_own = self.idle_after(Some(clearing.client), slot);
-            if self.directory.retire(slot) {
-                self.directory.restore(slot);
-            } else {
-                self.demote(slot);
-            }
+            // If so it is in use, and its turn comes.
+            self.is_pinned(slot);
         } else {
             clearing.phase = Phase::Choose;
         }
@@ -391,8 +383,8 @@ fn end_search(clearing: &mut Clearing, has_place: bool) -> Progress {
         clearing.phase = Phase::Start;
         return Progress::More;
     }
-    // A batch may fit in pieces, and a pin ends unseen: then it is tried anew every time.
-    let is_exact = !has_place && !clearing.may_fit && !clearing.met_pinned;
+    // A batch may fit in pieces: then it is tried anew every time.
+    let is_exact = !has_place && !clearing.may_fit;
     if is_exact && clearing.objects == 1 {
         clearing.phase = Phase::Barren;
     }

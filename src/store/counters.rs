@@ -44,6 +44,8 @@ counters! {
     bytes_evicted,
     /// Objects that left a quota while in use.
     objects_demoted,
+    /// Times that an object was to go and readers of the directory had it pinned.
+    objects_parked,
     /// Ids asked for by `get`.
     ids_requested,
     /// Of those, found sealed at once.

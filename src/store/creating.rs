@@ -201,10 +201,10 @@ impl Store {
         let event = self.subscriptions.sequence();
         let object = self.objects.get_mut(slot);
         object.state = State::Sealed { at: now, event };
-        self.directory.publish(slot, &object.id, &object.location);
         let sealed = sealed_event(object);
         self.unsealed -= 1;
         self.clients.get_mut(creator).unsealed -= 1;
+        self.unpublished.push(slot);
         self.counters.objects_sealed += 1;
         self.record(sealed);
         self.wake_waiters(slot, effects);

@@ -77,6 +77,14 @@ impl Store {
         }
     }
 
+    /// Whether it may go.
+    pub(super) fn is_idle(&self, slot: Slot) -> bool {
+        match self.objects.get(slot).account {
+            None => self.idle.is_idle(slot),
+            Some(owner) => self.quotas.get(owner).is_some_and(|account| account.idle.is_idle(slot)),
+        }
+    }
+
     /// The idle object of an owner, or of everybody, that is to go first.
     pub(super) fn first_idle(&self, owner: Option<ClientId>) -> Option<Slot> {
         match owner {

@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// An object's holders are the clients that hold it, and the store while it wakes those who
-    /// waited; an unsealed one has exactly its creator.
+    /// waited and while readers have it pinned; an unsealed one has exactly its creator.
     fn check_holds(&self) {
         let mut holders: BTreeMap<Slot, u32> = BTreeMap::new();
         for (_, client) in self.clients.iter() {
@@ -46,6 +46,11 @@ impl Store {
             }
             assert_eq!(client.held_bytes, bytes, "a client's bytes are those of what it holds");
             assert_eq!(client.unsealed, unsealed, "a client's unsealed objects are those it holds");
+        }
+        self.parked.check_invariants();
+        for slot in self.parked.iter() {
+            *holders.entry(slot).or_default() += 1;
+            assert!(self.objects.get(slot).is_sealed(), "only sealed objects are pinned");
         }
         for slot in &self.jobs.wakes {
             *holders.entry(*slot).or_default() += 1;

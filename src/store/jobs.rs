@@ -202,9 +202,6 @@ impl Store {
         if self.evict_idle(slot) {
             eviction.freed += size;
             eviction.evicted += 1;
-        } else {
-            // Somebody reads it, and so it is the most recently used one.
-            self.becomes_recent(slot);
         }
     }
 
@@ -217,6 +214,7 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.clients.get_mut(client).is_leaving = true;
+        self.directory.leave(client);
         if self.leave_some(client, effects) {
             self.room_appeared = true;
             self.serve_create_queue(now, effects);
@@ -249,6 +247,8 @@ impl Store {
                 self.becomes_everybodys(slot);
             } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
                 self.let_go(client, slot, effects);
+            } else if self.look_at_one_left(client) {
+                // One step, as each of the others.
             } else {
                 self.quotas.remove(client);
                 self.clients.remove(client);

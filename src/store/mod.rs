@@ -20,12 +20,13 @@
 use std::time::Duration;
 
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
-use crate::ids::{ClientId, SegmentId};
+use crate::ids::{ClientId, SegmentId, Slot};
 use crate::limits;
-use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
+use crate::protocol::message::{Event, Reply, Request, RequestId};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
+mod asked;
 mod clearing;
 mod clients;
 mod counters;
@@ -38,6 +39,7 @@ mod idleness;
 mod invariants;
 mod jobs;
 mod object_table;
+mod pinned;
 pub mod pool;
 mod queueing;
 mod quota;
@@ -59,12 +61,14 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects};
 pub use trimming::TrimConfig;
 
+use asked::{Asked, is_now};
 use clearing::Clearing;
 use clients::Clients;
 use create_queue::CreateQueue;
 use directory::{Directory, Unpublished};
 use jobs::Jobs;
 use object_table::ObjectTable;
+use pinned::Parked;
 use pool::Pool;
 use quota::Quotas;
 use runs::Runs;
@@ -112,6 +116,10 @@ pub struct Store {
     creates: CreateQueue,
     subscriptions: Subscriptions,
     directory: Box<dyn Directory>,
+    /// Objects that would be idle, if readers of the directory had not pinned them.
+    parked: Parked,
+    /// What has been sealed and is not in the directory yet.
+    unpublished: Vec<Slot>,
     counters: StoreCounters,
     /// The head of the create queue has to be tried again: something was freed or became idle, so
     /// it may fit now, or it can only be refused now.
@@ -177,6 +185,8 @@ impl Store {
             creates: CreateQueue::default(),
             subscriptions: Subscriptions::default(),
             directory,
+            parked: Parked::default(),
+            unpublished: Vec::new(),
             counters: StoreCounters::default(),
             room_appeared: false,
             clearing: None,
@@ -188,6 +198,12 @@ impl Store {
             answers: 0,
             config,
         }
+    }
+
+    /// Lets a client that has connected read what is in the directory without asking. False if it
+    /// has to ask all the same.
+    pub fn let_read(&mut self, client: ClientId) -> bool {
+        self.directory.join(client)
     }
 
     /// A client has connected. Its id has never been used before.
@@ -207,6 +223,7 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.counters.requests += 1;
+        self.directory.advance();
         self.begin_slice();
         let outcome = self.serve(client, request_id, request, now, effects);
         match outcome {
@@ -246,6 +263,10 @@ impl Store {
             Request::Abort { id } => self.abort(client, &id, effects).map(Into::into),
             Request::Get { ids, timeout, fail_if_abandoned } => {
                 self.get(asked, ids, timeout, fail_if_abandoned)
+            }
+            Request::Unpinned { slots } => {
+                self.unpinned(&slots);
+                Ok(Reply::Done.into())
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
             Request::Cancel { request } => Ok(self.cancel(client, request, effects).into()),
@@ -410,23 +431,4 @@ impl Store {
         }
         effects.reply(client, request, Reply::Refused(refusal));
     }
-}
-
-/// Who asks, under which number, and when.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    client: ClientId,
-    request: RequestId,
-    now: Timestamp,
-}
-
-impl Asked {
-    fn deadline(&self, timeout: Timeout) -> Option<Timestamp> {
-        timeout.map(|timeout| self.now.after(timeout))
-    }
-}
-
-/// Whether a request with this timeout may not wait at all.
-fn is_now(timeout: Timeout) -> bool {
-    timeout == Some(Duration::ZERO)
 }

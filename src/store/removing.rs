@@ -1,7 +1,7 @@
 //! Removing sealed objects one by one: delete and evict, and their order. Part of [`Store`].
 //!
-//! Before the memory of a sealed object is freed the directory is asked to retire it; an object
-//! that a reader has pinned there stays.
+//! Before the memory of a sealed object is freed it is taken back from the readers of the
+//! directory; one that they have pinned stays, see [`pinned`](super::pinned).
 
 use crate::ids::{ObjectId, Slot};
 use crate::protocol::message::{DeleteOutcome, Event, Reply};
@@ -33,7 +33,7 @@ impl Store {
 
     /// Deletes a sealed object that no client holds. False if a reader has it pinned.
     pub(super) fn delete_idle(&mut self, slot: Slot) -> bool {
-        if !self.directory.retire(slot) {
+        if !self.retire(slot) {
             return false;
         }
         let object = self.remove_object(slot);
@@ -49,7 +49,7 @@ impl Store {
 
     /// Evicts an idle object. False if a reader has it pinned.
     pub(super) fn evict_idle(&mut self, slot: Slot) -> bool {
-        if !self.directory.retire(slot) {
+        if !self.retire(slot) {
             return false;
         }
         let object = self.forget_evicted(slot);
@@ -73,6 +73,9 @@ impl Store {
     /// Takes an object that nobody holds out of the tables. Its memory is the caller's business.
     pub(super) fn remove_object(&mut self, slot: Slot) -> Object {
         let object = self.objects.remove(slot);
+        if object.is_sealed() {
+            self.directory.withdraw(slot, &object.id);
+        }
         self.used -= object.size();
         self.leaves_order(slot, &object);
         self.room_appeared = true;

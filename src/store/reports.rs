@@ -1,6 +1,8 @@
 //! Looking at the store: lists, statistics and the debug text. Part of [`Store`]; changes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::ids::{ClientId, ObjectId, Slot};
@@ -12,17 +14,32 @@ use crate::store::object_table::{Object, State};
 
 impl Store {
     pub(super) fn list(&self, cursor: u32) -> Reply {
-        let mut objects = Vec::new();
+        let mut listed = Vec::new();
+        let mut next = None;
         for (looked, (slot, object)) in self.objects.slots_from(cursor).enumerate() {
-            if objects.len() == limits::LIST_PART_MAX || looked == limits::LIST_LOOKS_MAX {
-                return Reply::ObjectList { objects, next: Some(slot.0) };
+            if listed.len() == limits::LIST_PART_MAX || looked == limits::LIST_LOOKS_MAX {
+                next = Some(slot.0);
+                break;
             }
-            objects.extend(object.map(|object| self.object_info(object)));
+            listed.extend(object.map(|object| (slot, self.object_info(slot, object))));
         }
-        Reply::ObjectList { objects, next: None }
+        self.count_readers(cursor..next.unwrap_or(u32::MAX), &mut listed);
+        Reply::ObjectList { objects: listed.into_iter().map(|(_, info)| info).collect(), next }
     }
 
-    fn object_info(&self, object: &Object) -> ObjectInfo {
+    /// Adds to listed objects the clients that have them pinned in the directory and do not hold
+    /// them otherwise.
+    fn count_readers(&self, slots: Range<u32>, listed: &mut [(Slot, ObjectInfo)]) {
+        self.directory.pins(slots, &mut |client, slot| {
+            if let Ok(index) = listed.binary_search_by_key(&slot, |(slot, _)| *slot)
+                && !self.clients.get(client).holds.contains_key(&slot)
+            {
+                listed[index].1.ref_count += 1;
+            }
+        });
+    }
+
+    fn object_info(&self, slot: Slot, object: &Object) -> ObjectInfo {
         let created = object.created_at;
         let (state, creator, construct_duration) = match object.state {
             State::Created { creator } => (ObjectState::Created, Some(creator), None),
@@ -32,7 +49,8 @@ impl Store {
             id: object.id,
             data_size: object.location.data_size,
             metadata_size: object.location.metadata_size,
-            ref_count: object.holders,
+            // What the store holds for readers that it does not see is not one of them.
+            ref_count: object.holders - u32::from(self.parked.contains(slot)),
             create_time: self.config.unix_start + Duration::from_nanos(created.as_nanos()),
             construct_duration,
             state,
@@ -48,13 +66,15 @@ impl Store {
             Some(Some(slot)) => Some(slot),
             Some(None) => return Reply::ClientList { clients: Vec::new(), next: None },
         };
-        let holds = |client: &Client, slot: Slot| client.holds.contains_key(&slot);
+        let holds = |id, client: &Client, slot: Slot| {
+            client.holds.contains_key(&slot) || self.directory.has_pinned(id, slot)
+        };
         let mut rest = self.clients.after(after).take(limits::CLIENTS_PART_MAX);
         let mut clients = Vec::new();
         let mut last = None;
         for (id, client) in rest.by_ref() {
             last = Some(id);
-            if wanted.is_none_or(|slot| holds(client, slot)) {
+            if wanted.is_none_or(|slot| holds(id, client, slot)) {
                 clients.push(self.client_info(id, client));
             }
         }
@@ -64,14 +84,23 @@ impl Store {
 
     fn client_info(&self, id: ClientId, client: &Client) -> ClientInfo {
         let account = self.quotas.get(id);
+        let (mut objects, mut bytes) = (client.holds.len() as u64, client.held_bytes);
+        self.directory.pins_of(id, &mut |slot| {
+            if let Some(object) = self.readable(slot)
+                && !client.holds.contains_key(&slot)
+            {
+                objects += 1;
+                bytes += object.size();
+            }
+        });
         ClientInfo {
             id: id.0,
             name: client.peer.name.clone(),
             pid: client.peer.pid,
             uid: client.peer.uid,
             gid: client.peer.gid,
-            objects: client.holds.len() as u64,
-            bytes: client.held_bytes,
+            objects,
+            bytes,
             unsealed_objects: client.unsealed,
             waiting_requests: client.waiting as u64,
             quota: account.map(|account| account.quota),
@@ -83,7 +112,7 @@ impl Store {
     /// The state of the store in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let evictable = self.evictable_bytes();
+        let evictable = self.evictable_bytes() - self.pinned_idle_bytes();
         Stats {
             capacity: self.config.capacity,
             used: self.used,
@@ -100,6 +129,27 @@ impl Store {
         }
     }
 
+    /// Bytes of objects that are idle as far as the store has noticed, and pinned by readers.
+    fn pinned_idle_bytes(&self) -> u64 {
+        let mut seen = BTreeSet::new();
+        let mut bytes = 0;
+        self.directory.pins(0..u32::MAX, &mut |_, slot| {
+            if let Some(object) = self.readable(slot)
+                && object.holders == 0
+                && seen.insert(slot)
+            {
+                bytes += object.size();
+            }
+        });
+        bytes
+    }
+
+    /// The sealed object in a slot that a reader names.
+    fn readable(&self, slot: Slot) -> Option<&Object> {
+        self.objects.try_get(slot).filter(|object| object.is_sealed())
+    }
+
+    /// Bytes that could be evicted, if none of it turns out to be pinned.
     pub(super) fn evictable_bytes(&self) -> u64 {
         self.idle.idle_bytes() + self.quotas.totals().idle_bytes
     }
@@ -117,6 +167,7 @@ impl Store {
     /// The text that the original printed, line for line; programs match on parts of it.
     pub(super) fn debug_text(&self) -> String {
         let capacity = self.config.capacity;
+        let pinned = self.used - self.evictable_bytes() + self.pinned_idle_bytes();
         let quotas = self.quotas.totals();
         let (charged, busy) = (quotas.objects, quotas.busy_objects);
         let global = ListReport {
@@ -135,7 +186,7 @@ impl Store {
              (global lru) num evictions: {}\n(global lru) bytes evicted: {}",
             self.quotas.len(),
             self.used,
-            self.used - self.evictable_bytes(),
+            pinned,
             self.counters.objects_evicted,
             self.counters.bytes_evicted,
         );

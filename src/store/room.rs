@@ -37,9 +37,9 @@ struct RoomPlan {
     over_quota: u64,
     /// Bytes that leave the quota, evicted or demoted.
     relieved_bytes: u64,
-    /// Objects in use, by clients or by readers of the directory, that leave the quota.
+    /// Objects in use that leave the quota.
     demoted: Vec<Slot>,
-    /// How far the idle objects have been searched.
+    /// Where the search of the idle objects goes on.
     cursor: Cursor,
     /// Objects that were looked at, and how many may be.
     looked: usize,
@@ -60,10 +60,30 @@ pub enum NoRoom {
 /// Where the search for victims stands: first everybody's idle objects, then the creator's own.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cursor {
-    /// The last one of everybody's that was looked at.
-    everybodys: Option<Slot>,
-    /// The last one of the creator's own.
-    own: Option<Slot>,
+    everybodys: Place,
+    own: Place,
+}
+
+/// A place in an order of eviction.
+#[derive(Debug, Clone, Copy, Default)]
+enum Place {
+    /// Before the first object.
+    #[default]
+    Start,
+    /// Before this one, or at the end. What was looked at last may not be idle any more.
+    Before(Option<Slot>),
+}
+
+impl Place {
+    /// The object behind this place; goes on to the next place.
+    fn pass(&mut self, policy: &dyn EvictionPolicy) -> Option<Slot> {
+        let slot = match *self {
+            Self::Start => policy.first(),
+            Self::Before(slot) => slot,
+        };
+        *self = Self::Before(slot.and_then(|slot| policy.next(slot)));
+        slot
+    }
 }
 
 impl RoomPlan {
@@ -164,18 +184,15 @@ impl Store {
     fn plan_quota(&mut self, client: ClientId, total: u64, plan: &mut RoomPlan) {
         let Some(account) = self.quotas.get(client) else { return };
         plan.over_quota = (account.used + total).saturating_sub(account.quota);
-        let mut pinned = Vec::new();
         while plan.relieved_bytes < plan.over_quota {
             let Some(slot) = self.next_own_candidate(client, &mut plan.cursor) else { break };
             if !plan.may_look() {
                 return;
             }
-            if !self.plan_victim(slot, plan) {
-                pinned.push(slot);
-            }
+            self.plan_victim(slot, plan);
         }
         let busy = self.quotas.get(client).into_iter().flat_map(|account| account.busy());
-        for slot in busy.chain(pinned) {
+        for slot in busy {
             if plan.relieved_bytes >= plan.over_quota || !plan.may_look() {
                 break;
             }
@@ -259,25 +276,19 @@ impl Store {
 
     /// The next idle object that a create of this client may evict, least recent first.
     fn next_candidate(&self, client: ClientId, cursor: &mut Cursor) -> Option<Slot> {
-        let everybodys = next_idle(&*self.idle, cursor.everybodys);
-        if everybodys.is_some() {
-            cursor.everybodys = everybodys;
-            return everybodys;
-        }
-        self.next_own_candidate(client, cursor)
+        let everybodys = cursor.everybodys.pass(&*self.idle);
+        everybodys.or_else(|| self.next_own_candidate(client, cursor))
     }
 
     /// The next idle object that counts against the quota of this client.
     fn next_own_candidate(&self, client: ClientId, cursor: &mut Cursor) -> Option<Slot> {
-        let own = next_idle(&*self.quotas.get(client)?.idle, cursor.own)?;
-        cursor.own = Some(own);
-        Some(own)
+        cursor.own.pass(&*self.quotas.get(client)?.idle)
     }
 
-    /// Frees an idle object for the time being. False if a reader has it pinned.
-    fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) -> bool {
-        if !self.directory.retire(slot) {
-            return false;
+    /// Frees an idle object for the time being, unless a reader has it pinned.
+    fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) {
+        if !self.retire(slot) {
+            return;
         }
         let object = self.objects.get(slot);
         self.pool.free(object.location.offset, object.size());
@@ -285,7 +296,6 @@ impl Store {
         plan.relieved_bytes += charged_bytes(object);
         plan.victims.push(slot);
         plan.victim_count += 1;
-        true
     }
 
     fn undo_plan(&mut self, plan: &RoomPlan, sizes: &[u64]) {
@@ -327,8 +337,7 @@ impl Store {
         plan.victims = needed;
     }
 
-    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it. One
-    /// that only readers of the directory use is idle already.
+    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it.
     pub(super) fn demote(&mut self, slot: Slot) {
         self.becomes_everybodys(slot);
         self.counters.objects_demoted += 1;
@@ -351,9 +360,4 @@ impl Store {
 /// Bytes that leave a quota with this object.
 const fn charged_bytes(object: &Object) -> u64 {
     if object.account.is_some() { object.size() } else { 0 }
-}
-
-/// The idle object after `last` in the order of eviction, or the first one.
-fn next_idle(policy: &dyn EvictionPolicy, last: Option<Slot>) -> Option<Slot> {
-    last.map_or_else(|| policy.first(), |slot| policy.next(slot))
 }

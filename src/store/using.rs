@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{ClientId, Location, ObjectId, Slot};
-use crate::protocol::message::{ObjectState, Reply, RequestId, Timeout};
+use crate::ids::{ClientId, ObjectId, Slot};
+use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::waitlist::{Waiter, WaiterId, Want};
@@ -28,13 +28,13 @@ impl Store {
         }
         self.counters.ids_requested += ids.len() as u64;
         self.counters.ids_hit += found.iter().flatten().count() as u64;
-        let hold = if waits { Hold::waiting(1) } else { Hold::granted(1) };
-        for slot in found.iter().flatten() {
-            self.hold(asked.client, *slot, hold);
-        }
         if !waits {
-            let locate = |slot: Slot| self.objects.get(slot).location;
-            return Ok(Reply::Objects(found.iter().map(|slot| slot.map(locate)).collect()).into());
+            let mut grant = |slot| self.grant(asked.client, slot);
+            let granted = found.into_iter().map(|slot| slot.map(&mut grant)).collect();
+            return Ok(self.granted(asked.client, granted).into());
+        }
+        for slot in found.iter().flatten() {
+            self.hold(asked.client, *slot, Hold::waiting(1));
         }
         self.begin_wait(Waiter {
             client: asked.client,
@@ -109,7 +109,7 @@ impl Store {
         self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         let reply = match waiter.want {
-            Want::Get { .. } => Reply::Objects(self.grant(&waiter)),
+            Want::Get { .. } => self.grant_waited(&waiter, effects),
             Want::Seen { .. } => {
                 let is_ready = |id| !waiter.missing.contains_key(id);
                 Reply::Ready(waiter.ids.iter().map(is_ready).collect())
@@ -119,17 +119,36 @@ impl Store {
     }
 
     /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
-    fn grant(&mut self, waiter: &Waiter) -> Vec<Option<Location>> {
-        let holds = &mut self.clients.get_mut(waiter.client).holds;
+    fn grant_waited(&mut self, waiter: &Waiter, effects: &mut Effects) -> Reply {
         let mut grant_one = |id: &ObjectId| {
             let slot = self.objects.find(id).expect("a held object exists");
-            let hold = holds.get_mut(&slot).expect("a waiting get holds what it has got");
-            hold.waiting -= 1;
-            hold.granted += 1;
-            self.objects.get(slot).location
+            let granted = self.grant(waiter.client, slot);
+            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+            granted
         };
         let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
-        waiter.ids.iter().map(|id| Some(id).filter(is_there).map(&mut grant_one)).collect()
+        let ids = waiter.ids.iter();
+        let granted = ids.map(|id| Some(id).filter(is_there).map(&mut grant_one)).collect();
+        self.granted(waiter.client, granted)
+    }
+
+    /// Gives a client a sealed object: as a pin in its table, if it has one, and else as a hold.
+    fn grant(&mut self, client: ClientId, slot: Slot) -> Granted {
+        let is_pinned = self.directory.pin(client, slot);
+        if !is_pinned {
+            self.hold(client, slot, Hold::granted(1));
+        }
+        let location = self.objects.get(slot).location;
+        Granted { location, pin: is_pinned.then_some(slot) }
+    }
+
+    /// What to tell the client of it. One without a table has no pins.
+    fn granted(&self, client: ClientId, granted: Vec<Option<Granted>>) -> Reply {
+        if self.directory.has_joined(client) {
+            return Reply::Granted(granted);
+        }
+        let place = |granted: Option<Granted>| granted.map(|granted| granted.location);
+        Reply::Objects(granted.into_iter().map(place).collect())
     }
 
     /// The creator of an object gave up. Waiters that wanted to know are refused, and let go of
@@ -275,7 +294,8 @@ impl Store {
         let object = self.objects.get_mut(slot);
         object.holders -= 1;
         let (is_idle, is_to_go) = (object.holders == 0, object.delete_pending);
-        if is_idle && !(is_to_go && self.delete_idle(slot)) {
+        let is_gone = is_idle && is_to_go && self.delete_idle(slot);
+        if is_idle && !is_gone && !self.parked.contains(slot) {
             self.becomes_idle(slot);
         }
     }

@@ -53,6 +53,7 @@ impl FakeStore {
             inline_bytes_max: INLINE_BYTES_MAX,
             batch_objects_max: BATCH_OBJECTS_MAX,
             clear_new_objects: false,
+            directory_slots: 0,
         };
         Self { directory, listener, connected }
     }

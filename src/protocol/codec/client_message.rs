@@ -10,7 +10,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, decode_key};
 
 use super::{append, check_sum, invalid, malformed, put, read_id};
-use crate::ids::{ClientId, OBJECT_ID_BYTES, ObjectId};
+use crate::ids::{ClientId, OBJECT_ID_BYTES, ObjectId, Slot};
 use crate::limits::{CLIENT_NAME_BYTES_MAX, REQUEST_IDS_MAX};
 use crate::protocol::ProtocolError;
 use crate::protocol::generated::client_frame::Request as WireRequest;
@@ -24,6 +24,7 @@ pub fn encode_client(out: &mut Vec<u8>, request_id: RequestId, message: &ClientM
             let connect = WireRequest::Connect(wire::Connect {
                 protocol_version: connect.protocol_version,
                 client_name: connect.client_name.clone(),
+                reads_directory: connect.reads_directory,
             });
             append(out, &frame(request_id, connect));
         }
@@ -45,7 +46,10 @@ pub fn decode_client(payload: &[u8]) -> Result<(RequestId, ClientMessage), Proto
             return Err(ProtocolError::Malformed(text));
         }
     };
-    let is_release = matches!(message, ClientMessage::Request(Request::Release { .. }));
+    let is_release = matches!(
+        message,
+        ClientMessage::Request(Request::Release { .. } | Request::Unpinned { .. })
+    );
     if request_id == RequestId::NONE && !is_release {
         return Err(invalid("ClientFrame.request_id", "0 is for releases only"));
     }
@@ -86,6 +90,9 @@ fn encode_request(out: &mut Vec<u8>, request_id: RequestId, request: &Request) {
         }),
         Request::Cancel { request } => WireRequest::Cancel(wire::Cancel { request_id: request.0 }),
         Request::Release { holds } => WireRequest::Release(write_release(holds)),
+        Request::Unpinned { slots } => WireRequest::Unpinned(wire::Unpinned {
+            slots: slots.iter().map(|slot| slot.0).collect(),
+        }),
         Request::GetState { ids } => {
             WireRequest::GetState(wire::GetState { object_ids: write_ids(ids) })
         }
@@ -187,6 +194,7 @@ fn read_request(request: WireRequest) -> Result<ClientMessage, ProtocolError> {
             return Ok(ClientMessage::Connect(Connect {
                 protocol_version: connect.protocol_version,
                 client_name: connect.client_name,
+                reads_directory: connect.reads_directory,
             }));
         }
         WireRequest::SetOptions(wire::SetOptions { client_name, quota }) => {
@@ -211,6 +219,7 @@ fn read_request(request: WireRequest) -> Result<ClientMessage, ProtocolError> {
         WireRequest::Wait(wait) => read_wait(&wait)?,
         WireRequest::Cancel(cancel) => Request::Cancel { request: RequestId(cancel.request_id) },
         WireRequest::Release(release) => read_release(&release)?,
+        WireRequest::Unpinned(unpinned) => read_unpinned(unpinned)?,
         WireRequest::GetState(get_state) => {
             Request::GetState { ids: read_ids("GetState.object_ids", &get_state.object_ids)? }
         }
@@ -266,6 +275,15 @@ fn read_release(release: &wire::Release) -> Result<Request, ProtocolError> {
         return Err(invalid("Release.counts", "0 holds cannot be given back"));
     }
     Ok(Request::Release { holds: ids.into_iter().zip(release.counts.iter().copied()).collect() })
+}
+
+fn read_unpinned(unpinned: wire::Unpinned) -> Result<Request, ProtocolError> {
+    let count = unpinned.slots.len();
+    if count > REQUEST_IDS_MAX {
+        let reason = format!("{count} slots, the limit is {REQUEST_IDS_MAX}");
+        return Err(invalid("Unpinned.slots", reason));
+    }
+    Ok(Request::Unpinned { slots: unpinned.slots.into_iter().map(Slot).collect() })
 }
 
 fn read_ids(field: &'static str, bytes: &[u8]) -> Result<Vec<ObjectId>, ProtocolError> {

@@ -12,13 +12,13 @@ use super::listing::{
 };
 use super::refusal::{read_refusal, write_refusal};
 use super::{append, check_sum, invalid, malformed, read_id};
-use crate::ids::{ClientId, Location, ObjectId, SegmentId};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
 use crate::limits::FRAME_DESCRIPTORS_MAX;
 use crate::protocol::ProtocolError;
 use crate::protocol::generated::server_frame::Reply as WireReply;
 use crate::protocol::generated::{self as wire, ServerFrame, event};
 use crate::protocol::message::{
-    Connected, DeleteOutcome, DescriptorInfo, Event, Reply, RequestId, ServerMessage,
+    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Reply, RequestId, ServerMessage,
 };
 
 /// Appends the payload of a frame of the store.
@@ -75,7 +75,9 @@ fn write_reply(reply: &Reply) -> WireReply {
         Reply::Created(location) => WireReply::Created(write_location(Some(location))),
         Reply::Objects(objects) => WireReply::Objects(wire::Objects {
             objects: objects.iter().map(|location| write_location(location.as_ref())).collect(),
+            pins: Vec::new(),
         }),
+        Reply::Granted(granted) => WireReply::Objects(write_granted(granted)),
         Reply::Ready(ready) => WireReply::Ready(wire::Ready { ready: ready.clone() }),
         Reply::States(states) => WireReply::States(wire::States {
             states: states.iter().map(|state| write_state(*state)).collect(),
@@ -117,6 +119,20 @@ fn write_connected(connected: &Connected) -> wire::Connected {
         inline_bytes_max: limit(connected.inline_bytes_max),
         batch_objects_max: limit(connected.batch_objects_max),
         clear_new_objects: connected.clear_new_objects,
+        directory_slots: connected.directory_slots,
+    }
+}
+
+fn write_granted(granted: &[Option<Granted>]) -> wire::Objects {
+    let location = |granted: &Option<Granted>| {
+        write_location(granted.as_ref().map(|granted| &granted.location))
+    };
+    let pin = |granted: &Option<Granted>| {
+        granted.and_then(|granted| granted.pin).map_or(0, |slot| slot.0.saturating_add(1))
+    };
+    wire::Objects {
+        objects: granted.iter().map(location).collect(),
+        pins: granted.iter().map(pin).collect(),
     }
 }
 
@@ -173,9 +189,7 @@ fn read_reply(reply: WireReply) -> Result<Reply, ProtocolError> {
             read_location(&location)?
                 .ok_or_else(|| invalid("ServerFrame.created", "a new object cannot be missing"))?,
         ),
-        WireReply::Objects(objects) => {
-            Reply::Objects(objects.objects.iter().map(read_location).collect::<Result<_, _>>()?)
-        }
+        WireReply::Objects(objects) => read_objects(&objects)?,
         WireReply::Ready(ready) => Reply::Ready(ready.ready),
         WireReply::States(states) => Reply::States(
             states
@@ -221,7 +235,25 @@ fn read_connected(connected: wire::Connected) -> Result<Connected, ProtocolError
         inline_bytes_max: limit("Connected.inline_bytes_max", connected.inline_bytes_max)?,
         batch_objects_max: limit("Connected.batch_objects_max", connected.batch_objects_max)?,
         clear_new_objects: connected.clear_new_objects,
+        directory_slots: connected.directory_slots,
     })
+}
+
+fn read_objects(objects: &wire::Objects) -> Result<Reply, ProtocolError> {
+    let wire::Objects { objects, pins } = objects;
+    let locations = objects.iter().map(read_location);
+    if pins.is_empty() {
+        return Ok(Reply::Objects(locations.collect::<Result<_, _>>()?));
+    }
+    if pins.len() != objects.len() {
+        let reason = format!("{} pins for {} objects", pins.len(), objects.len());
+        return Err(invalid("Objects.pins", reason));
+    }
+    let grant = |(location, pin): (Result<Option<Location>, ProtocolError>, &u32)| {
+        let pin = pin.checked_sub(1).map(Slot);
+        Ok(location?.map(|location| Granted { location, pin }))
+    };
+    Ok(Reply::Granted(locations.zip(pins).map(grant).collect::<Result<_, ProtocolError>>()?))
 }
 
 fn read_location(location: &wire::Location) -> Result<Option<Location>, ProtocolError> {

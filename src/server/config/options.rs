@@ -14,6 +14,7 @@ use std::ops::RangeInclusive;
 use argh::FromArgs;
 
 use super::byte_size;
+use crate::directory::layout::SLOTS_MAX;
 use crate::eviction::PolicyKind;
 use crate::limits::{
     CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, SOCKET_PATH_BYTES_MAX,
@@ -145,6 +146,11 @@ options! {
         /// seconds after which large pieces of free memory go back to the system,
         /// at most twice as many; 0 keeps them. -d, -h and --reserve keep them, too
         trim_after Kind::Count(0..=TRIM_AFTER_SECONDS_MAX), short "", default "30";
+        /// slots of the directory, in which clients find sealed objects without asking
+        /// the store; objects beyond are asked for. A slot in use takes 96 bytes, and
+        /// 8 more for each client that uses it
+        directory_slots Kind::Count(1..=SLOTS_MAX as u64), short "",
+            default "one for each KiB of memory, from 16384 to 4194304";
         /// microseconds to look for the next request before sleeping, while
         /// requests come quickly; 0 sleeps at once, and so does a store that has
         /// one processor
@@ -159,6 +165,8 @@ options! {
         /// tell clients to clear the memory of a new object before they use it,
         /// so that nobody sees what was there before
         clear_new_objects short "";
+        /// let all clients ask the store for objects
+        no_directory short "";
         /// print the version and exit
         version short "";
     }

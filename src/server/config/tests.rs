@@ -94,6 +94,7 @@ fn without_arguments_everything_has_a_default() {
         ahead: 512 << 20,
         trim_after: TRIM_AFTER,
         poll_time: POLL_TIME,
+        directory_slots: 3 << 20,
     };
     assert_eq!(config(&[]), expected);
 }
@@ -120,6 +121,8 @@ fn every_option_is_heard() {
         "--trim-after=5",
         "--poll-us",
         "7",
+        "--directory-slots",
+        "11",
     ];
     let expected = Config {
         socket: "/run/p".into(),
@@ -133,6 +136,7 @@ fn every_option_is_heard() {
         ahead: 1_000_000,
         trim_after: Duration::from_secs(5),
         poll_time: Duration::from_micros(7),
+        directory_slots: 11,
     };
     assert_eq!(config(&line), expected);
 }

@@ -57,6 +57,7 @@ impl Harness {
             inline_bytes_max: limits::INLINE_BYTES_MAX,
             batch_objects_max: limits::BATCH_OBJECTS_MAX,
             clear_new_objects: false,
+            directory_slots: 0,
         };
         let reactor =
             Reactor::new(listener, store, memory, clock, limits::POLL_TIME, welcome).unwrap();
@@ -160,7 +161,8 @@ struct Peer {
 
 impl Peer {
     fn send_connect(&mut self, protocol_version: u32) {
-        let connect = Connect { protocol_version, client_name: "test".to_owned() };
+        let connect =
+            Connect { protocol_version, client_name: "test".to_owned(), reads_directory: false };
         self.write(RequestId(1), &ClientMessage::Connect(connect));
     }
 

@@ -47,6 +47,11 @@ pub struct Object {
     /// Grows from object to object.
     birth: u64,
     pub holds: BTreeMap<ClientId, Hold>,
+    /// How often which reader has it pinned.
+    pub pins: BTreeMap<ClientId, u64>,
+    /// The store has noticed: since then it is in use, until this reader tells and no other one is
+    /// left.
+    pub witness: Option<ClientId>,
 }
 
 /// How often a client holds an object.
@@ -68,7 +73,21 @@ impl Object {
     }
 
     fn is_idle(&self) -> bool {
-        self.sealed.is_some() && self.holds.is_empty()
+        self.sealed.is_some() && self.holds.is_empty() && self.witness.is_none()
+    }
+
+    fn is_held_by(&self, client: ClientId) -> bool {
+        self.holds.contains_key(&client) || self.pins.contains_key(&client)
+    }
+
+    /// Whether it may go.
+    fn is_evictable(&self) -> bool {
+        self.is_idle() && self.pins.is_empty()
+    }
+
+    /// The readers that have it pinned, and hold it in no other way.
+    fn only_readers(&self) -> impl Iterator<Item = &ClientId> {
+        self.pins.keys().filter(|client| !self.holds.contains_key(client))
     }
 
     /// The memory of a sealed object has what its creator wrote, whatever happened since.
@@ -83,6 +102,8 @@ impl Object {
 #[derive(Debug)]
 pub struct Client {
     peer: Peer,
+    /// Whether it reads the directory.
+    pub is_reader: bool,
     pub quota: Option<u64>,
     /// The idle objects that count against the quota.
     idle: Order,
@@ -109,6 +130,8 @@ pub struct Waiting {
     seen: BTreeSet<ObjectId>,
     want: Want,
     deadline: Option<Timestamp>,
+    /// It was answered at once.
+    is_new: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,8 +188,6 @@ pub struct Model {
     /// The memory that is being given back to the system: where it begins and ends.
     pub slice: Option<(u64, u64)>,
     births: u64,
-    /// A reader has unpinned something since the queue was tried, and nobody told the store.
-    pub unpinned_unseen: bool,
 }
 
 impl Model {
@@ -183,13 +204,13 @@ impl Model {
             now: Timestamp::ZERO,
             slice: None,
             births: 0,
-            unpinned_unseen: false,
         }
     }
 
-    pub fn connect(&mut self, client: ClientId, peer: Peer) {
+    pub fn connect(&mut self, client: ClientId, peer: Peer, is_reader: bool) {
         let idle = Order::new(self.config.policy);
-        self.clients.insert(client, Client { peer, quota: None, idle, stream: None });
+        let new = Client { peer, is_reader, quota: None, idle, stream: None };
+        self.clients.insert(client, new);
         self.counters.clients_connected += 1;
     }
 
@@ -231,6 +252,14 @@ impl Model {
             }
             Request::Cancel { request } => self.cancel(Call { request: *request, ..call }, seen),
             Request::Release { holds } => self.release(client, holds, seen)?,
+            Request::Unpinned { slots } => {
+                for slot in slots {
+                    if let Some(id) = seen.id_in(*slot) {
+                        self.look_at_parked(id, seen);
+                    }
+                }
+                Reply::Done
+            }
             Request::GetState { ids } => {
                 Reply::States(ids.iter().map(|id| self.state(id)).collect())
             }
@@ -306,6 +335,7 @@ impl Model {
         late.sort_by_key(|create| create.deadline);
         for create in late {
             self.counters.creates_timed_out += 1;
+            self.park_before_refusal(create.call, seen);
             let full = self.full(create.sizes().iter().sum());
             self.refuse(create.call, Refusal::StoreFull(full), seen);
         }
@@ -317,6 +347,9 @@ impl Model {
         self.waiting.retain(|waiting| waiting.call.client != client);
         self.queue.retain(|create| create.call.client != client);
         let left = self.clients.remove(&client).expect("only connected clients leave");
+        for object in self.objects.values_mut() {
+            object.pins.remove(&client);
+        }
         for object in self.objects.values_mut().filter(|object| object.account == Some(client)) {
             object.account = None;
         }
@@ -330,7 +363,12 @@ impl Model {
                 self.drop_hold(client, *id, hold, seen);
             }
         }
-        self.unpinned_unseen = false;
+        for id in seen.listed {
+            let witness = self.objects.get(id).and_then(|object| object.witness);
+            if witness == Some(client) {
+                self.look_at_parked(*id, seen);
+            }
+        }
         self.serve_queue(seen);
     }
 

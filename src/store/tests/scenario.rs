@@ -280,6 +280,7 @@ impl World {
             Reply::Objects(found) => {
                 format!("got {}", flags(found.iter().map(Option::is_some).collect()))
             }
+            Reply::Granted(_) => panic!("no client of a scenario reads the directory"),
             Reply::Ready(ready) => format!("ready {}", flags(ready.clone())),
             Reply::States(states) => join(states.iter().map(|state| match state {
                 ObjectState::Absent => "absent".into(),

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use fastrand::Rng;
 
 use super::model::{Call, Model, Seen};
-use crate::ids::{ClientId, ObjectId};
+use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
 use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
 use crate::time::Timestamp;
@@ -120,7 +120,8 @@ fn run(seed: u64, steps: usize) -> StoreCounters {
 /// One thing that happens.
 #[derive(Debug, Clone)]
 enum Step {
-    Connect,
+    /// Somebody connects, who reads the directory or not.
+    Connect(bool),
     /// The connection is gone, for whatever reason.
     Disconnect(ClientId),
     Request {
@@ -133,9 +134,9 @@ enum Step {
     Expire,
     /// A subscriber takes at most so many events.
     Read(ClientId, usize),
-    /// A reader pins an object in the directory, or lets go of it.
-    Pin(ObjectId),
-    Unpin(ObjectId),
+    /// A reader pins an object in the directory, or takes a pin back.
+    Pin(ClientId, ObjectId),
+    Unpin(ClientId, ObjectId),
     /// The creator of an unsealed object writes something else than it will have in the end.
     Scribble(ObjectId),
     /// So many bytes of the memory that the store gave back have arrived at the system.
@@ -151,6 +152,8 @@ struct Simulation {
     model: Model,
     segment: Vec<u8>,
     pages: Pages,
+    /// What readers have said, and the store has not heard yet.
+    told: Vec<(ClientId, Slot)>,
     /// Said goodbye and not gone yet.
     leaving: BTreeSet<ClientId>,
     last_client: u64,
@@ -177,6 +180,7 @@ impl Simulation {
             model: Model::new(chaos.config.clone()),
             segment: vec![0; bytes],
             pages: Pages::new(bytes),
+            told: Vec::new(),
             leaving: BTreeSet::new(),
             last_client: 0,
             last_request: 0,
@@ -195,13 +199,26 @@ impl Simulation {
                 Some(client) => Some(Step::Disconnect(client)),
                 None => {
                     let talking = self.talking();
-                    self.chaos.step(&mut self.random, &self.model, &talking)
+                    match self.tell(&talking) {
+                        None => self.chaos.step(&mut self.random, &self.model, &talking),
+                        step => step,
+                    }
                 }
             };
             if let Some(step) = step {
                 self.take(step);
             }
         }
+    }
+
+    /// Sooner or later the store hears what a reader has said.
+    fn tell(&mut self, talking: &[ClientId]) -> Option<Step> {
+        let is_heard = !self.told.is_empty() && self.random.u8(..4) == 0;
+        let index = is_heard.then(|| self.random.usize(..self.told.len()))?;
+        let (client, slot) = self.told.swap_remove(index);
+        let wants_reply = self.random.bool();
+        let request = Request::Unpinned { slots: vec![slot] };
+        talking.contains(&client).then_some(Step::Request { client, wants_reply, request })
     }
 
     fn talking(&self) -> Vec<ClientId> {
@@ -218,16 +235,19 @@ impl Simulation {
         self.trace.push_back((self.step, step.clone(), Vec::new()));
         let listed: Vec<ObjectId> = self.list().into_iter().map(|info| info.id).collect();
         match step {
-            Step::Connect => {
+            Step::Connect(is_reader) => {
                 self.last_client += 1;
                 let client = ClientId(self.last_client);
                 let peer = Peer { name: format!("client {client}"), pid: 7, uid: 8, gid: 9 };
                 self.store.connect(client, peer.clone());
-                self.model.connect(client, peer);
+                self.twin.state().may_join = is_reader;
+                assert_eq!(self.store.let_read(client), is_reader);
+                self.model.connect(client, peer, is_reader);
             }
             Step::Disconnect(client) => {
                 self.leaving.remove(&client);
                 self.open.retain(|(asker, _)| *asker != client);
+                self.told.retain(|(teller, _)| *teller != client);
                 let now = self.model.now;
                 self.observe(
                     &listed,
@@ -253,12 +273,22 @@ impl Simulation {
                 self.model.read_events(client, max, &told);
                 self.model.is_told_all(client);
             }
-            Step::Pin(id) => {
-                self.twin.state().pinned.insert(id);
+            Step::Pin(client, id) => {
+                self.twin.state().read(client, id);
+                let object = self.model.objects.get_mut(&id).expect("what is read is there");
+                object.check_content(&id, &self.segment);
+                *object.pins.entry(client).or_default() += 1;
             }
-            Step::Unpin(id) => {
-                let was_pinned = self.twin.state().pinned.remove(&id);
-                self.model.unpinned_unseen |= was_pinned && !self.model.queue.is_empty();
+            Step::Unpin(client, id) => {
+                let object = self.model.objects.get_mut(&id).expect("what is pinned is there");
+                object.check_content(&id, &self.segment);
+                let pins = object.pins.get_mut(&client).expect("only what is pinned is unpinned");
+                *pins -= 1;
+                object.pins.retain(|_, pins| *pins > 0);
+                let slot = self.store.objects.find(&id).expect("what is pinned is there");
+                if self.twin.state().unpin(client, slot) {
+                    self.told.push((client, slot));
+                }
             }
             Step::Scribble(id) => {
                 let byte = self.random.u8(..);
@@ -289,16 +319,18 @@ impl Simulation {
             }
             _ => {}
         }
-        let must_not_change = self.model.must_refuse(call, &request, &self.twin.state().pinned);
+        let must_not_change = self.model.must_refuse(call, &request);
         let is_looked_at = must_not_change && self.random.u8(..8) == 0;
         let before = is_looked_at.then(|| self.digest());
+        let parked_before = self.model.counters.objects_parked;
         let copy = request.clone();
         self.observe(
             listed,
             |store, effects| store.apply(client, number, copy, call.now, effects),
             |model, seen| model.apply(call, &request, seen),
         );
-        if let Some(before) = before {
+        let has_noticed = self.model.counters.objects_parked != parked_before;
+        if let Some(before) = before.filter(|_| !has_noticed) {
             assert!(before == self.digest(), "a create that was refused has changed something");
         }
     }
@@ -325,6 +357,7 @@ impl Simulation {
         check: impl FnOnce(&mut Model, &mut Seen),
     ) {
         let mut effects = Effects::new();
+        let slots_before = &self.slots();
         act(&mut self.store, &mut effects);
         // Nothing comes in between, so it does not matter how thin the slices are.
         while self.store.has_work() {
@@ -340,18 +373,27 @@ impl Simulation {
         }
         let trim = effects.pop_back_if(|effect| matches!(effect, Effect::Trim { .. }));
         let mut directory = self.twin.state();
-        let gone = directory.take_gone().collect();
-        let pinned = &directory.pinned;
-        let segment = &mut self.segment;
-        let mut seen = Seen { effects, gone, pinned, segment, listed };
-        check(&mut self.model, &mut seen);
+        let gone = directory.take_gone().into();
+        let id_in = |slot: Slot| self.store.objects.get(slot).id;
+        let parked = directory.take_newly_asked().into_iter().map(id_in).collect();
         drop(directory);
+        let slots = &self.slots();
+        let segment = &mut self.segment;
+        let mut seen = Seen { effects, gone, parked, slots_before, slots, segment, listed };
+        check(&mut self.model, &mut seen);
+        // What had to be written has been written.
+        self.store.publish();
         if let Some(Effect::Trim { extent }) = trim {
             assert_eq!(self.model.slice, None, "one slice at a time");
             self.pages.note_objects(&self.model);
             self.pages.check_may_go(extent, &self.model);
             self.model.slice = Some((extent.offset, extent.offset + extent.len));
         }
+    }
+
+    /// Where the objects are in the store's tables, which nobody could predict.
+    fn slots(&self) -> BTreeMap<ObjectId, Slot> {
+        self.store.objects.iter_from(0).map(|(slot, object)| (object.id, slot)).collect()
     }
 
     /// What its creator does before it seals an object: write all of it.
@@ -407,10 +449,10 @@ impl Simulation {
         let waiting = waiting.chain(model.queue.iter().map(|create| create.call));
         let waiting: BTreeSet<_> = waiting.map(|call| (call.client, call.request)).collect();
         assert_eq!(self.open, waiting, "every request is either answered or waits");
-        let directory = self.twin.state();
+        let published = self.twin.state().published();
         let sealed = model.objects.iter().filter(|(_, object)| object.sealed.is_some());
         let sealed: BTreeMap<_, _> = sealed.map(|(id, object)| (*id, object.location)).collect();
-        assert_eq!(directory.published(), sealed, "exactly the sealed objects are published");
+        assert_eq!(published, sealed, "exactly the sealed objects are published");
         if self.step.is_multiple_of(THOROUGH_EVERY) {
             assert_eq!(store.stats(), model.stats(), "the numbers are those of the model");
             for id in sealed.keys() {

@@ -147,7 +147,11 @@ fn client_name_bytes_max() {
     let too_long = format!("{longest}x");
     let connect = |name: &str| {
         let client_name = name.to_owned();
-        WireRequest::Connect(wire::Connect { protocol_version: 1, client_name })
+        WireRequest::Connect(wire::Connect {
+            protocol_version: 1,
+            client_name,
+            reads_directory: false,
+        })
     };
     let set_options = |name: &str| {
         let client_name = Some(name.to_owned());

@@ -128,7 +128,11 @@ fn conversation() -> Vec<Sent> {
 }
 
 fn opening() -> Sent {
-    let connect = Connect { protocol_version: PROTOCOL_VERSION, client_name: "me".into() };
+    let connect = Connect {
+        protocol_version: PROTOCOL_VERSION,
+        client_name: "me".into(),
+        reads_directory: false,
+    };
     let payload = client_bytes(RequestId(1), &ClientMessage::Connect(connect));
     ("client", with_header(0, &payload))
 }
@@ -164,6 +168,7 @@ fn connected() -> Connected {
         inline_bytes_max: INLINE_BYTES_MAX,
         batch_objects_max: BATCH_OBJECTS_MAX,
         clear_new_objects: false,
+        directory_slots: 0,
     }
 }
 

@@ -93,7 +93,7 @@ fn answer(reply: Reply) -> ServerMessage {
 }
 
 fn requests() -> Vec<(ClientMessage, &'static str)> {
-    let connect = Connect { protocol_version: 1, client_name: "me".into() };
+    let connect = Connect { protocol_version: 1, client_name: "me".into(), reads_directory: false };
     let mut all = vec![(ClientMessage::Connect(connect), "0803 1206 080112026d65")];
     let requests = [making_requests(), using_requests(), other_requests()].concat();
     all.extend(requests.into_iter().map(|(request, hex)| (ClientMessage::Request(request), hex)));
@@ -280,6 +280,7 @@ fn connected() -> Connected {
         inline_bytes_max: 6,
         batch_objects_max: 7,
         clear_new_objects: true,
+        directory_slots: 0,
     }
 }
 

@@ -83,7 +83,7 @@ fn locations_stay_inside_the_address_range() {
 
     let missing =
         wire::Location { missing: true, offset: u64::MAX, data_size: 1, ..Default::default() };
-    let objects = wire::Objects { objects: vec![missing] };
+    let objects = wire::Objects { objects: vec![missing], pins: vec![] };
     assert_eq!(decode_reply(WireReply::Objects(objects)), Ok(Reply::Objects(vec![None])));
     assert_refused("ServerFrame.created", decode_reply(WireReply::Created(missing)));
 }

@@ -6,16 +6,17 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::ids::{ClientId, Location, ObjectId, SegmentId};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
 use crate::protocol::message::{
-    ClientInfo, ClientMessage, Connect, Connected, DeleteOutcome, DescriptorInfo, Event, NewObject,
-    ObjectInfo, ObjectState, Reply, Request, RequestId, Room, ServerMessage, Stats, Timeout,
+    ClientInfo, ClientMessage, Connect, Connected, DeleteOutcome, DescriptorInfo, Event, Granted,
+    NewObject, ObjectInfo, ObjectState, Reply, Request, RequestId, Room, ServerMessage, Stats,
+    Timeout,
 };
 use crate::protocol::refusal::{FullStore, Refusal};
 
 pub(super) fn client_frame() -> impl Strategy<Value = (RequestId, ClientMessage)> {
     let connect = (any::<u32>(), name()).prop_map(|(protocol_version, client_name)| {
-        ClientMessage::Connect(Connect { protocol_version, client_name })
+        ClientMessage::Connect(Connect { protocol_version, client_name, reads_directory: false })
     });
     let answered = prop_oneof![
         1 => connect,
@@ -73,6 +74,7 @@ fn using() -> impl Strategy<Value = Request> {
         ids().prop_map(|ids| Request::GetState { ids }),
         ids().prop_map(|ids| Request::Delete { ids }),
         any::<u64>().prop_map(|bytes| Request::Evict { bytes }),
+        vec(any::<u32>().prop_map(Slot), 0..12).prop_map(|slots| Request::Unpinned { slots }),
         ids().prop_map(|ids| Request::Refresh { ids }),
     ]
 }
@@ -106,12 +108,18 @@ pub(super) fn server_message() -> impl Strategy<Value = ServerMessage> {
     })
 }
 
+fn granted() -> impl Strategy<Value = Granted> {
+    let pin = option::of((0..u32::MAX).prop_map(Slot));
+    (location(), pin).prop_map(|(location, pin)| Granted { location, pin })
+}
+
 fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
         connected().prop_map(Reply::Connected),
         Just(Reply::Done),
         location().prop_map(Reply::Created),
         vec(option::of(location()), 0..12).prop_map(Reply::Objects),
+        vec(option::of(granted()), 1..12).prop_map(Reply::Granted),
         vec(any::<bool>(), 0..12).prop_map(Reply::Ready),
         vec(state(), 0..12).prop_map(Reply::States),
         vec(outcome(), 0..12).prop_map(Reply::Deleted),
@@ -182,8 +190,9 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn connected() -> impl Strategy<Value = Connected> {
     let limits = [1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX];
-    (any::<(u32, u64, u32, u64, bool)>(), name(), limits).prop_map(|(numbers, version, limits)| {
-        let (protocol_version, capacity, server_pid, client, clear_new_objects) = numbers;
+    let numbers = any::<(u32, u64, u32, u64, bool, u32)>();
+    (numbers, name(), limits).prop_map(|(numbers, version, limits)| {
+        let (protocol_version, capacity, server_pid, client, clear_new_objects, slots) = numbers;
         let [request_ids_max, inline_bytes_max, batch_objects_max] =
             limits.map(|limit| usize::try_from(limit).unwrap());
         Connected {
@@ -196,6 +205,7 @@ fn connected() -> impl Strategy<Value = Connected> {
             inline_bytes_max,
             batch_objects_max,
             clear_new_objects,
+            directory_slots: slots,
         }
     })
 }

@@ -1,7 +1,7 @@
 //! Making objects in the model: create, put, seal, abort, and the queue of those that wait for
 //! room.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::room::Verdict;
@@ -75,7 +75,7 @@ impl Model {
         self.check_fits_ever(&create)?;
         let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
-            let verdict = self.verdict(&create, seen.pinned);
+            let verdict = self.verdict(&create);
             let has_happened =
                 matches!(seen.answer(create.call), Some(Reply::Created(_) | Reply::Done));
             verdict.check(has_happened);
@@ -86,8 +86,9 @@ impl Model {
             self.check_quota_allows(&create)?;
             let is_refused = matches!(seen.answer(create.call), Some(Reply::Refused(_)));
             if must_not_wait && (self.slice.is_none() || is_refused) {
-                let verdict = self.verdict_in_the_end(&create, seen.pinned);
+                let verdict = self.verdict_in_the_end(&create);
                 assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
+                self.park_before_refusal(create.call, seen);
                 return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
             }
         } else {
@@ -103,6 +104,8 @@ impl Model {
     /// Creates that wait are served from the first one on, and the first one waits for room only.
     pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
         self.serve_from_head(seen, false);
+        self.park_what_was_met(seen);
+        assert!(seen.parked.is_empty(), "the store says of {:?} that it is pinned", seen.parked);
         assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
         assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
     }
@@ -125,9 +128,10 @@ impl Model {
             {
                 self.refuse(head.call, refusal, seen);
             } else if head.is_urgent && matches!(answer, Reply::Refused(_)) {
-                let verdict = self.verdict_in_the_end(&head, seen.pinned);
+                let verdict = self.verdict_in_the_end(&head);
                 assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
                 self.counters.creates_timed_out += 1;
+                self.park_before_refusal(head.call, seen);
                 let full = self.full(head.sizes().iter().sum());
                 self.refuse(head.call, Refusal::StoreFull(full), seen);
             } else {
@@ -135,7 +139,7 @@ impl Model {
                     !matches!(answer, Reply::Refused(_)),
                     "the head of the queue is refused: {answer:?}"
                 );
-                self.verdict(&head, seen.pinned).check(true);
+                self.verdict(&head).check(true);
                 self.place(head, seen);
             }
         }
@@ -147,9 +151,7 @@ impl Model {
                 "the head of the queue waits in vain"
             );
             assert!(!head.is_urgent || self.slice.is_some(), "a create waits that may not");
-            if !self.unpinned_unseen {
-                self.verdict(head, seen.pinned).check(false);
-            }
+            self.verdict(head).check(false);
         }
     }
 
@@ -168,7 +170,7 @@ impl Model {
 
     /// Whether this is a create that can only be refused, at once. While memory is being given
     /// back, one for which too much has to be looked at waits until that is over.
-    pub fn must_refuse(&self, call: Call, request: &Request, pinned: &BTreeSet<ObjectId>) -> bool {
+    pub fn must_refuse(&self, call: Call, request: &Request) -> bool {
         let (Request::Create { room, .. } | Request::Put { room, .. }) = request else {
             return false;
         };
@@ -178,7 +180,7 @@ impl Model {
             || self.check_quota_allows(&create).is_err()
             || (room.timeout == Some(Duration::ZERO)
                 && self.slice.is_none()
-                && self.verdict(&create, pinned) == Verdict::No)
+                && self.verdict(&create) == Verdict::No)
     }
 
     /// The first name that exists already, in the store or in the batch.
@@ -233,6 +235,8 @@ impl Model {
             account: has_quota.then_some(call.client),
             birth: self.births,
             holds: BTreeMap::from([(call.client, Hold::ONE)]),
+            pins: BTreeMap::new(),
+            witness: None,
         };
         self.counters.objects_created += 1;
         self.counters.bytes_created += size;

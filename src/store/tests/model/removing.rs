@@ -8,10 +8,14 @@ use crate::protocol::message::{DeleteOutcome, Event, Reply};
 impl Model {
     pub(super) fn delete(&mut self, id: ObjectId, seen: &mut Seen) -> DeleteOutcome {
         let Some(object) = self.objects.get_mut(&id) else { return DeleteOutcome::NotFound };
-        if object.is_idle() && !seen.pinned.contains(&id) {
+        if object.is_evictable() {
             self.remove_deleted(id, seen);
             return DeleteOutcome::Deleted;
         }
+        if object.is_idle() {
+            self.park(id, seen);
+        }
+        let object = self.objects.get_mut(&id).unwrap();
         self.counters.deletes_deferred += u64::from(!object.delete_pending);
         object.delete_pending = true;
         match object.sealed {
@@ -42,14 +46,14 @@ impl Model {
     }
 
     /// Everybody's idle objects first, then those of each quota by client, oldest first. What a
-    /// reader has pinned is in use, and so it is passed over and the most recently used one.
+    /// reader has pinned is in use from now on.
     pub(super) fn evict(&mut self, bytes: u64, seen: &mut Seen) -> Reply {
         let (mut freed, mut objects) = (0, 0);
         let charged = self.clients.values().flat_map(|client| client.idle.ids());
         let order: Vec<ObjectId> = self.everybodys.ids().into_iter().chain(charged).collect();
         for id in order {
-            if freed < bytes && seen.pinned.contains(&id) {
-                self.touch(id);
+            if freed < bytes && !self.objects[&id].pins.is_empty() {
+                self.park(id, seen);
             } else if freed < bytes {
                 assert_eq!(seen.gone.pop_front(), Some(id), "the oldest idle object goes");
                 freed += self.objects[&id].size();

@@ -19,7 +19,7 @@ impl Model {
             id,
             data_size: object.location.data_size,
             metadata_size: object.location.metadata_size,
-            ref_count: u32::try_from(object.holds.len()).unwrap(),
+            ref_count: u32::try_from(object.holds.len() + object.only_readers().count()).unwrap(),
             create_time: self.config.unix_start + created,
             construct_duration: object.sealed.map(|(at, _)| at.since(object.created_at)),
             state: match object.sealed {
@@ -44,7 +44,7 @@ impl Model {
     pub fn list_clients(&self, after: ClientId, holding: Option<ObjectId>) -> Reply {
         let holds = |client: &ClientId| match holding {
             None => true,
-            Some(id) => self.objects.get(&id).is_some_and(|o| o.holds.contains_key(client)),
+            Some(id) => self.objects.get(&id).is_some_and(|object| object.is_held_by(*client)),
         };
         let wanted = self.clients.keys().filter(|client| **client > after && holds(client));
         Reply::ClientList { clients: wanted.map(|id| self.client_info(*id)).collect(), next: None }
@@ -52,7 +52,7 @@ impl Model {
 
     fn client_info(&self, id: ClientId) -> ClientInfo {
         let client = &self.clients[&id];
-        let held = || self.objects.values().filter(move |object| object.holds.contains_key(&id));
+        let held = || self.objects.values().filter(move |object| object.is_held_by(id));
         let waiting = self.waiting.iter().filter(|waiting| waiting.call.client == id).count();
         let queued = self.queue.iter().filter(|create| create.call.client == id).count();
         ClientInfo {

@@ -6,8 +6,6 @@
 //! while what is older would have done. A create that could have been granted is granted, and one
 //! that is not granted has changed nothing.
 
-use std::collections::BTreeSet;
-
 use super::{Creation, Model, Seen};
 use crate::ids::{ClientId, ObjectId};
 use crate::limits::ALIGNMENT;
@@ -42,8 +40,8 @@ struct Candidates {
 impl Model {
     /// Whether the create can be granted now, its names being free. If it needs memory that is
     /// being given back it waits, and if it evicts something it may.
-    pub fn verdict(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Verdict {
-        match (self.verdict_in_the_end(create, pinned), self.slice) {
+    pub fn verdict(&self, create: &Creation) -> Verdict {
+        match (self.verdict_in_the_end(create), self.slice) {
             (Verdict::Yes, Some(slice)) => {
                 let lens = create.sizes().into_iter().map(rounded);
                 let longest = self.gaps_beside(&[], Some(slice)).into_iter().max().unwrap_or(0);
@@ -58,8 +56,8 @@ impl Model {
     }
 
     /// Whether the create can be granted when no memory is being given back.
-    pub fn verdict_in_the_end(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Verdict {
-        let candidates = self.candidates(create, pinned);
+    pub fn verdict_in_the_end(&self, create: &Creation) -> Verdict {
+        let candidates = self.candidates(create);
         if self.check_quota_allows(create).is_err() {
             return Verdict::No;
         }
@@ -89,32 +87,61 @@ impl Model {
         }
     }
 
-    /// Idle objects that nobody reads behind the store's back: enough of the creator's own for its
-    /// quota, then everybody's, then the rest of its own.
-    fn candidates(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Candidates {
+    /// Idle objects that nobody reads behind the store's back, in the order of [`Self::walk`].
+    fn candidates(&self, create: &Creation) -> Candidates {
+        let (order, for_quota) = self.walk(create);
+        let free = |ids: &[ObjectId]| -> Vec<ObjectId> {
+            ids.iter().filter(|id| self.objects[id].pins.is_empty()).copied().collect()
+        };
+        let first = free(&order[..for_quota]);
+        let for_quota_free = first.len();
+        let ids = [first, free(&order[for_quota..])].concat();
+        Candidates { ids, for_quota: for_quota_free }
+    }
+
+    /// In which order the store looks at idle objects for a create: enough of the creator's own for
+    /// its quota (how many that are is told), then everybody's, then the rest of its own. Those
+    /// that readers have pinned are enough for nothing.
+    fn walk(&self, create: &Creation) -> (Vec<ObjectId>, usize) {
         if !create.evict {
-            return Candidates { ids: Vec::new(), for_quota: 0 };
+            return (Vec::new(), 0);
         }
-        let is_free = |id: &ObjectId| !pinned.contains(id);
         let over = self.over_quota(create);
-        let own: Vec<ObjectId> =
-            self.clients[&create.call.client].idle.ids().into_iter().filter(is_free).collect();
-        let is_enough = |count: &usize| self.bytes_of(&own[..*count]) >= over;
+        let own = self.clients[&create.call.client].idle.ids();
+        let free_bytes = |ids: &[ObjectId]| -> u64 {
+            let free = ids.iter().filter(|id| self.objects[id].pins.is_empty());
+            free.map(|id| self.objects[id].size()).sum()
+        };
+        let is_enough = |count: &usize| free_bytes(&own[..*count]) >= over;
         let for_quota = (0..own.len()).find(is_enough).unwrap_or(own.len());
-        let everybodys: Vec<ObjectId> = self.everybodys.ids().into_iter().filter(is_free).collect();
-        let ids = [&own[..for_quota], &everybodys, &own[for_quota..]].concat();
-        Candidates { ids, for_quota }
+        let everybodys = self.everybodys.ids();
+        ([&own[..for_quota], &everybodys, &own[for_quota..]].concat(), for_quota)
+    }
+
+    /// The store has looked at these, and noticed which of them readers have pinned.
+    fn park_some(&mut self, looked_at: &[ObjectId], seen: &mut Seen) {
+        while let Some(id) = seen.parked.front().copied()
+            && looked_at.contains(&id)
+            && self.objects[&id].is_idle()
+        {
+            self.park(id, seen);
+        }
     }
 
     /// The victims of a create that was granted go, after a look at each of them.
     pub fn make_room(&mut self, create: &Creation, offsets: &[u64], seen: &mut Seen) {
-        let candidates = self.candidates(create, seen.pinned);
-        let demoted = self.demoted(create, seen.pinned);
+        let (order, for_quota) = self.walk(create);
+        self.park_some(&order[..for_quota], seen);
+        let demoted = self.demoted(create);
         let mut victims: Vec<ObjectId> = Vec::new();
         while let Some(problem) = self.problem(create, offsets, &victims, &demoted) {
             let Some(victim) = seen.gone.pop_front() else { panic!("{problem}") };
             victims.push(victim);
         }
+        // The last one that was looked at is the one that made it possible, and so it went.
+        let last = order.iter().rposition(|id| victims.contains(id)).map_or(0, |last| last + 1);
+        self.park_some(&order[..last], seen);
+        let candidates = self.candidates(create);
         let place = |id: &ObjectId| candidates.ids.iter().position(|candidate| candidate == id);
         let mut ranks = Vec::new();
         for victim in &victims {
@@ -186,19 +213,19 @@ impl Model {
     }
 
     /// The objects in use that leave the quota of the creator: only if evicting all of its idle
-    /// ones is not enough, the oldest first; those that only readers use come last.
-    fn demoted(&self, create: &Creation, pinned: &BTreeSet<ObjectId>) -> Vec<ObjectId> {
+    /// ones is not enough, the oldest first.
+    fn demoted(&self, create: &Creation) -> Vec<ObjectId> {
         let owner = create.call.client;
         let over = if create.evict { self.over_quota(create) } else { 0 };
         let idle = self.clients[&owner].idle.ids();
-        let (read, evictable): (Vec<ObjectId>, Vec<ObjectId>) =
-            idle.iter().copied().partition(|id| pinned.contains(id));
+        let is_free = |id: &ObjectId| self.objects[id].pins.is_empty();
+        let evictable: Vec<ObjectId> = idle.iter().copied().filter(is_free).collect();
         let mut busy: Vec<ObjectId> = self.charged_objects(owner);
         busy.retain(|id| !idle.contains(id));
         busy.sort_by_key(|id| self.objects[id].birth);
         let mut relieved = self.bytes_of(&evictable);
         let mut demoted = Vec::new();
-        for id in busy.into_iter().chain(read) {
+        for id in busy {
             if relieved >= over {
                 break;
             }
@@ -278,7 +305,7 @@ impl Model {
             requested,
             capacity: self.config.capacity,
             used: self.used(),
-            pinned: self.used() - self.evictable(),
+            pinned: self.used() - self.idle(),
             largest_free_run: self.largest_free_run(),
             objects: self.objects.len() as u64,
             objects_max: u64::from(self.config.objects_max),
@@ -295,7 +322,14 @@ impl Model {
         self.objects.values().map(super::Object::size).sum()
     }
 
+    /// Bytes that could go.
     pub fn evictable(&self) -> u64 {
+        let evictable = self.objects.values().filter(|object| object.is_evictable());
+        evictable.map(super::Object::size).sum()
+    }
+
+    /// Bytes that could go as far as the store has noticed.
+    fn idle(&self) -> u64 {
         let idle = self.objects.values().filter(|object| object.is_idle());
         idle.map(super::Object::size).sum()
     }

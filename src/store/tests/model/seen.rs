@@ -1,10 +1,10 @@
 //! What the store did in one step, as the model is told.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Call;
 use super::making::NewObject;
-use crate::ids::{Location, ObjectId, SegmentId};
+use crate::ids::{Location, ObjectId, SegmentId, Slot};
 use crate::protocol::message::{Reply, RequestId};
 use crate::store::Effect;
 
@@ -14,8 +14,12 @@ pub struct Seen<'a> {
     pub effects: VecDeque<Effect>,
     /// The sealed objects that it took back for good, as its directory was told.
     pub gone: VecDeque<ObjectId>,
-    /// What readers of the directory have pinned.
-    pub pinned: &'a BTreeSet<ObjectId>,
+    /// The objects of which the store has noticed that readers have them pinned.
+    pub parked: VecDeque<ObjectId>,
+    /// In which slots the objects were before the step.
+    pub slots_before: &'a BTreeMap<ObjectId, Slot>,
+    /// In which slots they are after it.
+    pub slots: &'a BTreeMap<ObjectId, Slot>,
     /// The bytes of all objects.
     pub segment: &'a mut [u8],
     /// All objects before the step, in the order in which the store lists them.
@@ -41,6 +45,11 @@ impl Seen<'_> {
         if request != RequestId::NONE {
             self.expect(Effect::Reply { client, request, reply });
         }
+    }
+
+    /// The object that was in a slot before the step.
+    pub(super) fn id_in(&self, slot: Slot) -> Option<ObjectId> {
+        self.slots_before.iter().find(|(_, other)| **other == slot).map(|(id, _)| *id)
     }
 
     /// How the store has answered this request in this step, if it has.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Call, Hold, Model, Seen, Waiting, Want, deadline};
 use crate::ids::{ClientId, ObjectId};
-use crate::protocol::message::{ObjectState, Reply, Timeout};
+use crate::protocol::message::{Granted, ObjectState, Reply, Timeout};
 use crate::protocol::refusal::Refusal;
 
 impl Model {
@@ -19,15 +19,21 @@ impl Model {
     ) {
         let is_sealed = |id: &&ObjectId| self.state(id) == ObjectState::Sealed;
         let found: BTreeSet<ObjectId> = ids.iter().filter(is_sealed).copied().collect();
+        let is_answered = found.len() == ids.iter().collect::<BTreeSet<_>>().len()
+            || timeout == Some(Duration::ZERO);
         if matches!(want, Want::Get { .. }) {
             self.counters.ids_requested += ids.len() as u64;
             for id in ids.iter().filter(|id| found.contains(id)) {
                 self.counters.ids_hit += 1;
-                self.hold(call.client, *id, Hold { granted: 0, waiting: 1 });
+                // A reader who need not wait only gets pins, which is no use that counts.
+                if !(is_answered && self.clients[&call.client].is_reader) {
+                    self.hold(call.client, *id, Hold { granted: 0, waiting: 1 });
+                }
             }
         }
         let deadline = deadline(call.now, timeout);
-        let waiting = Waiting { call, ids: ids.to_vec(), seen: found, want, deadline };
+        let is_new = is_answered;
+        let waiting = Waiting { call, ids: ids.to_vec(), seen: found, want, deadline, is_new };
         if waiting.is_complete() || timeout == Some(Duration::ZERO) {
             self.answer(waiting, seen);
         } else {
@@ -42,6 +48,23 @@ impl Model {
         match waiting.want {
             Want::Seen { .. } => {
                 seen.reply(waiting.call, Reply::Ready(waiting.ids.iter().map(has).collect()));
+            }
+            Want::Get { .. } if self.clients[&waiting.call.client].is_reader => {
+                let client = waiting.call.client;
+                let mut granted = Vec::new();
+                for id in &waiting.ids {
+                    granted.push(has(id).then(|| {
+                        let object = self.objects.get_mut(id).expect("what is found is there");
+                        *object.pins.entry(client).or_default() += 1;
+                        object.check_content(id, seen.segment);
+                        Granted { location: object.location, pin: Some(seen.slots[id]) }
+                    }));
+                    let is_held = has(id) && self.objects[id].holds.contains_key(&client);
+                    if is_held && self.objects[id].holds[&client].waiting > 0 && !waiting.is_new {
+                        self.drop_hold(client, *id, Hold { granted: 0, waiting: 1 }, seen);
+                    }
+                }
+                seen.reply(waiting.call, Reply::Granted(granted));
             }
             Want::Get { .. } => {
                 let mut found = Vec::new();
@@ -131,11 +154,69 @@ impl Model {
             self.abandon(id, seen);
         } else if object.holds.is_empty() {
             let size = object.size();
-            if object.delete_pending && !seen.pinned.contains(&id) {
+            if object.witness.is_some() {
+                return;
+            }
+            if object.delete_pending && object.pins.is_empty() {
                 self.remove_deleted(id, seen);
+            } else if object.delete_pending {
+                self.park(id, seen);
             } else {
                 self.order_of(&id).became_idle(id, size);
             }
+        }
+    }
+
+    /// The store notices that readers have an object pinned, which is to go.
+    pub(super) fn park(&mut self, id: ObjectId, seen: &mut Seen) {
+        assert_eq!(seen.parked.pop_front(), Some(id), "the store notices pins when it meets them");
+        if self.order_of(&id).contains(&id) {
+            self.order_of(&id).became_busy(id);
+        }
+        let object = self.objects.get_mut(&id).unwrap();
+        object.witness = object.pins.keys().next().copied();
+        assert_ne!(object.witness, None, "only what is pinned is parked");
+        self.counters.objects_parked += 1;
+    }
+
+    /// What the store had noticed when it refused a create for want of room. It need not have
+    /// looked at anything.
+    pub(super) fn park_before_refusal(&mut self, call: Call, seen: &mut Seen) {
+        let Some(Reply::Refused(Refusal::StoreFull(told))) = seen.answer(call).cloned() else {
+            return;
+        };
+        while self.full(told.requested).pinned < told.pinned
+            && let Some(id) = seen.parked.front().copied()
+            && self.objects.get(&id).is_some_and(|object| object.is_idle())
+        {
+            self.park(id, seen);
+        }
+    }
+
+    /// While the store looks for room it notices the pins of what it looks at.
+    pub(super) fn park_what_was_met(&mut self, seen: &mut Seen) {
+        while let Some(id) = seen.parked.front().copied()
+            && self.objects.get(&id).is_some_and(|object| object.is_idle())
+        {
+            self.park(id, seen);
+        }
+    }
+
+    /// Somebody says that he has let go of an object that readers had pinned.
+    pub(super) fn look_at_parked(&mut self, id: ObjectId, seen: &mut Seen) {
+        let object = self.objects.get_mut(&id).expect("what is parked is there");
+        if object.witness.is_none() {
+            return;
+        }
+        object.witness = object.pins.keys().next().copied();
+        if object.witness.is_some() || !object.holds.is_empty() {
+            return;
+        }
+        let size = object.size();
+        if object.delete_pending {
+            self.remove_deleted(id, seen);
+        } else {
+            self.order_of(&id).became_idle(id, size);
         }
     }
 

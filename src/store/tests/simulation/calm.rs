@@ -42,13 +42,22 @@ impl Simulation {
     }
 
     fn readers_let_go(&mut self) {
-        let pinned = self.twin.state().pinned.clone();
-        for id in pinned {
-            self.take(Step::Unpin(id));
+        let pins = self.model.objects.iter().flat_map(|(id, object)| {
+            let times = |(client, count): (&ClientId, &u64)| (*client, *id, *count);
+            object.pins.iter().map(times).collect::<Vec<_>>()
+        });
+        for (client, id, count) in pins.collect::<Vec<_>>() {
+            for _ in 0..count {
+                self.take(Step::Unpin(client, id));
+            }
         }
-        // Nothing tells the store yet that a pin is gone; it looks again when a client leaves.
-        self.take(Step::Connect);
-        self.take(Step::Disconnect(ClientId(self.last_client)));
+        self.everything_is_heard();
+    }
+
+    fn everything_is_heard(&mut self) {
+        for (client, slot) in std::mem::take(&mut self.told) {
+            self.ask(client, Request::Unpinned { slots: vec![slot] });
+        }
     }
 
     /// Creators seal what they create, and everybody gives back what it was given.
@@ -56,6 +65,7 @@ impl Simulation {
         for (id, creator) in self.unsealed() {
             self.ask(creator, Request::Seal { id, release: true });
         }
+        self.readers_let_go();
         for client in self.talking() {
             let held = self.model.objects.iter().filter_map(|(id, object)| {
                 let granted = object.holds.get(&client)?.granted;
@@ -142,7 +152,7 @@ impl Simulation {
         let stats = self.store.stats();
         let pinned = (stats.pinned, stats.unsealed_objects, stats.waiting_requests, stats.clients);
         assert_eq!(pinned, (0, 0, 0, 0), "everybody has left");
-        self.take(Step::Connect);
+        self.take(Step::Connect(false));
         let client = ClientId(self.last_client);
         self.ask(client, Request::Evict { bytes: u64::MAX });
         let stats = self.store.stats();

@@ -100,6 +100,8 @@ const WEIGHTS: [(Operation, u32); 30] = [
 pub struct Chaos {
     pub config: StoreConfig,
     weights: Vec<(Operation, u32)>,
+    /// Some clients read the directory.
+    has_readers: bool,
     clients_max: usize,
     names: u8,
     /// Most objects are at most this large.
@@ -114,7 +116,7 @@ pub struct Chaos {
 
 impl Chaos {
     pub fn new(random: &mut Rng) -> Self {
-        let has_readers = random.u8(..3) == 0;
+        let has_readers = random.bool();
         let mut weight = |(operation, weight): (Operation, u32)| {
             let is_out = match operation {
                 Connect => false,
@@ -146,6 +148,7 @@ impl Chaos {
                 unix_start: Duration::from_secs(1_000_000),
             },
             weights,
+            has_readers,
             clients_max: random.usize(1..=8),
             names: random.u8(2..=24),
             size_max: (capacity / [1, 2, 3, 5, 8, 16][random.usize(..6)]).max(1),
@@ -159,13 +162,22 @@ impl Chaos {
     pub fn step(&self, random: &mut Rng, model: &Model, talking: &[ClientId]) -> Option<Step> {
         let operation = self.operation(random);
         if operation == Connect {
-            return (model.clients.len() < self.clients_max).then_some(Step::Connect);
+            return (model.clients.len() < self.clients_max)
+                .then(|| Step::Connect(self.has_readers && random.bool()));
         }
         match operation {
             Expire => return Some(Step::Expire),
             Jump => return Some(Step::Jump(self.jump(random, model))),
-            Pin => return pick(random, model, |o| o.sealed.is_some()).map(Step::Pin),
-            Unpin => return pick(random, model, |o| o.sealed.is_some()).map(Step::Unpin),
+            Pin => {
+                let readers = talking.iter().filter(|client| model.clients[client].is_reader);
+                let client = random.choice(readers.copied().collect::<Vec<_>>())?;
+                return pick(random, model, |o| o.sealed.is_some()).map(|id| Step::Pin(client, id));
+            }
+            Unpin => {
+                let id = pick(random, model, |o| !o.pins.is_empty())?;
+                let readers: Vec<_> = model.objects[&id].pins.keys().copied().collect();
+                return random.choice(readers).map(|client| Step::Unpin(client, id));
+            }
             Scribble => return pick(random, model, |o| o.sealed.is_none()).map(Step::Scribble),
             Trimmed => return model.slice.map(|slice| Step::Trimmed(self.trimmed(random, slice))),
             Read => {

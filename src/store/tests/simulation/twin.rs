@@ -1,12 +1,13 @@
-//! A directory without shared memory: what the real one promises, in a map.
+//! A directory without shared memory: what the real one promises, in maps.
 //!
-//! Readers pin what is published without the store's knowledge, between its steps. The twin checks
-//! that the store only takes back what it has published, and remembers in which order it did.
+//! Readers pin and unpin without the store's knowledge, between its steps. The twin checks that the
+//! store only takes back what it has published, and remembers in which order it did.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::ids::{Location, ObjectId, Slot};
+use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::store::directory::Directory;
 
 /// Shared by the store, which publishes, and the simulation, which reads.
@@ -16,10 +17,17 @@ pub struct Twin(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 pub struct State {
     published: BTreeMap<Slot, (ObjectId, Location)>,
-    /// What was taken back in this step and not restored, oldest first.
-    retired: Vec<(Slot, ObjectId, Location)>,
-    /// What readers have pinned.
-    pub pinned: BTreeSet<ObjectId>,
+    /// What has been taken back, and neither restored nor withdrawn.
+    retired: BTreeMap<Slot, (ObjectId, Location)>,
+    /// What was withdrawn in this step, oldest first.
+    gone: Vec<ObjectId>,
+    /// How often each client has which slot pinned.
+    tables: BTreeMap<ClientId, BTreeMap<Slot, u64>>,
+    /// Slots whose readers have to tell, and those of them that were added in this step, in order.
+    asked: BTreeSet<Slot>,
+    newly_asked: Vec<Slot>,
+    /// Clients that shall get a table when they join.
+    pub may_join: bool,
 }
 
 impl Twin {
@@ -30,39 +38,135 @@ impl Twin {
 
 impl State {
     /// What has gone since this was last asked.
-    pub fn take_gone(&mut self) -> impl Iterator<Item = ObjectId> {
-        self.retired.drain(..).map(|(_, id, _)| id)
+    pub fn take_gone(&mut self) -> Vec<ObjectId> {
+        assert!(self.retired.is_empty(), "what is retired is restored or withdrawn");
+        std::mem::take(&mut self.gone)
+    }
+
+    /// The slots that readers have to tell of since this was last asked.
+    pub fn take_newly_asked(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.newly_asked)
     }
 
     /// What readers find, and where.
     pub fn published(&self) -> BTreeMap<ObjectId, Location> {
         self.published.values().copied().collect()
     }
+
+    /// A reader finds an object and pins it.
+    pub fn read(&mut self, client: ClientId, id: ObjectId) {
+        let slot = self.published.iter().find(|(_, (published, _))| *published == id);
+        let slot = *slot.expect("only what is published is read").0;
+        *self.tables.get_mut(&client).expect("readers have joined").entry(slot).or_default() += 1;
+    }
+
+    /// A reader takes a pin back. Whether it has to tell.
+    pub fn unpin(&mut self, client: ClientId, slot: Slot) -> bool {
+        let table = self.tables.get_mut(&client).expect("readers have joined");
+        let pins = table.get_mut(&slot).expect("only what is pinned is unpinned");
+        *pins -= 1;
+        if *pins > 0 {
+            return false;
+        }
+        table.remove(&slot);
+        self.asked.contains(&slot)
+    }
 }
 
 impl Directory for Twin {
-    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location) {
-        let former = self.state().published.insert(slot, (*id, *location));
-        assert_eq!(former, None, "a slot is published once");
+    fn join(&mut self, client: ClientId) -> bool {
+        let mut state = self.state();
+        if state.may_join {
+            state.tables.insert(client, BTreeMap::new());
+        }
+        state.may_join
     }
 
-    fn retire(&mut self, slot: Slot) -> bool {
-        let mut state = self.state();
-        let (id, location) = state.published[&slot];
-        if state.pinned.contains(&id) {
-            return false;
+    fn leave(&mut self, client: ClientId) {
+        self.state().tables.remove(&client);
+    }
+
+    fn has_joined(&self, client: ClientId) -> bool {
+        self.state().tables.contains_key(&client)
+    }
+
+    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location) {
+        let former = self.state().published.insert(slot, (*id, *location));
+        let is_same = former.is_none_or(|former| former == (*id, *location));
+        assert!(is_same, "what was in the slot has been withdrawn before");
+    }
+
+    fn retire(&mut self, slot: Slot) -> Result<(), ClientId> {
+        if let Some(client) = self.pinned_by(slot) {
+            return Err(client);
         }
-        state.published.remove(&slot);
-        state.retired.push((slot, id, location));
-        true
+        let mut state = self.state();
+        if let Some(object) = state.published.remove(&slot) {
+            let former = state.retired.insert(slot, object);
+            assert_eq!(former, None, "an object is retired once");
+        }
+        Ok(())
     }
 
     fn restore(&mut self, slot: Slot) {
         let mut state = self.state();
-        let last = state.retired.iter().rposition(|(retired, ..)| *retired == slot);
-        let (_, id, location) =
-            state.retired.remove(last.expect("only what is retired is restored"));
-        let former = state.published.insert(slot, (id, location));
-        assert_eq!(former, None, "nothing else is in the slot of what is restored");
+        if let Some(object) = state.retired.remove(&slot) {
+            let former = state.published.insert(slot, object);
+            assert_eq!(former, None, "nothing else is in the slot of what is restored");
+        }
     }
+
+    fn withdraw(&mut self, slot: Slot, id: &ObjectId) {
+        assert_eq!(self.pinned_by(slot), None, "what is pinned does not go");
+        let mut state = self.state();
+        let retired = state.retired.remove(&slot);
+        assert!(retired.is_none_or(|(retired, _)| retired == *id), "it has its own slot");
+        assert!(!state.published.contains_key(&slot), "it is retired before it goes");
+        assert!(!state.asked.contains(&slot), "nobody is asked about what has gone");
+        state.gone.push(*id);
+    }
+
+    fn ask_to_tell(&mut self, slot: Slot) {
+        let mut state = self.state();
+        if state.asked.insert(slot) {
+            state.newly_asked.push(slot);
+        }
+    }
+
+    fn stop_asking(&mut self, slot: Slot) {
+        self.state().asked.remove(&slot);
+    }
+
+    fn pinned_by(&self, slot: Slot) -> Option<ClientId> {
+        let state = self.state();
+        let mut tables = state.tables.iter();
+        tables.find(|(_, table)| table.contains_key(&slot)).map(|(client, _)| *client)
+    }
+
+    fn has_pinned(&self, client: ClientId, slot: Slot) -> bool {
+        self.state().tables.get(&client).is_some_and(|table| table.contains_key(&slot))
+    }
+
+    fn pin(&mut self, client: ClientId, slot: Slot) -> bool {
+        let mut state = self.state();
+        let Some(table) = state.tables.get_mut(&client) else { return false };
+        *table.entry(slot).or_default() += 1;
+        true
+    }
+
+    fn pins(&self, slots: Range<u32>, each: &mut dyn FnMut(ClientId, Slot)) {
+        let state = self.state();
+        for (client, table) in &state.tables {
+            for slot in table.keys().filter(|slot| slots.contains(&slot.0)) {
+                each(*client, *slot);
+            }
+        }
+    }
+
+    fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot)) {
+        let state = self.state();
+        state.tables.get(&client).into_iter().flat_map(BTreeMap::keys).copied().for_each(each);
+    }
+
+    fn advance(&mut self) {}
 }

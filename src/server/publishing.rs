@@ -1,0 +1,203 @@
+//! The directory in shared memory, and the pin tables of those who read it: the store's side.
+//!
+//! The directory is made at the start, a pin table when a client that can read connects. Its
+//! descriptor is kept until it has been sent, and is closed then: a table lives as long as it is
+//! mapped here or there. So a connection costs one descriptor, as without. What a client writes
+//! into its table is a number like any other; the worst that it can say is that it has something
+//! pinned.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::directory::protocol::{AllSteps, pin_for};
+use crate::directory::{DirectoryWords, Layout, PinTable};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::shm::words::Words;
+use crate::shm::{Access, Backing, Segment};
+use crate::store::directory::Directory;
+
+const WORD_BYTES: u64 = size_of::<u64>() as u64;
+
+/// The directory of a store whose clients are other processes.
+#[derive(Debug)]
+pub struct SharedDirectory {
+    words: DirectoryWords,
+    /// In the order in which the clients have joined.
+    tables: Vec<(ClientId, PinTable)>,
+    unsent: UnsentTables,
+    tick: u64,
+}
+
+/// The files of pin tables that their clients have not got yet.
+#[derive(Debug, Clone, Default)]
+pub struct UnsentTables(Arc<Mutex<BTreeMap<ClientId, Arc<Segment>>>>);
+
+/// What the server needs to let clients read the directory.
+#[derive(Debug)]
+pub struct DirectoryFiles {
+    /// The directory.
+    pub directory: Arc<Segment>,
+    /// The pin tables that are still to be sent.
+    pub unsent: UnsentTables,
+}
+
+impl UnsentTables {
+    /// The file of a client's table, unless it has been sent.
+    pub fn get(&self, client: ClientId) -> Option<Arc<Segment>> {
+        self.lock().get(&client).cloned()
+    }
+
+    /// The client has it, or never will.
+    pub fn forget(&self, client: ClientId) {
+        self.lock().remove(&client);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, Arc<Segment>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes a directory.
+///
+/// # Errors
+/// There is no memory for it.
+pub fn create(layout: Layout) -> io::Result<(SharedDirectory, DirectoryFiles)> {
+    let count = layout.directory_words();
+    let directory = file(SegmentId::DIRECTORY, count)?;
+    let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
+    let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+    let unsent = UnsentTables::default();
+    let shared = SharedDirectory { words, tables: Vec::new(), unsent: unsent.clone(), tick: 0 };
+    Ok((shared, DirectoryFiles { directory: Arc::new(directory), unsent }))
+}
+
+/// Shared memory for so many words, all zero. Takes memory as it is touched.
+fn file(id: SegmentId, words: usize) -> io::Result<Segment> {
+    Segment::create(id, &Backing::Memfd, words as u64 * WORD_BYTES).map_err(io::Error::other)
+}
+
+impl SharedDirectory {
+    fn table(&self, client: ClientId) -> Option<&PinTable> {
+        // Clients join in the order of their numbers.
+        let index = self.tables.binary_search_by_key(&client, |(client, _)| *client).ok()?;
+        self.tables.get(index).map(|(_, table)| table)
+    }
+
+    fn make_table(&self, client: ClientId) -> io::Result<PinTable> {
+        let layout = self.words.layout();
+        let count = layout.pin_table_words();
+        let segment = file(SegmentId::PIN_TABLE, count)?;
+        let words = Words::map(segment.descriptor(true).as_fd(), count, Access::ReadWrite)?;
+        let table = PinTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+        self.unsent.lock().insert(client, Arc::new(segment));
+        Ok(table)
+    }
+}
+
+impl Directory for SharedDirectory {
+    fn join(&mut self, client: ClientId) -> bool {
+        match self.make_table(client) {
+            Ok(table) => {
+                debug_assert!(self.tables.last().is_none_or(|(last, _)| *last < client));
+                self.tables.push((client, table));
+                true
+            }
+            Err(error) => {
+                log::warn!("client {client} reads by message, there is no pin table: {error}");
+                false
+            }
+        }
+    }
+
+    fn leave(&mut self, client: ClientId) {
+        self.unsent.forget(client);
+        if let Ok(index) = self.tables.binary_search_by_key(&client, |(client, _)| *client) {
+            self.tables.remove(index);
+        }
+    }
+
+    fn has_joined(&self, client: ClientId) -> bool {
+        self.table(client).is_some()
+    }
+
+    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location) {
+        let Some(entry) = self.words.entry(slot).filter(|entry| !entry.is_published()) else {
+            return;
+        };
+        if self.words.insert(id, slot) {
+            entry.publish::<AllSteps>(id, location);
+        }
+    }
+
+    fn retire(&mut self, slot: Slot) -> Result<(), ClientId> {
+        let Some(entry) = self.words.entry(slot) else { return Ok(()) };
+        entry.retire::<AllSteps>();
+        match self.pinned_by(slot) {
+            None => Ok(()),
+            Some(client) => {
+                entry.restore();
+                Err(client)
+            }
+        }
+    }
+
+    fn restore(&mut self, slot: Slot) {
+        if let Some(entry) = self.words.entry(slot) {
+            entry.restore();
+        }
+    }
+
+    fn withdraw(&mut self, slot: Slot, id: &ObjectId) {
+        if let Some(entry) = self.words.entry(slot)
+            && entry.withdraw()
+        {
+            let is_removed = self.words.remove(id, slot);
+            debug_assert!(is_removed, "what is published can be found");
+        }
+    }
+
+    fn ask_to_tell(&mut self, slot: Slot) {
+        if let Some(entry) = self.words.entry(slot) {
+            entry.ask_to_tell();
+        }
+    }
+
+    fn stop_asking(&mut self, slot: Slot) {
+        if let Some(entry) = self.words.entry(slot) {
+            entry.stop_asking();
+        }
+    }
+
+    fn pinned_by(&self, slot: Slot) -> Option<ClientId> {
+        let mut tables = self.tables.iter();
+        tables.find(|(_, table)| table.is_pinned(slot)).map(|(client, _)| *client)
+    }
+
+    fn has_pinned(&self, client: ClientId, slot: Slot) -> bool {
+        self.table(client).is_some_and(|table| table.is_pinned(slot))
+    }
+
+    fn pin(&mut self, client: ClientId, slot: Slot) -> bool {
+        self.table(client).and_then(|table| table.pins(slot)).is_some_and(pin_for)
+    }
+
+    fn pins(&self, slots: Range<u32>, each: &mut dyn FnMut(ClientId, Slot)) {
+        for (client, table) in &self.tables {
+            table.pinned(slots.clone()).for_each(|slot| each(*client, slot));
+        }
+    }
+
+    fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot)) {
+        if let Some(table) = self.table(client) {
+            table.pinned(0..u32::MAX).for_each(each);
+        }
+    }
+
+    fn advance(&mut self) {
+        self.tick += 1;
+        self.words.set_tick(self.tick);
+    }
+}
