@@ -9,10 +9,13 @@
 //! 3. *Choose* what of those seen has to go, beginning with the most recently used one.
 //! 4. *Evict* that, the least recently used first.
 //!
-//! Other requests are served in between. An object that somebody asks for meanwhile is spared, one
-//! that becomes idle is found at the end of the order; so the place may not be free in the end, and
-//! it begins again. A search in vain is remembered: until something becomes free or idle that would
-//! make a place, there is nothing to do.
+//! Other requests are served in between. An object that somebody asks for meanwhile is spared, so
+//! the place may not be free in the end, and it begins again. Other creates are served during the
+//! first search only, and wait from then on, or they would take what is evicted here. A round looks
+//! at no more objects than were idle when it began, since those that are used meanwhile come back
+//! at the end of the order. After some rounds it is decided in one go, however long that takes: who
+//! asks for room gets it if there is some. A search in vain is remembered: until something becomes
+//! free or idle that would make a place, there is nothing to do.
 
 use crate::ids::{ClientId, Slot};
 use crate::limits::{ALIGNMENT, CLEARING_ROUNDS_MAX};
@@ -31,12 +34,15 @@ pub struct Clearing {
     /// Bytes of the new objects, and how many there are.
     bytes: u64,
     objects: usize,
-    /// Bytes that they take in memory, one behind the other.
+    /// Bytes that they take in memory, one behind the other, and the largest of them.
     len: u64,
+    len_of_largest: u64,
     phase: Phase,
     /// The next idle objects to look at, everybody's and the client's own.
     next_everybodys: Option<Slot>,
     next_own: Option<Slot>,
+    /// Idle objects that may still be looked at in this round.
+    looks: usize,
     /// What has been seen, in the order of eviction, and its sums.
     seen: Vec<Slot>,
     seen_sums: Sums,
@@ -50,6 +56,8 @@ pub struct Clearing {
     /// What became free or idle during the search may have made a place.
     may_fit: bool,
     rounds: u32,
+    /// Jobs that free memory and were begun before this.
+    jobs_before: usize,
 }
 
 /// How far it is.
@@ -108,16 +116,19 @@ pub enum Progress {
 
 impl Clearing {
     /// Room for this create, which is first in the queue.
-    pub fn new(ticket: u64, create: &QueuedCreate) -> Self {
+    pub fn new(ticket: u64, create: &QueuedCreate, jobs_before: usize) -> Self {
+        let lens = || create.creation.sizes().map(|size| size.next_multiple_of(ALIGNMENT));
         Self {
             ticket,
             client: create.client,
             bytes: create.creation.sizes().sum(),
             objects: create.creation.sizes().count(),
-            len: create.creation.sizes().map(|size| size.next_multiple_of(ALIGNMENT)).sum(),
+            len: lens().sum(),
+            len_of_largest: lens().max().unwrap_or(0),
             phase: Phase::Start,
             next_everybodys: None,
             next_own: None,
+            looks: 0,
             seen: Vec::new(),
             seen_sums: Sums::default(),
             chosen: Vec::new(),
@@ -126,7 +137,19 @@ impl Clearing {
             target: None,
             may_fit: false,
             rounds: 0,
+            jobs_before,
         }
+    }
+
+    /// A job that freed memory has ended. The oldest one ends first.
+    pub const fn note_job_ended(&mut self) {
+        self.jobs_before = self.jobs_before.saturating_sub(1);
+    }
+
+    /// Whether memory is being freed that may save some evictions. For what is freed later nobody
+    /// waits, or it could be for ever.
+    pub const fn waits_for_jobs(&self) -> bool {
+        self.jobs_before > 0
     }
 
     /// Whether there is nothing to do until something becomes free or idle.
@@ -134,9 +157,22 @@ impl Clearing {
         self.phase == Phase::Barren
     }
 
-    /// Whether it was given up for having begun too often: it may be possible all the same.
+    /// Whether creates of others have to wait until it is over.
+    pub fn is_exclusive(&self) -> bool {
+        let is_first_search =
+            self.rounds == 0 && matches!(self.phase, Phase::Start | Phase::Search);
+        !self.is_barren() && !is_first_search
+    }
+
+    /// Whether its end means nothing: it was given up for having begun too often, or the place was
+    /// for a batch, which may still fit in pieces.
     pub fn is_undecided(&self) -> bool {
-        self.rounds >= CLEARING_ROUNDS_MAX
+        !self.is_barren() && (self.rounds >= CLEARING_ROUNDS_MAX || self.objects > 1)
+    }
+
+    /// The places in the orders of eviction where it stands.
+    pub fn cursors(&self) -> impl Iterator<Item = Slot> {
+        self.next_everybodys.into_iter().chain(self.next_own)
     }
 
     /// What takes time to be dropped.
@@ -144,15 +180,18 @@ impl Clearing {
         self.runs
     }
 
-    /// These bytes have become free or idle. It ends the wait of a create that may fit now.
-    pub fn note_room(&mut self, offset: u64, size: u64, pool: &Pool) {
+    /// These bytes have become free or idle. It ends the wait of a create that may fit now, for
+    /// which the jobs of this number come first.
+    pub fn note_room(&mut self, offset: u64, size: u64, pool: &Pool, jobs: usize) {
         if matches!(self.phase, Phase::Search | Phase::Barren) && size > 0 {
             let (start, end) = self.runs.add(offset, end_of(offset, size), pool);
-            if end - start >= self.len {
-                self.may_fit = true;
-                if self.phase == Phase::Barren {
-                    self.phase = Phase::Start;
+            if self.phase == Phase::Barren {
+                if end - start >= self.len_of_largest {
+                    self.begin_again();
+                    (self.rounds, self.jobs_before) = (0, jobs);
                 }
+            } else if end - start >= self.len {
+                self.may_fit = true;
             }
         }
     }
@@ -169,6 +208,18 @@ impl Clearing {
         if self.next_own == Some(slot) {
             self.next_own = after(Some(self.client), slot);
         }
+    }
+
+    fn begin_again(&mut self) {
+        self.phase = Phase::Start;
+        self.rounds += 1;
+        (self.next_everybodys, self.next_own) = (None, None);
+    }
+
+    /// What has been seen is all that will be looked at; there are no places to keep in mind.
+    fn choose(&mut self) {
+        self.phase = Phase::Choose;
+        (self.next_everybodys, self.next_own) = (None, None);
     }
 
     fn is_in_target(&self, object: &Object) -> bool {
@@ -203,8 +254,7 @@ impl Store {
     pub(super) fn take_cleared(&mut self, sizes: &[u64]) -> Result<Vec<u64>, Progress> {
         let Some(mut clearing) = self.clearing.take() else { return Err(Progress::NoRoom) };
         if self.lacks(&clearing, Sums::default(), true) || !self.claim_target(&mut clearing) {
-            clearing.phase = Phase::Start;
-            clearing.rounds += 1;
+            clearing.begin_again();
             let is_over = clearing.rounds >= CLEARING_ROUNDS_MAX;
             self.clearing = Some(clearing);
             return Err(if is_over { Progress::NoRoom } else { Progress::More });
@@ -240,6 +290,7 @@ impl Store {
         self.waste.push(std::mem::take(&mut clearing.runs));
         clearing.next_everybodys = self.first_idle(None);
         clearing.next_own = self.first_idle(Some(clearing.client));
+        clearing.looks = self.reachable_objects(clearing.client);
         clearing.seen.clear();
         clearing.chosen.clear();
         clearing.seen_sums = Sums::default();
@@ -261,6 +312,12 @@ impl Store {
             clearing.next_own = self.first_idle(Some(clearing.client));
             return Progress::More;
         }
+        if clearing.looks == 0 && clearing.cursors().next().is_some() {
+            clearing.begin_again();
+            let is_over = clearing.rounds >= CLEARING_ROUNDS_MAX;
+            return if is_over { Progress::NoRoom } else { Progress::More };
+        }
+        clearing.looks = clearing.looks.saturating_sub(1);
         let slot = if wants_own || clearing.next_everybodys.is_none() {
             let own = clearing.next_own;
             clearing.next_own = own.and_then(|slot| self.idle_after(Some(clearing.client), slot));
@@ -272,7 +329,7 @@ impl Store {
         };
         match slot {
             Some(slot) => self.see(clearing, slot),
-            None => return end_search(clearing, has_place),
+            None => return self.end_search(clearing, has_place),
         }
         Progress::More
     }
@@ -299,7 +356,7 @@ impl Store {
         let account = self.quotas.get(clearing.client);
         let oldest = account.and_then(|account| account.busy().next());
         if !self.lacks_quota(clearing, clearing.seen_sums) {
-            clearing.phase = Phase::Choose;
+            clearing.choose();
         } else if let Some(slot) = oldest {
             self.demote(slot);
         } else if let Some(slot) = clearing.next_own {
@@ -307,9 +364,24 @@ impl Store {
             // If so it is in use, and its turn comes.
             self.is_pinned(slot);
         } else {
-            clearing.phase = Phase::Choose;
+            clearing.choose();
         }
         Progress::More
+    }
+
+    /// All idle objects have been seen, and it is not enough.
+    fn end_search(&self, clearing: &mut Clearing, has_place: bool) -> Progress {
+        if !has_place && clearing.may_fit && clearing.rounds < CLEARING_ROUNDS_MAX {
+            clearing.begin_again();
+            return Progress::More;
+        }
+        let longest = clearing.runs.longest().max(self.pool.largest_free_run());
+        // Where there are places for the largest of a batch, it may fit in pieces.
+        let is_exact = clearing.objects == 1 || longest < clearing.len_of_largest;
+        if is_exact && !has_place && !clearing.may_fit {
+            clearing.phase = Phase::Barren;
+        }
+        Progress::NoRoom
     }
 
     /// The most recently used of those seen stays if the others are enough.
@@ -374,21 +446,6 @@ impl Store {
             account.used.saturating_sub(gone.own_bytes) + clearing.bytes > account.quota
         })
     }
-}
-
-/// All idle objects have been seen, and it is not enough.
-fn end_search(clearing: &mut Clearing, has_place: bool) -> Progress {
-    if !has_place && clearing.may_fit && clearing.rounds < CLEARING_ROUNDS_MAX {
-        clearing.rounds += 1;
-        clearing.phase = Phase::Start;
-        return Progress::More;
-    }
-    // A batch may fit in pieces: then it is tried anew every time.
-    let is_exact = !has_place && !clearing.may_fit;
-    if is_exact && clearing.objects == 1 {
-        clearing.phase = Phase::Barren;
-    }
-    Progress::NoRoom
 }
 
 /// The end of the memory of an object.

@@ -2,9 +2,9 @@
 //!
 //! The one at the head is tried whenever room may have appeared; those behind it wait even if they
 //! would fit, or a large object would never get its turn. Before all others are those in a hurry,
-//! which may not wait for others to make room: they are here only while much is evicted for them,
-//! or until memory is there again that is being given back to the system. How room is made is not
-//! known here.
+//! which may not wait for others to make room: they are here only while much is evicted for them or
+//! for another one, or until memory is there again that is being given back to the system. The one
+//! that much is evicted for is at the head until that is over. How room is made is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,6 +78,8 @@ pub struct QueuedCreate {
     pub deadline: Option<Timestamp>,
     /// It has been counted as one that had to wait; not while it only takes long.
     pub is_counted: bool,
+    /// Bytes of all its objects.
+    pub bytes: u64,
 }
 
 impl QueuedCreate {
@@ -104,6 +106,10 @@ pub struct CreateQueue {
     by_client: BTreeSet<(ClientId, RequestId, u64)>,
     next_hurried: u64,
     next_patient: u64,
+    /// The head, while that is not the first one.
+    favoured: Option<u64>,
+    /// The one of which it is known that its names are free and its size is allowed.
+    checked: Option<u64>,
 }
 
 impl Default for CreateQueue {
@@ -114,6 +120,8 @@ impl Default for CreateQueue {
             by_client: BTreeSet::new(),
             next_hurried: 0,
             next_patient: FIRST_PATIENT,
+            favoured: None,
+            checked: None,
         }
     }
 }
@@ -142,22 +150,43 @@ impl CreateQueue {
 
     /// The head of the queue.
     pub fn head(&self) -> Option<&QueuedCreate> {
-        self.queue.first_key_value().map(|(_, create)| create)
+        self.queue.get(&self.head_ticket()?)
     }
 
     /// The head of the queue, to be changed.
     pub fn head_mut(&mut self) -> Option<&mut QueuedCreate> {
-        self.queue.first_entry().map(std::collections::btree_map::OccupiedEntry::into_mut)
+        self.queue.get_mut(&self.head_ticket()?)
     }
 
     /// The ticket of the head.
     pub fn head_ticket(&self) -> Option<u64> {
-        self.queue.first_key_value().map(|(ticket, _)| *ticket)
+        self.favoured.or_else(|| self.queue.first_key_value().map(|(ticket, _)| *ticket))
+    }
+
+    /// The one with this ticket, which is in the queue, stays at the head; `None` lets the order of
+    /// arrival decide again.
+    pub fn favour(&mut self, ticket: Option<u64>) {
+        self.favoured = ticket;
+    }
+
+    /// Whether the head is known to be legal, as it was when it was last looked at.
+    pub fn is_head_checked(&self) -> bool {
+        self.checked.is_some() && self.checked == self.head_ticket()
+    }
+
+    /// The head is legal.
+    pub fn note_head_checked(&mut self) {
+        self.checked = self.head_ticket();
+    }
+
+    /// The head may not be legal any more.
+    pub fn doubt_head(&mut self) {
+        self.checked = None;
     }
 
     /// Takes the head out.
     pub fn pop(&mut self) -> Option<QueuedCreate> {
-        let ticket = *self.queue.first_key_value()?.0;
+        let ticket = self.head_ticket()?;
         Some(self.remove(ticket))
     }
 
@@ -193,6 +222,7 @@ impl CreateQueue {
 
     fn remove(&mut self, ticket: u64) -> QueuedCreate {
         let create = self.queue.remove(&ticket).expect("the create is queued");
+        self.favoured.take_if(|favoured| *favoured == ticket);
         if let Some(deadline) = create.deadline {
             self.by_deadline.remove(&(deadline, ticket));
         }
@@ -205,6 +235,8 @@ impl CreateQueue {
         let deadlines = self.queue.values().filter(|create| create.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of creates are indexed");
         assert_eq!(self.by_client.len(), self.queue.len(), "only creates are indexed by client");
+        let is_queued = |ticket: &u64| self.queue.contains_key(ticket);
+        assert!(self.favoured.as_ref().is_none_or(is_queued), "the head is in the queue");
         for (ticket, create) in &self.queue {
             let indexed =
                 create.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *ticket)));

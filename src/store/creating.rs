@@ -7,6 +7,7 @@ use crate::ids::{ClientId, Extent, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Reply, Room};
 use crate::protocol::refusal::Refusal;
+use crate::store::clearing::Clearing;
 use crate::store::clients::Hold;
 use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
@@ -28,8 +29,9 @@ impl Store {
         self.check_quota(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
         let (mut is_long, mut is_resting) = (false, false);
+        let is_in_between = self.clearing.as_ref().is_some_and(Clearing::is_exclusive);
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
-        if must_not_wait || self.creates.is_empty() {
+        if !is_in_between && (must_not_wait || self.creates.is_empty()) {
             let sizes: Vec<u64> = creation.sizes().collect();
             match self.make_room(asked.client, &sizes, room.evict, self.slice.steps) {
                 Ok(offsets) => {
@@ -49,11 +51,19 @@ impl Store {
             self.may_wait(asked.client, cost)?;
         }
         self.clients.get_mut(asked.client).wait_began(cost);
-        let is_counted = !is_long || self.trimming.resting().is_some();
+        let is_counted =
+            !(is_long || is_in_between && must_not_wait) || self.trimming.resting().is_some();
         self.counters.creates_queued += u64::from(is_counted);
         let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
-        let (client, request, evict) = (asked.client, asked.request, room.evict);
-        let create = QueuedCreate { client, request, creation, evict, deadline, is_counted };
+        let create = QueuedCreate {
+            client: asked.client,
+            request: asked.request,
+            bytes: creation.sizes().sum(),
+            creation,
+            evict: room.evict,
+            deadline,
+            is_counted,
+        };
         let ticket = self.creates.push(create, must_not_wait);
         if is_long && self.creates.head_ticket() == Some(ticket) {
             self.begin_clearing();
@@ -175,6 +185,7 @@ impl Store {
             head.client == creator || head.creation.ids().any(|taken| *taken == id)
         };
         if self.creates.head().is_some_and(concerns) {
+            self.creates.doubt_head();
             self.room_appeared = true;
         }
         self.counters.objects_created += 1;

@@ -45,8 +45,8 @@ impl Store {
             }
         };
         // The search may not have seen it, and may have passed where it is now.
-        if was_idle && let Some(clearing) = &mut self.clearing {
-            clearing.note_room(offset, size, &self.pool);
+        if was_idle {
+            self.tell_clearing(offset, size);
         }
         was_idle
     }
@@ -115,8 +115,13 @@ impl Store {
     /// These bytes are free now, or could be: a create that waits may fit.
     pub(super) fn may_fit_now(&mut self, offset: u64, size: u64) {
         self.room_appeared = true;
+        self.tell_clearing(offset, size);
+    }
+
+    fn tell_clearing(&mut self, offset: u64, size: u64) {
         if let Some(clearing) = &mut self.clearing {
-            clearing.note_room(offset, size, &self.pool);
+            // One more, since this may be the beginning of a job.
+            clearing.note_room(offset, size, &self.pool, self.jobs.freeing() + 1);
         }
     }
 

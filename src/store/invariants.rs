@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::Slot;
 use crate::limits::ALIGNMENT;
 use crate::store::Store;
+use crate::store::clearing::Clearing;
 use crate::store::clients::WaitCost;
 use crate::store::object_table::State;
 use crate::store::waitlist::Want;
@@ -28,6 +29,7 @@ impl Store {
         self.trimming.check_invariants(&self.pool);
         self.check_memory();
         self.check_idle();
+        self.check_search();
         self.check_waiters();
     }
 
@@ -100,6 +102,14 @@ impl Store {
         let taken: u64 = extents.iter().map(|(_, len)| len).sum();
         let all = taken + self.pool.free_bytes();
         assert_eq!(all, self.config.segment_bytes, "memory is either taken or free");
+    }
+
+    /// A search for room stands on objects that are idle.
+    fn check_search(&self) {
+        for slot in self.clearing.iter().flat_map(Clearing::cursors) {
+            assert!(self.objects.try_get(slot).is_some(), "nobody stands on what is gone");
+            assert!(self.is_idle(slot), "nor on what is in use");
+        }
     }
 
     /// The policies hold exactly the sealed objects without holders.

@@ -68,9 +68,9 @@ impl Jobs {
         self.evictions.iter()
     }
 
-    /// Whether memory is being freed that a create waits for.
-    fn is_freeing(&self) -> bool {
-        !(self.evictions.is_empty() && self.leaving.is_empty())
+    /// Jobs that free memory, for which a create may wait.
+    pub fn freeing(&self) -> usize {
+        self.evictions.len() + self.leaving.len()
     }
 }
 
@@ -104,7 +104,7 @@ impl Store {
             1 => !self.jobs.abandoned.is_empty(),
             2 => !self.jobs.evictions.is_empty(),
             3 => !self.jobs.leaving.is_empty(),
-            4 => !self.jobs.is_freeing() && self.has_room_work(),
+            4 => self.may_clear() || (self.jobs.freeing() == 0 && self.has_room_work()),
             _ => !self.waste.is_empty(),
         }
     }
@@ -133,6 +133,9 @@ impl Store {
 
     /// The creator of an object gave up: tells those who want to know.
     pub(super) fn fail_waiters(&mut self, id: ObjectId, effects: &mut Effects) {
+        if !self.waits.is_awaited(&id) {
+            return;
+        }
         let last = self.waits.last();
         if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last, effects) {
             self.jobs.abandoned.push_back(Abandoned { id, next, last });
@@ -164,14 +167,21 @@ impl Store {
         let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
         let Asked { client, request, .. } = eviction.asked;
         if !self.clients.is_here(client) {
-            return;
-        }
-        if self.evict_some(&mut eviction) {
+            self.has_freed();
+        } else if self.evict_some(&mut eviction) {
+            self.has_freed();
             self.clients.get_mut(client).wait_ended(EVICTION_COST);
             effects.reply(client, request, eviction.reply());
             self.serve_create_queue(now, effects);
         } else {
             self.jobs.evictions.push_front(eviction);
+        }
+    }
+
+    /// A job that freed memory is over.
+    fn has_freed(&mut self) {
+        if let Some(clearing) = &mut self.clearing {
+            clearing.note_job_ended();
         }
     }
 
@@ -226,6 +236,7 @@ impl Store {
     fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
         let Some(client) = self.jobs.leaving.pop_front() else { return };
         if self.leave_some(client, effects) {
+            self.has_freed();
             self.room_appeared = true;
             self.serve_create_queue(now, effects);
         } else {

@@ -390,6 +390,7 @@ impl Store {
         if let Some(quota) = quota {
             self.quotas.grant(client, quota)?;
             // A create of this client that waits may exceed it.
+            self.creates.doubt_head();
             self.room_appeared = true;
         }
         if let Some(name) = name {

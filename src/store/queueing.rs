@@ -21,10 +21,9 @@ impl Store {
                 self.room_appeared = true;
                 return;
             }
-            let is_legal = self
-                .check_new(&head.creation)
-                .and_then(|()| self.check_fits_ever(head.client, &head.creation))
-                .and_then(|()| self.check_quota(head.client, &head.creation, head.evict));
+            let is_known = self.creates.is_head_checked();
+            let is_legal = if is_known { Ok(()) } else { self.check_head(head) };
+            self.creates.note_head_checked();
             // What stands in the way now will still do so when the head is tried again.
             let offsets = match is_legal {
                 Err(refusal) => Err(refusal),
@@ -37,10 +36,18 @@ impl Store {
         }
     }
 
+    /// Whether the head may be created, there being room.
+    fn check_head(&self, head: &QueuedCreate) -> Result<(), Refusal> {
+        self.check_new(&head.creation)?;
+        self.check_fits_ever(head.client, &head.creation)?;
+        self.check_quota(head.client, &head.creation, head.evict)
+    }
+
     /// Goes on making room for the head of the queue.
     pub(super) fn work_on_room(&mut self, now: Timestamp, effects: &mut Effects) {
         self.check_clearing();
-        if self.is_clearing() && self.trimming.resting().is_none() {
+        if self.may_clear() {
+            self.creates.favour(self.creates.head_ticket());
             let offsets = match self.clear_some() {
                 Progress::More => return,
                 Progress::Cleared => self.take_cleared_for_head(),
@@ -62,9 +69,15 @@ impl Store {
 
     /// Whether [`Self::work_on_room`] has something to do.
     pub(super) fn has_room_work(&self) -> bool {
-        // What is being given back to the system is as good as free, but not to be seen so.
-        let may_clear = self.is_clearing() && self.trimming.resting().is_none();
-        may_clear || (self.room_appeared && !self.creates.is_empty())
+        self.may_clear() || (self.room_appeared && !self.creates.is_empty())
+    }
+
+    /// Whether room is being made, and is not to wait: for memory that is being freed, or that is
+    /// being given back to the system, which is as good as free, but not to be seen so.
+    pub(super) fn may_clear(&self) -> bool {
+        let waits =
+            self.jobs.freeing() > 0 && self.clearing.as_ref().is_some_and(Clearing::waits_for_jobs);
+        self.is_clearing() && !waits && self.trimming.resting().is_none()
     }
 
     /// Whether room is being made, slice by slice.
@@ -79,7 +92,8 @@ impl Store {
             return;
         }
         if let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) {
-            self.clearing = Some(Clearing::new(ticket, head));
+            self.clearing = Some(Clearing::new(ticket, head, self.jobs.freeing()));
+            self.creates.favour(Some(ticket));
         }
     }
 
@@ -92,6 +106,7 @@ impl Store {
     }
 
     fn drop_clearing(&mut self) {
+        self.creates.favour(None);
         self.waste.extend(self.clearing.take().map(Clearing::into_runs));
     }
 
@@ -104,6 +119,10 @@ impl Store {
         }
         let (ticket, head) = (self.creates.head_ticket()?, self.creates.head()?);
         let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
+        let is_hopeless = !self.has_bytes(client, head.bytes, evict);
+        if is_hopeless && !QueuedCreate::is_hurried(ticket) {
+            return None;
+        }
         let sizes: Vec<u64> = head.creation.sizes().collect();
         match self.make_room(client, &sizes, evict, self.slice.steps) {
             Ok(offsets) => return Some(Ok(offsets)),
@@ -128,9 +147,8 @@ impl Store {
 
     fn take_cleared_for_head(&mut self) -> Result<Vec<u64>, Progress> {
         let head = self.creates.head().ok_or(Progress::NoRoom)?;
-        // The name may be taken, or the quota, by now: that is found when the queue is served.
-        let is_legal = self.check_new(&head.creation).is_ok()
-            && self.check_fits_ever(head.client, &head.creation).is_ok();
+        // The name may be taken, or the quota, by now.
+        let is_legal = self.check_head(head).is_ok();
         let sizes: Vec<u64> = head.creation.sizes().collect();
         if is_legal { self.take_cleared(&sizes) } else { Err(Progress::NoRoom) }
     }
@@ -140,14 +158,19 @@ impl Store {
         let (Some(ticket), Some(head)) = (self.creates.head_ticket(), self.creates.head()) else {
             return self.drop_clearing();
         };
+        if self.check_head(head).is_err() {
+            // It is refused when the queue is served.
+            self.creates.doubt_head();
+            self.room_appeared = true;
+            return self.drop_clearing();
+        }
         let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
         let sizes: Vec<u64> = head.creation.sizes().collect();
-        if sizes.len() > 1 {
-            // The search was for one place. A batch may still fit in pieces, and to find that out
-            // takes as long as it takes.
-            if let Ok(offsets) = self.make_room(client, &sizes, evict, usize::MAX) {
-                return self.end_head(Ok(offsets), now, effects);
-            }
+        // Now it takes as long as it takes, but the answer is right.
+        if self.clearing.as_ref().is_some_and(Clearing::is_undecided)
+            && let Ok(offsets) = self.make_room(client, &sizes, evict, usize::MAX)
+        {
+            return self.end_head(Ok(offsets), now, effects);
         }
         if QueuedCreate::is_hurried(ticket) {
             self.counters.creates_timed_out += u64::from(is_counted);
@@ -158,10 +181,12 @@ impl Store {
             head.is_counted = true;
             self.counters.creates_queued += 1;
         }
-        if let Some(clearing) = self.clearing.as_ref().filter(|it| !it.is_barren()) {
-            self.room_appeared |= clearing.is_undecided();
+        if self.is_clearing() {
             self.drop_clearing();
         }
+        // Those who had to wait meanwhile have their turn.
+        self.creates.favour(None);
+        self.room_appeared |= self.creates.head_ticket() != Some(ticket);
     }
 
     /// The head of the queue is answered, and the next one has its turn.
@@ -171,8 +196,9 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
+        let head = self.creates.pop();
         self.drop_clearing();
-        let Some(create) = self.creates.pop() else { return };
+        let Some(create) = head else { return };
         self.clients.get_mut(create.client).wait_ended(create.cost());
         self.steps = self.steps.saturating_sub(create.creation.ids().count());
         let asked = Asked { client: create.client, request: create.request, now };

@@ -209,9 +209,7 @@ impl Store {
         plan: &mut RoomPlan,
     ) -> bool {
         // Without a look at a single object: what is pinned can never make room.
-        let total: u64 = sizes.iter().sum();
-        let reachable = if evict { self.reachable_bytes(client) } else { 0 };
-        if self.used - reachable + total > self.config.capacity {
+        if !self.has_bytes(client, sizes.iter().sum(), evict) {
             return false;
         }
         self.place_while_evicting(client, sizes, evict, plan)
@@ -268,10 +266,18 @@ impl Store {
         used <= self.config.capacity && count <= self.config.objects_max as usize
     }
 
-    /// Bytes that a create of this client could evict.
-    fn reachable_bytes(&self, client: ClientId) -> u64 {
+    /// Whether the capacity would do for so many bytes more, if everything went that a create of
+    /// this client could evict.
+    pub(super) fn has_bytes(&self, client: ClientId, bytes: u64, evict: bool) -> bool {
         let own = self.quotas.get(client).map_or(0, |account| account.idle.idle_bytes());
-        self.idle.idle_bytes() + own
+        let reachable = if evict { self.idle.idle_bytes() + own } else { 0 };
+        self.used - reachable + bytes <= self.config.capacity
+    }
+
+    /// Number of objects that a create of this client could evict.
+    pub(super) fn reachable_objects(&self, client: ClientId) -> usize {
+        let own = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
+        self.idle.idle_objects() + own
     }
 
     /// The next idle object that a create of this client may evict, least recent first.

@@ -13,6 +13,7 @@ use crate::store::pool::Pool;
 #[derive(Debug, Default)]
 pub struct Runs {
     ends: BTreeMap<u64, u64>,
+    longest: u64,
 }
 
 impl Runs {
@@ -25,7 +26,13 @@ impl Runs {
             end = end.max(other_end);
         }
         self.ends.insert(start, end);
+        self.longest = self.longest.max(end - start);
         (start, end)
+    }
+
+    /// The length of the longest run.
+    pub const fn longest(&self) -> u64 {
+        self.longest
     }
 
     /// Forgets one run. False if there was none. To drop very many at once would take long.
@@ -62,5 +69,6 @@ mod tests {
         pool.free(64 * 5, 64 * 3);
         assert_eq!(runs.add(64 * 5, 64 * 8, &pool), (64, 64 * 9));
         assert_eq!(runs.ends.len(), 1);
+        assert_eq!(runs.longest(), 64 * 8);
     }
 }

@@ -1,8 +1,10 @@
 //! Tests of the store as a value: no socket, no process, no clock.
 
 mod model;
+mod room_in_slices;
 mod scenario;
 mod scenarios;
 mod simulation;
 mod slices;
+mod thin;
 mod trimming;

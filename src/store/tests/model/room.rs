@@ -139,7 +139,9 @@ impl Model {
             victims.push(victim);
         }
         // The last one that was looked at is the one that made it possible, and so it went.
+        // Not so for a batch: to see that it fits in pieces only, all may have been looked at.
         let last = order.iter().rposition(|id| victims.contains(id)).map_or(0, |last| last + 1);
+        let last = if offsets.len() > 1 { order.len() } else { last };
         self.park_some(&order[..last], seen);
         let candidates = self.candidates(create);
         let place = |id: &ObjectId| candidates.ids.iter().position(|candidate| candidate == id);
