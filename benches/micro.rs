@@ -257,7 +257,7 @@ mod policy {
 
     fn filled(kind: PolicyKind, objects: u32) -> Box<dyn EvictionPolicy> {
         let mut policy = kind.build(Population::Most);
-        (0..objects).for_each(|number| policy.became_idle(Slot(number), 1));
+        (0..objects).for_each(|number| policy.became_idle(Slot(number), 1, 0));
         policy
     }
 
@@ -271,7 +271,7 @@ mod policy {
         bencher.bench_local(|| {
             let slot = slots.next().expect("it goes round");
             policy.became_busy(slot);
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         });
     }
 
@@ -281,7 +281,7 @@ mod policy {
         bencher.bench_local(|| {
             let slot = policy.first().expect("there are idle objects");
             policy.removed(slot);
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         });
     }
 }

@@ -58,9 +58,9 @@ pub(super) fn apply(policy: &mut dyn EvictionPolicy, step: Step) -> bool {
     match step {
         Step::Release(..) if was_idle => return false,
         Step::Use(_) if !was_idle => return false,
-        Step::Release(slot, bytes) => policy.became_idle(slot, bytes),
+        Step::Release(slot, bytes) => policy.became_idle(slot, bytes, 0),
         Step::Use(slot) => policy.became_busy(slot),
-        Step::Touch(slot) => assert_eq!(policy.touch(slot), was_idle, "touch says what it did"),
+        Step::Touch(slot) => assert_eq!(policy.touch(slot, 0), was_idle, "touch says what it did"),
         Step::Remove(slot) => policy.removed(slot),
     }
     policy.check_invariants();
@@ -83,7 +83,7 @@ fn empty_policy_has_nothing_to_evict(build: Build) {
     let mut policy = build();
     policy.check_invariants();
     policy.removed(Slot(5));
-    assert!(!policy.touch(Slot(5)) && !policy.is_idle(Slot(5)));
+    assert!(!policy.touch(Slot(5), 0) && !policy.is_idle(Slot(5)));
     assert_eq!((policy.first(), policy.idle_bytes(), policy.idle_objects()), (None, 0, 0));
 }
 
@@ -113,7 +113,7 @@ fn objects_used_once_go_in_the_order_of_release(build: Build) {
     let mut policy = build();
     let released = slots([30, 10, 20, 0, 40]);
     for &slot in &released {
-        policy.became_idle(slot, 100);
+        policy.became_idle(slot, 100, 0);
     }
     assert_eq!(order(&*policy), released);
     policy.became_busy(Slot(20));
@@ -147,7 +147,7 @@ fn touch_moves_towards_the_safe_end(build: Build) {
         prop_assume!(!before.is_empty());
         let position = pick.index(before.len());
         let slot = before[position];
-        prop_assert!(policy.touch(slot));
+        prop_assert!(policy.touch(slot, 0));
         policy.check_invariants();
         let after = order(&*policy);
         let place = after.iter().position(|&other| other == slot).expect("it is still idle");
@@ -158,6 +158,27 @@ fn touch_moves_towards_the_safe_end(build: Build) {
         prop_assert_eq!(without(&before), without(&after), "the others stay as they were");
         prop_assert!(place > 0 || after.len() == 1, "the last one used is not the first to go");
     });
+}
+
+fn a_use_heard_of_later_moves_towards_the_safe_end(build: Build) {
+    for (used, tick) in [(0, 3), (2, 4), (5, 6), (0, 20)] {
+        let mut policy = build();
+        for number in 0..6 {
+            policy.became_idle(Slot(number), 10, u64::from(number) + 1);
+        }
+        let before = order(&*policy);
+        policy.was_used(Slot(used), tick);
+        policy.check_invariants();
+        let after = order(&*policy);
+        let place = |order: &[Slot]| order.iter().position(|&other| other == Slot(used));
+        assert!(place(&after) >= place(&before), "{used} at {tick}: {after:?}");
+        let behind = after.iter().skip_while(|&&other| other != Slot(used)).skip(1);
+        assert!(behind.into_iter().all(|other| u64::from(other.0) + 1 > tick), "{after:?}");
+        let without = |order: &[Slot]| -> Vec<Slot> {
+            order.iter().copied().filter(|&other| other != Slot(used)).collect()
+        };
+        assert_eq!(without(&before), without(&after), "the others stay as they were");
+    }
 }
 
 /// The store evicts while it walks, and passes over what it finds in use.
@@ -186,21 +207,21 @@ fn walk_goes_on_while_objects_leave(build: Build) {
 
 fn becoming_idle_twice_is_a_bug(build: Build) {
     let mut policy = build();
-    policy.became_idle(Slot(1), 1);
-    policy.became_idle(Slot(1), 1);
+    policy.became_idle(Slot(1), 1, 0);
+    policy.became_idle(Slot(1), 1, 0);
 }
 
 fn becoming_busy_without_having_been_idle_is_a_bug(build: Build) {
     let mut policy = build();
-    policy.became_idle(Slot(1), 1);
+    policy.became_idle(Slot(1), 1, 0);
     policy.became_busy(Slot(1));
     policy.became_busy(Slot(1));
 }
 
 fn asking_what_comes_after_a_busy_object_is_a_bug(build: Build) {
     let mut policy = build();
-    policy.became_idle(Slot(0), 1);
-    policy.became_idle(Slot(1), 1);
+    policy.became_idle(Slot(0), 1, 0);
+    policy.became_idle(Slot(1), 1, 0);
     policy.became_busy(Slot(0));
     policy.next(Slot(0));
 }
@@ -220,6 +241,7 @@ macro_rules! suite {
             suite!(@test objects_used_once_go_in_the_order_of_release);
             suite!(@test removed_object_is_forgotten);
             suite!(@test touch_moves_towards_the_safe_end);
+            suite!(@test a_use_heard_of_later_moves_towards_the_safe_end);
             suite!(@test walk_goes_on_while_objects_leave);
             suite!(@test becoming_idle_twice_is_a_bug, "slot 1 is in a list already");
             suite!(@test becoming_busy_without_having_been_idle_is_a_bug, "slot 1");

@@ -1,11 +1,11 @@
-//! Lists of slots in the order of use, threaded through one table.
+//! Lists of slots in the order of use.
 //!
-//! Each slot has a [`Node`] of 16 bytes: its two neighbours, the size of its object, and its
-//! [`Place`]. A slot is in one list at most. Every operation takes constant time.
+//! Each slot has a [`Node`] of 16 bytes: its place in the order, the size of its object, and which
+//! list it is in ([`Place`]). A slot is in one list at most. Every operation takes the logarithm of
+//! the number of slots, so a slot can also be put where it belongs by a use that is heard of later.
 //!
-//! ```text
-//! oldest ⇄ … ⇄ older ⇄ slot ⇄ newer ⇄ … ⇄ newest       a slot joins at the newest end
-//! ```
+//! A place in the order is a *tick*, which counts what the store has served, and behind that the
+//! order of arrival within the tick.
 //!
 //! Nodes lie in a slab indexed by slot, which is small and fast when most slots are in use, or in
 //! a tree, which does not care how high the numbers of a few slots are. Neither ever moves all that
@@ -18,13 +18,15 @@
 use super::Population;
 use crate::ids::Slot;
 use crate::slab::Slab;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 /// Objects are smaller than this, so the place fits into the word of the size.
 const BYTES_BITS: u32 = 62;
 
-/// A link to nowhere. No slot has this number.
-const NONE: u32 = u32::MAX;
+/// Bits of a key for the order within a tick; those above have the tick, for half a year of a
+/// million requests a second.
+const ORDER_BITS: u32 = 20;
 
 /// Where a slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,15 +44,15 @@ pub(super) enum Place {
 pub(super) struct Lists<const N: usize> {
     table: Table,
     lists: [List; N],
+    /// The last key that was given for a use when it happened.
+    latest: u64,
 }
 
-/// The ends of a list, and its sums.
-#[derive(Debug, Clone, Copy)]
+/// Slots by their keys, and the sum of their bytes.
+#[derive(Debug, Clone, Default)]
 struct List {
-    oldest: u32,
-    newest: u32,
+    order: BTreeSet<(u64, Slot)>,
     bytes: u64,
-    objects: usize,
 }
 
 #[derive(Debug)]
@@ -59,11 +61,10 @@ enum Table {
     Sparse(BTreeMap<Slot, Node>),
 }
 
-/// What is known of one slot. The links mean something only while it is in a list.
+/// What is known of one slot. The key means something only while it is in a list.
 #[derive(Debug, Clone, Copy, Default)]
 struct Node {
-    older: u32,
-    newer: u32,
+    key: u64,
     /// The bytes of the object, and in the two highest bits the place. A node of zeros is unknown.
     word: u64,
 }
@@ -78,7 +79,7 @@ impl<const N: usize> Lists<N> {
             Population::Most => Table::Dense(Slab::new()),
             Population::Few => Table::Sparse(BTreeMap::new()),
         };
-        Self { table, lists: [List { oldest: NONE, newest: NONE, bytes: 0, objects: 0 }; N] }
+        Self { table, lists: std::array::from_fn(|_| List::default()), latest: 0 }
     }
 
     /// Where the slot is.
@@ -93,13 +94,21 @@ impl<const N: usize> Lists<N> {
 
     /// The list's oldest slot.
     pub(super) fn oldest(&self, list: usize) -> Option<Slot> {
-        linked(self.lists[list].oldest)
+        self.lists[list].order.first().map(|(_, slot)| *slot)
     }
 
     /// The next newer slot in the same list.
     pub(super) fn newer(&self, slot: Slot) -> Option<Slot> {
+        let node = self.table.get(slot);
+        let Place::Listed(list) = node.place() else { panic!("slot {} is in no list", slot.0) };
+        let newer = (Excluded((node.key, slot)), Unbounded);
+        self.lists[list].order.range(newer).next().map(|(_, slot)| *slot)
+    }
+
+    /// The tick at which the slot in a list was used last, as far as is known.
+    pub(super) fn placed_at(&self, slot: Slot) -> u64 {
         debug_assert!(self.is_listed(slot));
-        linked(self.table.get(slot).newer)
+        self.table.get(slot).key >> ORDER_BITS
     }
 
     /// Bytes of all objects in the list.
@@ -109,23 +118,22 @@ impl<const N: usize> Lists<N> {
 
     /// Number of objects in the list.
     pub(super) fn objects(&self, list: usize) -> usize {
-        self.lists[list].objects
+        self.lists[list].order.len()
     }
 
-    /// Adds a slot that is in no list to the newest end of this one.
-    pub(super) fn push(&mut self, list: usize, slot: Slot, bytes: u64) {
-        assert!(slot.0 != NONE && bytes < 1 << BYTES_BITS, "{bytes} bytes in slot {}", slot.0);
-        let ends = &mut self.lists[list];
+    /// Adds a slot that is in no list to the newest end of this one: it is used now.
+    pub(super) fn push(&mut self, list: usize, slot: Slot, bytes: u64, now: u64) {
+        self.latest = (now << ORDER_BITS).max(self.latest + 1);
+        self.insert(list, slot, bytes, self.latest);
+    }
+
+    fn insert(&mut self, list: usize, slot: Slot, bytes: u64, key: u64) {
+        assert!(bytes < 1 << BYTES_BITS, "{bytes} bytes in slot {}", slot.0);
         let node = self.table.entry(slot);
         assert!(!matches!(node.place(), Place::Listed(_)), "slot {} is in a list already", slot.0);
-        *node = Node::new(Place::Listed(list), bytes, ends.newest);
-        match linked(ends.newest) {
-            Some(newest) => self.table.known(newest).newer = slot.0,
-            None => ends.oldest = slot.0,
-        }
-        ends.newest = slot.0;
-        ends.bytes += bytes;
-        ends.objects += 1;
+        *node = Node::new(Place::Listed(list), bytes, key);
+        self.lists[list].order.insert((key, slot));
+        self.lists[list].bytes += bytes;
     }
 
     /// Takes a slot out of its list, remembers it, and returns the bytes of its object.
@@ -134,26 +142,23 @@ impl<const N: usize> Lists<N> {
         let Place::Listed(list) = node.place() else {
             panic!("slot {} is in no list", slot.0);
         };
-        let taken = *node;
-        *node = Node::new(Place::Aside, 0, NONE);
-        let ends = &mut self.lists[list];
-        match linked(taken.older) {
-            Some(older) => self.table.known(older).newer = taken.newer,
-            None => ends.oldest = taken.newer,
-        }
-        match linked(taken.newer) {
-            Some(newer) => self.table.known(newer).older = taken.older,
-            None => ends.newest = taken.older,
-        }
-        ends.bytes -= taken.bytes();
-        ends.objects -= 1;
+        let taken = std::mem::replace(node, Node::new(Place::Aside, 0, 0));
+        self.lists[list].order.remove(&(taken.key, slot));
+        self.lists[list].bytes -= taken.bytes();
         taken.bytes()
     }
 
     /// Moves a slot from its list to the newest end of this one, which may be the same.
-    pub(super) fn move_to(&mut self, list: usize, slot: Slot) {
+    pub(super) fn move_to(&mut self, list: usize, slot: Slot, now: u64) {
         let bytes = self.set_aside(slot);
-        self.push(list, slot, bytes);
+        self.push(list, slot, bytes, now);
+    }
+
+    /// Moves a slot from its list to where it belongs in this one, having been used at this tick:
+    /// behind all that were used then.
+    pub(super) fn move_behind(&mut self, list: usize, slot: Slot, tick: u64) {
+        let bytes = self.set_aside(slot);
+        self.insert(list, slot, bytes, (tick << ORDER_BITS) | ((1 << ORDER_BITS) - 1));
     }
 
     /// Forgets a slot, wherever it is.
@@ -168,24 +173,17 @@ impl<const N: usize> Lists<N> {
     pub(super) fn check_invariants(&self) {
         let mut listed = 0;
         for (number, list) in self.lists.iter().enumerate() {
-            let (mut previous, mut bytes, mut objects) = (NONE, 0, 0);
-            let mut next = linked(list.oldest);
-            while let Some(slot) = next {
-                let node = self.table.get(slot);
-                assert_eq!(node.place(), Place::Listed(number), "a linked slot knows its list");
-                assert_eq!(node.older, previous, "the links of neighbours agree");
-                previous = slot.0;
+            let mut bytes = 0;
+            for (key, slot) in &list.order {
+                let node = self.table.get(*slot);
+                assert_eq!(node.place(), Place::Listed(number), "a listed slot knows its list");
+                assert_eq!(node.key, *key, "and its place there");
                 bytes += node.bytes();
-                objects += 1;
-                assert!(objects <= list.objects, "a list has as many slots as it says");
-                next = linked(node.newer);
             }
-            assert_eq!(previous, list.newest, "a list ends with its newest slot");
-            assert_eq!(objects, list.objects, "a list has as many slots as it says");
             assert_eq!(bytes, list.bytes, "a list has as many bytes as it says");
-            listed += objects;
+            listed += list.order.len();
         }
-        assert_eq!(self.table.listed(), listed, "a slot whose node names a list is linked there");
+        assert_eq!(self.table.listed(), listed, "a slot whose node names a list is in it");
     }
 }
 
@@ -240,14 +238,13 @@ impl Table {
 }
 
 impl Node {
-    /// A node at the newest end of a list.
-    const fn new(place: Place, bytes: u64, older: u32) -> Self {
+    const fn new(place: Place, bytes: u64, key: u64) -> Self {
         let tag = match place {
             Place::Unknown => 0,
             Place::Aside => 1,
             Place::Listed(list) => 2 + list as u64,
         };
-        Self { older, newer: NONE, word: tag << BYTES_BITS | bytes }
+        Self { key, word: tag << BYTES_BITS | bytes }
     }
 
     const fn place(self) -> Place {
@@ -264,21 +261,18 @@ impl Node {
     }
 }
 
-/// The slot that a link leads to.
-const fn linked(link: u32) -> Option<Slot> {
-    if link == NONE { None } else { Some(Slot(link)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HIGHEST: u32 = u32::MAX;
 
     #[test]
     fn sparse_table_takes_memory_for_what_it_knows_only() {
         let mut lists = Lists::<1>::new(Population::Few);
         for round in 0..1000 {
-            let slot = Slot(NONE - 1 - round * 1_000_003);
-            lists.push(0, slot, 1);
+            let slot = Slot(HIGHEST - 1 - round * 1_000_003);
+            lists.push(0, slot, 1, 0);
             lists.check_invariants();
             lists.forget(slot);
         }
@@ -289,9 +283,9 @@ mod tests {
     #[test]
     fn dense_table_grows_to_the_highest_slot_that_was_listed() {
         let mut lists = Lists::<1>::new(Population::Most);
-        lists.forget(Slot(NONE - 1));
-        assert_eq!(lists.place(Slot(NONE - 1)), Place::Unknown);
-        lists.push(0, Slot(99), 1);
+        lists.forget(Slot(HIGHEST - 1));
+        assert_eq!(lists.place(Slot(HIGHEST - 1)), Place::Unknown);
+        lists.push(0, Slot(99), 1, 0);
         let Table::Dense(nodes) = &lists.table else { panic!("most slots are dense") };
         let count = nodes.iter().count();
         assert!((100..10_000).contains(&count), "{count} nodes");
@@ -302,7 +296,7 @@ mod tests {
         let largest = (1 << BYTES_BITS) - 1;
         for place in [Place::Unknown, Place::Aside, Place::Listed(0), Place::Listed(1)] {
             let node = Node::new(place, largest, 7);
-            assert_eq!((node.place(), node.bytes(), node.older), (place, largest, 7));
+            assert_eq!((node.place(), node.bytes(), node.key), (place, largest, 7));
         }
         assert_eq!(Node::default().place(), Place::Unknown);
     }
@@ -311,7 +305,22 @@ mod tests {
     #[should_panic(expected = "slot 3 is in a list already")]
     fn slot_is_in_one_list_at_most() {
         let mut lists = Lists::<2>::new(Population::Most);
-        lists.push(0, Slot(3), 1);
-        lists.push(1, Slot(3), 1);
+        lists.push(0, Slot(3), 1, 0);
+        lists.push(1, Slot(3), 1, 0);
+    }
+
+    #[test]
+    fn a_use_that_is_heard_of_later_has_its_place_behind_those_of_its_tick() {
+        let mut lists = Lists::<1>::new(Population::Most);
+        for (slot, tick) in [(0, 1), (1, 5), (2, 5), (3, 6)] {
+            lists.push(0, Slot(slot), 1, tick);
+        }
+        lists.move_behind(0, Slot(0), 5);
+        lists.check_invariants();
+        let first = lists.oldest(0).unwrap();
+        let order: Vec<Slot> =
+            std::iter::successors(Some(first), |slot| lists.newer(*slot)).collect();
+        assert_eq!(order, [1, 2, 0, 3].map(Slot));
+        assert_eq!([0, 1, 3].map(|slot| lists.placed_at(Slot(slot))), [5, 5, 6]);
     }
 }

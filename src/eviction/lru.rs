@@ -1,7 +1,8 @@
 //! Least recently used first: one list, in the order of the last release.
 //!
 //! An object joins at the safe end when its last user lets go of it, and leaves when somebody uses
-//! it again or it is gone. What is busy is not remembered. Every operation takes constant time.
+//! it again or it is gone. What is busy is not remembered. A use that
+//! is heard of later gives it the place that it would have had.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +27,8 @@ impl Lru {
 }
 
 impl EvictionPolicy for Lru {
-    fn became_idle(&mut self, slot: Slot, bytes: u64) {
-        self.lists.push(IDLE, slot, bytes);
+    fn became_idle(&mut self, slot: Slot, bytes: u64, now: u64) {
+        self.lists.push(IDLE, slot, bytes, now);
     }
 
     fn became_busy(&mut self, slot: Slot) {
@@ -39,12 +40,20 @@ impl EvictionPolicy for Lru {
         self.lists.forget(slot);
     }
 
-    fn touch(&mut self, slot: Slot) -> bool {
+    fn touch(&mut self, slot: Slot, now: u64) -> bool {
         let is_idle = self.is_idle(slot);
         if is_idle {
-            self.lists.move_to(IDLE, slot);
+            self.lists.move_to(IDLE, slot, now);
         }
         is_idle
+    }
+
+    fn was_used(&mut self, slot: Slot, tick: u64) {
+        self.lists.move_behind(IDLE, slot, tick);
+    }
+
+    fn placed_at(&self, slot: Slot) -> u64 {
+        self.lists.placed_at(slot)
     }
 
     fn is_idle(&self, slot: Slot) -> bool {
@@ -83,13 +92,13 @@ mod tests {
     fn order_is_that_of_the_last_release() {
         let mut policy = Lru::new(Population::Most);
         for slot in slots([2, 0, 1]) {
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         }
         assert_eq!(order(&policy), slots([2, 0, 1]));
         policy.became_busy(Slot(0));
         policy.became_busy(Slot(2));
-        policy.became_idle(Slot(2), 1);
-        policy.became_idle(Slot(0), 1);
+        policy.became_idle(Slot(2), 1, 0);
+        policy.became_idle(Slot(0), 1, 0);
         assert_eq!(order(&policy), slots([1, 2, 0]));
     }
 
@@ -97,9 +106,9 @@ mod tests {
     fn refreshing_the_two_oldest_of_four_makes_them_the_newest() {
         let mut policy = Lru::new(Population::Most);
         for slot in slots([0, 1, 2, 3]) {
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         }
-        assert!(policy.touch(Slot(0)) && policy.touch(Slot(1)));
+        assert!(policy.touch(Slot(0), 0) && policy.touch(Slot(1), 0));
         assert_eq!(order(&policy), slots([2, 3, 0, 1]));
     }
 

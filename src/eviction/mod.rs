@@ -6,8 +6,12 @@
 //! order with [`first`] and [`next`] and decides itself how far.
 //!
 //! A store has one policy for most of its objects and one for each client with a quota, so an
-//! object is idle in one of them at most. A policy sees slots and sizes. It knows no ids, no
-//! clients, no memory and no time, and never frees anything.
+//! object is idle in one of them at most. A policy sees slots, sizes and *ticks*, which count what
+//! the store has served. It knows no ids, no clients, no memory and no clock, and never frees
+//! anything.
+//!
+//! Of some uses the store hears only when it looks for what to evict: then it says when they
+//! happened ([`was_used`]).
 //!
 //! To add a policy, write its file and name it in [`PolicyKind`]; the conformance suite then does
 //! not compile until it covers the new one.
@@ -17,6 +21,7 @@
 //! [`removed`]: EvictionPolicy::removed
 //! [`first`]: EvictionPolicy::first
 //! [`next`]: EvictionPolicy::next
+//! [`was_used`]: EvictionPolicy::was_used
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +45,7 @@ pub trait EvictionPolicy: fmt::Debug + Send {
     ///
     /// # Panics
     /// If it was idle already, or has 2⁶² bytes or more.
-    fn became_idle(&mut self, slot: Slot, bytes: u64);
+    fn became_idle(&mut self, slot: Slot, bytes: u64, now: u64);
 
     /// Somebody uses this object again. It cannot be evicted until it becomes idle once more.
     ///
@@ -54,7 +59,17 @@ pub trait EvictionPolicy: fmt::Debug + Send {
 
     /// Makes an idle object the most recently used one, as if it had been busy and idle again. The
     /// others stay in order. Returns false and does nothing if it is not idle here.
-    fn touch(&mut self, slot: Slot) -> bool;
+    fn touch(&mut self, slot: Slot, now: u64) -> bool;
+
+    /// An idle object was used at this tick, which is over: it gets the place that it would have
+    /// if that had been known then, as far as the policy can tell. The others stay in order.
+    ///
+    /// # Panics
+    /// If it is not idle.
+    fn was_used(&mut self, slot: Slot, tick: u64);
+
+    /// The tick of the last use of an idle object, as far as is known here.
+    fn placed_at(&self, slot: Slot) -> u64;
 
     /// Whether this object is idle here.
     fn is_idle(&self, slot: Slot) -> bool;
@@ -98,10 +113,11 @@ pub enum PolicyKind {
 /// it finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Population {
-    /// Most objects. Costs 16 bytes for each slot up to the highest one that was idle.
+    /// Most objects. Costs 16 bytes for each slot up to the highest one that was idle, and about
+    /// 30 for each idle object.
     Most,
-    /// A few of them, in slots anywhere: the objects of one client. Costs about 30 to 60 bytes for
-    /// each object, wherever it is, and about three times the time.
+    /// A few of them, in slots anywhere: the objects of one client. Costs about 60 to 90 bytes for
+    /// each object, wherever it is, and about twice the time.
     Few,
 }
 
@@ -185,18 +201,18 @@ mod tests {
         let mut policy = kind.build(Population::Most);
         let working_set = || (0..10).map(Slot);
         for slot in working_set() {
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         }
         for slot in (10..110).map(Slot) {
             if policy.idle_objects() == 20 {
                 let victim = policy.first().expect("twenty objects are idle");
                 policy.removed(victim);
             }
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
             if slot.index() == 15 {
                 for slot in working_set() {
                     policy.became_busy(slot);
-                    policy.became_idle(slot, 1);
+                    policy.became_idle(slot, 1, 0);
                 }
             }
         }

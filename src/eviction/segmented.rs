@@ -12,7 +12,7 @@
 //! probation. That moves the boundary and leaves the order of eviction as it is.
 //!
 //! While an object is busy the policy remembers that it knows it, until it is removed. An operation
-//! takes constant time on average: it may move several objects over the boundary, but each of them
+//! may move several objects over the boundary, but each of them
 //! came the other way by an operation of its own.
 
 #![forbid(unsafe_code)]
@@ -46,7 +46,7 @@ impl Segmented {
     fn restore_share(&mut self) {
         while self.is_share_exceeded() {
             let oldest = self.lists.oldest(PROTECTED).expect("protected bytes are of some object");
-            self.lists.move_to(PROBATION, oldest);
+            self.lists.move_to(PROBATION, oldest, 0);
         }
     }
 
@@ -57,9 +57,9 @@ impl Segmented {
 }
 
 impl EvictionPolicy for Segmented {
-    fn became_idle(&mut self, slot: Slot, bytes: u64) {
+    fn became_idle(&mut self, slot: Slot, bytes: u64, now: u64) {
         let is_known = self.lists.place(slot) == Place::Aside;
-        self.lists.push(if is_known { PROTECTED } else { PROBATION }, slot, bytes);
+        self.lists.push(if is_known { PROTECTED } else { PROBATION }, slot, bytes, now);
         self.restore_share();
     }
 
@@ -73,13 +73,22 @@ impl EvictionPolicy for Segmented {
         self.restore_share();
     }
 
-    fn touch(&mut self, slot: Slot) -> bool {
+    fn touch(&mut self, slot: Slot, now: u64) -> bool {
         let is_idle = self.is_idle(slot);
         if is_idle {
-            self.lists.move_to(PROTECTED, slot);
+            self.lists.move_to(PROTECTED, slot, now);
             self.restore_share();
         }
         is_idle
+    }
+
+    fn was_used(&mut self, slot: Slot, tick: u64) {
+        self.lists.move_behind(PROTECTED, slot, tick);
+        self.restore_share();
+    }
+
+    fn placed_at(&self, slot: Slot) -> u64 {
+        self.lists.placed_at(slot)
     }
 
     fn is_idle(&self, slot: Slot) -> bool {
@@ -129,23 +138,23 @@ mod tests {
     fn released(numbers: impl IntoIterator<Item = u32>) -> Segmented {
         let mut policy = Segmented::new(Population::Most);
         for slot in slots(numbers) {
-            policy.became_idle(slot, 1);
+            policy.became_idle(slot, 1, 0);
         }
         policy
     }
 
     fn use_again(policy: &mut Segmented, number: u32) {
         policy.became_busy(Slot(number));
-        policy.became_idle(Slot(number), 1);
+        policy.became_idle(Slot(number), 1, 0);
     }
 
     #[test]
     fn objects_used_again_go_after_those_used_once() {
         let mut policy = released(0..6);
         use_again(&mut policy, 1);
-        assert!(policy.touch(Slot(0)));
+        assert!(policy.touch(Slot(0), 0));
         assert_eq!(order(&policy), slots([2, 3, 4, 5, 1, 0]));
-        policy.became_idle(Slot(6), 1);
+        policy.became_idle(Slot(6), 1, 0);
         assert_eq!(order(&policy), slots([2, 3, 4, 5, 6, 1, 0]));
     }
 
@@ -157,7 +166,7 @@ mod tests {
         }
         assert_eq!((policy.lists.objects(PROBATION), policy.lists.objects(PROTECTED)), (2, 8));
         assert_eq!(order(&policy), slots(0..10));
-        policy.became_idle(Slot(10), 1);
+        policy.became_idle(Slot(10), 1, 0);
         assert_eq!(order(&policy), slots([0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]));
     }
 
@@ -175,8 +184,8 @@ mod tests {
         let mut policy = released([0, 1]);
         policy.became_busy(Slot(0));
         policy.removed(Slot(0));
-        policy.became_idle(Slot(2), 8);
-        policy.became_idle(Slot(0), 1);
+        policy.became_idle(Slot(2), 8, 0);
+        policy.became_idle(Slot(0), 1, 0);
         assert_eq!(policy.lists.place(Slot(0)), Place::Listed(PROBATION));
         assert_eq!(order(&policy), slots([1, 2, 0]));
     }
@@ -190,7 +199,7 @@ mod tests {
         for scanned in 100..10_000 {
             let victim = policy.first().expect("a hundred objects are idle");
             policy.removed(victim);
-            policy.became_idle(Slot(scanned), 1);
+            policy.became_idle(Slot(scanned), 1, 0);
         }
         assert_eq!(order(&policy)[40..], slots(0..60));
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::directory::protocol::{AllSteps, pin_for};
+use crate::directory::protocol::{AllSteps, pin_for, short_tick};
 use crate::directory::{DirectoryWords, Layout, PinTable};
 use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
 use crate::shm::words::Words;
@@ -27,6 +27,8 @@ pub struct SharedDirectory {
     words: DirectoryWords,
     /// In the order in which the clients have joined.
     tables: Vec<(ClientId, PinTable)>,
+    /// Of clients that have gone, until they have been read.
+    left: BTreeMap<ClientId, PinTable>,
     unsent: UnsentTables,
     tick: u64,
 }
@@ -70,8 +72,14 @@ pub fn create(layout: Layout) -> io::Result<(SharedDirectory, DirectoryFiles)> {
     let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
     let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
     let unsent = UnsentTables::default();
-    let shared = SharedDirectory { words, tables: Vec::new(), unsent: unsent.clone(), tick: 0 };
+    let (tables, left) = (Vec::new(), BTreeMap::new());
+    let shared = SharedDirectory { words, tables, left, unsent: unsent.clone(), tick: 0 };
     Ok((shared, DirectoryFiles { directory: Arc::new(directory), unsent }))
+}
+
+/// The last tick until now of which a pin word has so much; zero if it was never.
+const fn full_tick(short: u64, now: u64) -> u64 {
+    if short == 0 { 0 } else { now.saturating_sub(short_tick(now.wrapping_sub(short))) }
 }
 
 /// Shared memory for so many words, all zero. Takes memory as it is touched.
@@ -115,8 +123,29 @@ impl Directory for SharedDirectory {
     fn leave(&mut self, client: ClientId) {
         self.unsent.forget(client);
         if let Ok(index) = self.tables.binary_search_by_key(&client, |(client, _)| *client) {
-            self.tables.remove(index);
+            let (client, table) = self.tables.remove(index);
+            self.left.insert(client, table);
         }
+    }
+
+    fn releases_left(
+        &mut self,
+        client: ClientId,
+        from: Slot,
+        each: &mut dyn FnMut(Slot, u64),
+    ) -> Option<Slot> {
+        let next = self.left.get(&client)?.releases(from, |slot, tick| {
+            each(slot, full_tick(tick, self.tick));
+        });
+        if next.is_none() {
+            self.left.remove(&client);
+        }
+        next
+    }
+
+    fn last_release(&self, slot: Slot) -> u64 {
+        let ticks = self.tables.iter().map(|(_, table)| table.last_release(slot));
+        ticks.map(|tick| full_tick(tick, self.tick)).max().unwrap_or(0)
     }
 
     fn has_joined(&self, client: ClientId) -> bool {
@@ -196,8 +225,8 @@ impl Directory for SharedDirectory {
         }
     }
 
-    fn advance(&mut self) {
-        self.tick += 1;
-        self.words.set_tick(self.tick);
+    fn advance(&mut self, tick: u64) {
+        self.tick = tick;
+        self.words.set_tick(tick);
     }
 }

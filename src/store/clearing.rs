@@ -24,6 +24,7 @@ use crate::store::create_queue::QueuedCreate;
 use crate::store::object_table::Object;
 use crate::store::pool::Pool;
 use crate::store::runs::Runs;
+use crate::store::sums::Sums;
 
 /// Room that is being made for one create.
 #[derive(Debug)]
@@ -70,37 +71,6 @@ enum Phase {
     Evict,
     /// There is no place, and has not been one since the search.
     Barren,
-}
-
-/// Sizes and number of some objects.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    bytes: u64,
-    objects: usize,
-    /// Bytes that count against the client's quota.
-    own_bytes: u64,
-}
-
-impl Sums {
-    fn of(object: &Object) -> Self {
-        let own_bytes = if object.account.is_some() { object.size() } else { 0 };
-        Self { bytes: object.size(), objects: 1, own_bytes }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.objects += other.objects;
-        self.own_bytes += other.own_bytes;
-    }
-
-    /// Objects may have changed since they were added.
-    const fn without(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_sub(other.bytes),
-            objects: self.objects.saturating_sub(other.objects),
-            own_bytes: self.own_bytes.saturating_sub(other.own_bytes),
-        }
-    }
 }
 
 /// What one step of work came to.
@@ -290,7 +260,8 @@ impl Store {
         self.waste.push(std::mem::take(&mut clearing.runs));
         clearing.next_everybodys = self.first_idle(None);
         clearing.next_own = self.first_idle(Some(clearing.client));
-        clearing.looks = self.reachable_objects(clearing.client);
+        // Each of them may step back once.
+        clearing.looks = 2 * self.reachable_objects(clearing.client);
         clearing.seen.clear();
         clearing.chosen.clear();
         clearing.seen_sums = Sums::default();
@@ -335,7 +306,7 @@ impl Store {
     }
 
     fn see(&mut self, clearing: &mut Clearing, slot: Slot) {
-        if self.is_pinned(slot) {
+        if self.steps_back(slot) || self.is_pinned(slot) {
             return;
         }
         let object = self.objects.get(slot);

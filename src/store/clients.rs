@@ -67,6 +67,9 @@ pub struct Client {
     pub waited: WaitCost,
     /// The connection is gone, and what it leaves is being cleared up.
     pub is_leaving: bool,
+    /// From which slot on its notes have still to be read, when it is leaving and has left some:
+    /// when it last used what.
+    pub notes_from: Option<Slot>,
 }
 
 /// What a waiting request keeps in the server's own memory.
@@ -150,6 +153,7 @@ impl Clients {
             waiting: 0,
             waited: WaitCost::default(),
             is_leaving: false,
+            notes_from: None,
         };
         let former = self.table.insert(id, client);
         assert!(former.is_none(), "a client id is used once");

@@ -20,8 +20,23 @@ pub trait Directory: Debug + Send {
     /// Gives a client a pin table. False if it has to read by message.
     fn join(&mut self, client: ClientId) -> bool;
 
-    /// Drops the pin table of a client, if it has one, and all its pins with it.
+    /// All pins of a client are void. If it has a pin table, that is to be asked for what the
+    /// client released, with [`Directory::releases_left`], and until then it is kept.
     fn leave(&mut self, client: ClientId);
+
+    /// Names the slots of a part of the pin table of a client that has left, from `from` on, in
+    /// which it released something, and at which tick it last did. Returns where to go on; at the
+    /// end nothing, and the table is gone.
+    fn releases_left(
+        &mut self,
+        client: ClientId,
+        from: Slot,
+        each: &mut dyn FnMut(Slot, u64),
+    ) -> Option<Slot>;
+
+    /// The tick at which a client last released the object in this slot, or one before it; zero if
+    /// none did. It is what clients say, and may be in the future.
+    fn last_release(&self, slot: Slot) -> u64;
 
     /// Whether a client has a pin table.
     fn has_joined(&self, client: ClientId) -> bool;
@@ -64,8 +79,8 @@ pub trait Directory: Debug + Send {
     /// Names everything that this client has pinned.
     fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot));
 
-    /// One more request has been served.
-    fn advance(&mut self);
+    /// So many requests have been served: the tick.
+    fn advance(&mut self, tick: u64);
 }
 
 /// The directory of a store whose clients all read by message: nothing is published, so nothing
@@ -79,6 +94,19 @@ impl Directory for Unpublished {
     }
 
     fn leave(&mut self, _client: ClientId) {}
+
+    fn releases_left(
+        &mut self,
+        _client: ClientId,
+        _from: Slot,
+        _each: &mut dyn FnMut(Slot, u64),
+    ) -> Option<Slot> {
+        None
+    }
+
+    fn last_release(&self, _slot: Slot) -> u64 {
+        0
+    }
 
     fn has_joined(&self, _client: ClientId) -> bool {
         false
@@ -114,5 +142,5 @@ impl Directory for Unpublished {
 
     fn pins_of(&self, _client: ClientId, _each: &mut dyn FnMut(Slot)) {}
 
-    fn advance(&mut self) {}
+    fn advance(&mut self, _tick: u64) {}
 }

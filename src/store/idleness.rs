@@ -3,7 +3,13 @@
 //! An object that counts against a quota stands in the order of that account, all others in that of
 //! everybody. This is the only place that changes an order, so it is also where the search for room
 //! learns of it. Why an object becomes idle is not known here.
+//!
+//! Readers of the directory use idle objects unseen, and leave a note when: the tick, the number of
+//! requests that had been served. It is read when an object is looked at because it might go, or
+//! when its reader leaves; then the object gets the place that it had deserved. Since a later use
+//! can only make it safer, the object that goes first is always the right one.
 
+use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Slot};
 use crate::store::Store;
 use crate::store::object_table::Object;
@@ -13,11 +19,12 @@ impl Store {
     pub(super) fn becomes_idle(&mut self, slot: Slot) {
         let object = self.objects.get(slot);
         let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        let now = self.tick();
         match account {
             Some(owner) => {
-                self.quotas.change(owner, |account| account.became_idle(slot, size));
+                self.quotas.change(owner, |account| account.became_idle(slot, size, now));
             }
-            None => self.idle.became_idle(slot, size),
+            None => self.idle.became_idle(slot, size, now),
         }
         self.may_fit_now(offset, size);
     }
@@ -38,10 +45,12 @@ impl Store {
         self.leaves_its_place(slot);
         let object = self.objects.get(slot);
         let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        let now = self.tick();
         let was_idle = match account {
-            None => self.idle.touch(slot),
+            None => self.idle.touch(slot, now),
             Some(owner) => {
-                self.quotas.change(owner, |account| account.idle.touch(slot)).unwrap_or(false)
+                let touch = self.quotas.change(owner, |account| account.idle.touch(slot, now));
+                touch.unwrap_or(false)
             }
         };
         // The search may not have seen it, and may have passed where it is now.
@@ -49,6 +58,62 @@ impl Store {
             self.tell_clearing(offset, size);
         }
         was_idle
+    }
+
+    /// Whether an idle object that might go turns out to have been used by readers since it got its
+    /// place, so that now others go first.
+    pub(super) fn steps_back(&mut self, slot: Slot) -> bool {
+        let owner = self.objects.get(slot).account;
+        let next = self.idle_after(owner, slot);
+        let used_at = self.directory.last_release(slot);
+        self.was_used(slot, used_at) && self.idle_after(owner, slot) != next
+    }
+
+    /// A reader has used an idle object at this tick. False if its place shows that already.
+    fn was_used(&mut self, slot: Slot, used_at: u64) -> bool {
+        let used_at = used_at.min(self.tick());
+        let owner = self.objects.get(slot).account;
+        let Some(policy) = self.order_of(owner) else { return false };
+        if used_at <= policy.placed_at(slot) {
+            return false;
+        }
+        self.leaves_its_place(slot);
+        match owner {
+            None => self.idle.was_used(slot, used_at),
+            Some(owner) => {
+                self.quotas.change(owner, |account| account.idle.was_used(slot, used_at));
+            }
+        }
+        true
+    }
+
+    /// Reads some of the notes that a reader has left who has gone, from this slot on. Returns
+    /// where to go on, nothing at the end.
+    pub(super) fn read_notes_left(&mut self, client: ClientId, from: Slot) -> Option<Slot> {
+        let mut notes = Vec::new();
+        let next = self.directory.releases_left(client, from, &mut |slot, used_at| {
+            notes.push((slot, used_at));
+        });
+        for (slot, used_at) in notes {
+            self.steps = self.steps.saturating_sub(1);
+            let object = self.objects.try_get(slot);
+            if object.is_some_and(Object::is_sealed) && self.is_idle(slot) {
+                self.was_used(slot, used_at);
+            }
+        }
+        next
+    }
+
+    /// Requests served so far.
+    const fn tick(&self) -> u64 {
+        self.counters.requests
+    }
+
+    fn order_of(&self, owner: Option<ClientId>) -> Option<&dyn EvictionPolicy> {
+        match owner {
+            None => Some(&*self.idle),
+            Some(owner) => Some(&*self.quotas.get(owner)?.idle),
+        }
     }
 
     /// An object, idle or not, is gone.
@@ -72,33 +137,24 @@ impl Store {
         let owner = object.account.take().expect("only charged objects leave a quota");
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {
-            self.idle.became_idle(slot, size);
+            self.idle.became_idle(slot, size, self.tick());
             self.may_fit_now(offset, size);
         }
     }
 
     /// Whether it may go.
     pub(super) fn is_idle(&self, slot: Slot) -> bool {
-        match self.objects.get(slot).account {
-            None => self.idle.is_idle(slot),
-            Some(owner) => self.quotas.get(owner).is_some_and(|account| account.idle.is_idle(slot)),
-        }
+        self.order_of(self.objects.get(slot).account).is_some_and(|order| order.is_idle(slot))
     }
 
     /// The idle object of an owner, or of everybody, that is to go first.
     pub(super) fn first_idle(&self, owner: Option<ClientId>) -> Option<Slot> {
-        match owner {
-            None => self.idle.first(),
-            Some(owner) => self.quotas.get(owner)?.idle.first(),
-        }
+        self.order_of(owner)?.first()
     }
 
     /// The idle object to go after this one.
     pub(super) fn idle_after(&self, owner: Option<ClientId>, slot: Slot) -> Option<Slot> {
-        match owner {
-            None => self.idle.next(slot),
-            Some(owner) => self.quotas.get(owner)?.idle.next(slot),
-        }
+        self.order_of(owner)?.next(slot)
     }
 
     /// The memory of an object that is gone is free.

@@ -54,8 +54,8 @@ pub struct Eviction {
     evicted: u64,
     /// Whose objects are evicted now; everybody's first, then those of each quota.
     owner: Option<ClientId>,
-    /// Objects of that owner that may still be looked at: no more than were idle at first, or an
-    /// eviction could go on for ever.
+    /// Looks that may still be taken at objects of that owner: two for each that was idle at first,
+    /// or an eviction could go on for ever.
     looks: usize,
 }
 
@@ -152,7 +152,7 @@ impl Store {
     /// Evicts idle objects until so many bytes are gone: everybody's first, then those that count
     /// against a quota, owner by owner.
     pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Result<Outcome, Refusal> {
-        let looks = self.idle.idle_objects();
+        let looks = 2 * self.idle.idle_objects();
         let mut eviction = Eviction { asked, bytes, freed: 0, evicted: 0, owner: None, looks };
         if self.evict_some(&mut eviction) {
             return Ok(eviction.reply().into());
@@ -195,13 +195,16 @@ impl Store {
             let first = self.first_idle(eviction.owner).filter(|_| eviction.looks > 0);
             if let Some(slot) = first {
                 eviction.looks -= 1;
+                if self.steps_back(slot) {
+                    continue;
+                }
                 self.evict_for(eviction, slot);
             } else {
                 let after = eviction.owner.unwrap_or(ClientId(0));
                 let Some(owner) = self.quotas.next_after(after) else { return true };
                 eviction.owner = Some(owner);
                 let account = self.quotas.get(owner);
-                eviction.looks = account.map_or(0, |account| account.idle.idle_objects());
+                eviction.looks = account.map_or(0, |account| 2 * account.idle.idle_objects());
             }
         }
         true
@@ -223,8 +226,11 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
-        self.clients.get_mut(client).is_leaving = true;
+        let has_table = self.directory.has_joined(client);
         self.directory.leave(client);
+        let leaving = self.clients.get_mut(client);
+        leaving.is_leaving = true;
+        leaving.notes_from = has_table.then_some(Slot(0));
         if self.leave_some(client, effects) {
             self.room_appeared = true;
             self.serve_create_queue(now, effects);
@@ -248,14 +254,19 @@ impl Store {
     fn leave_some(&mut self, client: ClientId, effects: &mut Effects) -> bool {
         while self.steps > 0 {
             self.steps -= 1;
-            // Its requests first: they get nothing any more.
-            if let Some(create) = self.creates.abandoned(client) {
+            if let Some(from) = self.clients.get(client).notes_from {
+                // Its notes first, before its quota and what it holds are everybody's.
+                let next = self.read_notes_left(client, from);
+                self.clients.get_mut(client).notes_from = next;
+            } else if let Some(create) = self.creates.abandoned(client) {
                 self.clients.get_mut(client).wait_ended(create.cost());
             } else if let Some(waiter) = self.waits.disconnected(client) {
                 self.steps = self.steps.saturating_sub(waiter.ids.len());
                 self.clients.get_mut(client).wait_ended(waiter.cost());
             } else if let Some(slot) = self.first_charged(client) {
-                self.becomes_everybodys(slot);
+                if !(self.is_idle(slot) && self.steps_back(slot)) {
+                    self.becomes_everybodys(slot);
+                }
             } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
                 self.let_go(client, slot, effects);
             } else if self.look_at_one_left(client) {

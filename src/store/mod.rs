@@ -49,6 +49,7 @@ mod reports;
 mod room;
 mod runs;
 mod subscriptions;
+mod sums;
 mod trimming;
 mod using;
 mod waitlist;
@@ -223,7 +224,7 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.counters.requests += 1;
-        self.directory.advance();
+        self.directory.advance(self.counters.requests);
         self.begin_slice();
         let outcome = self.serve(client, request_id, request, now, effects);
         match outcome {

@@ -89,9 +89,9 @@ impl Account {
     }
 
     /// Nobody uses the object any more.
-    pub fn became_idle(&mut self, slot: Slot, bytes: u64) {
+    pub fn became_idle(&mut self, slot: Slot, bytes: u64, now: u64) {
         self.busy.remove(&self.objects[&slot]);
-        self.idle.became_idle(slot, bytes);
+        self.idle.became_idle(slot, bytes, now);
     }
 
     /// Somebody uses the object again.

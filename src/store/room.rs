@@ -291,9 +291,10 @@ impl Store {
         cursor.own.pass(&*self.quotas.get(client)?.idle)
     }
 
-    /// Frees an idle object for the time being, unless a reader has it pinned.
+    /// Frees an idle object for the time being, unless readers have it pinned, or have used it so
+    /// that others go first; then its turn comes later.
     fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) {
-        if !self.retire(slot) {
+        if self.steps_back(slot) || !self.retire(slot) {
             return;
         }
         let object = self.objects.get(slot);

@@ -354,7 +354,7 @@ impl Model {
             object.account = None;
         }
         for id in left.idle.ids() {
-            self.everybodys.became_idle(id, self.objects[&id].size());
+            self.everybodys.became_idle(id, self.objects[&id].size(), self.counters.requests);
         }
         // All at once, so in no order that a user could know; the store takes that of its list.
         for id in seen.listed {

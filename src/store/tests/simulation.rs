@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use fastrand::Rng;
 
 use super::model::{Call, Model, Seen};
+use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
 use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
@@ -169,6 +170,8 @@ impl Simulation {
         let mut random = Rng::with_seed(seed);
         let chaos = Chaos::new(&mut random);
         let twin = Twin::default();
+        // The segmented policy learns of it when it looks, and the model at once, with other lists.
+        twin.state().is_forgetful = chaos.config.policy == PolicyKind::Segmented;
         let bytes = usize::try_from(chaos.config.segment_bytes).unwrap();
         let mut store = Store::with_directory(chaos.config.clone(), Box::new(twin.clone()));
         if random.bool() {
@@ -286,6 +289,7 @@ impl Simulation {
                 *pins -= 1;
                 object.pins.retain(|_, pins| *pins > 0);
                 let slot = self.store.objects.find(&id).expect("what is pinned is there");
+                self.model.was_used(id, slot);
                 if self.twin.state().unpin(client, slot) {
                     self.told.push((client, slot));
                 }
@@ -329,7 +333,9 @@ impl Simulation {
             |store, effects| store.apply(client, number, copy, call.now, effects),
             |model, seen| model.apply(call, &request, seen),
         );
-        let has_noticed = self.model.counters.objects_parked != parked_before;
+        // What it learns of readers on the way it keeps: their pins, and when they released what.
+        let has_noticed =
+            self.model.counters.objects_parked != parked_before || self.twin.state().has_releases();
         if let Some(before) = before.filter(|_| !has_noticed) {
             assert!(before == self.digest(), "a create that was refused has changed something");
         }

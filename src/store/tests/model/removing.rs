@@ -65,7 +65,8 @@ impl Model {
     }
 
     pub(super) fn touch(&mut self, id: ObjectId) -> bool {
-        self.objects.contains_key(&id) && self.order_of(&id).touch(id)
+        let now = self.counters.requests;
+        self.objects.contains_key(&id) && self.order_of(&id).touch(id, now)
     }
 
     /// The list that the object is on when it is idle.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Call, Hold, Model, Seen, Waiting, Want, deadline};
-use crate::ids::{ClientId, ObjectId};
+use crate::eviction::PolicyKind;
+use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{Granted, ObjectState, Reply, Timeout};
 use crate::protocol::refusal::Refusal;
 
@@ -162,7 +163,8 @@ impl Model {
             } else if object.delete_pending {
                 self.park(id, seen);
             } else {
-                self.order_of(&id).became_idle(id, size);
+                let now = self.counters.requests;
+                self.order_of(&id).became_idle(id, size, now);
             }
         }
     }
@@ -216,7 +218,17 @@ impl Model {
         if object.delete_pending {
             self.remove_deleted(id, seen);
         } else {
-            self.order_of(&id).became_idle(id, size);
+            let now = self.counters.requests;
+            self.order_of(&id).became_idle(id, size, now);
+        }
+    }
+
+    /// A reader has let go of an object, and noted when.
+    pub fn was_used(&mut self, id: ObjectId, slot: Slot) {
+        let is_noted = self.config.policy == PolicyKind::Lru;
+        if is_noted && self.order_of(&id).contains(&id) {
+            let now = self.counters.requests;
+            self.order_of(&id).was_used(id, now, slot);
         }
     }
 

@@ -23,6 +23,11 @@ pub struct State {
     gone: Vec<ObjectId>,
     /// How often each client has which slot pinned.
     tables: BTreeMap<ClientId, BTreeMap<Slot, u64>>,
+    /// At which tick each client last released what, of those who have gone too until that is read.
+    releases: BTreeMap<ClientId, BTreeMap<Slot, u64>>,
+    /// Clients do not note when they release something.
+    pub is_forgetful: bool,
+    tick: u64,
     /// Slots whose readers have to tell, and those of them that were added in this step, in order.
     asked: BTreeSet<Slot>,
     newly_asked: Vec<Slot>,
@@ -60,15 +65,26 @@ impl State {
         *self.tables.get_mut(&client).expect("readers have joined").entry(slot).or_default() += 1;
     }
 
+    /// Whether readers have noted a release.
+    pub fn has_releases(&self) -> bool {
+        self.releases.values().any(|releases| !releases.is_empty())
+    }
+
     /// A reader takes a pin back. Whether it has to tell.
     pub fn unpin(&mut self, client: ClientId, slot: Slot) -> bool {
         let table = self.tables.get_mut(&client).expect("readers have joined");
         let pins = table.get_mut(&slot).expect("only what is pinned is unpinned");
         *pins -= 1;
-        if *pins > 0 {
+        let is_pinned = *pins > 0;
+        if !is_pinned {
+            table.remove(&slot);
+        }
+        if !self.is_forgetful {
+            self.releases.entry(client).or_default().insert(slot, self.tick);
+        }
+        if is_pinned {
             return false;
         }
-        table.remove(&slot);
         self.asked.contains(&slot)
     }
 }
@@ -84,6 +100,26 @@ impl Directory for Twin {
 
     fn leave(&mut self, client: ClientId) {
         self.state().tables.remove(&client);
+    }
+
+    fn releases_left(
+        &mut self,
+        client: ClientId,
+        from: Slot,
+        each: &mut dyn FnMut(Slot, u64),
+    ) -> Option<Slot> {
+        let mut state = self.state();
+        let (&slot, &tick) = state.releases.get(&client)?.range(from..).next()?;
+        each(slot, tick);
+        let releases = state.releases.get_mut(&client)?;
+        releases.remove(&slot);
+        (!releases.is_empty()).then_some(Slot(slot.0 + 1))
+    }
+
+    fn last_release(&self, slot: Slot) -> u64 {
+        let state = self.state();
+        let here = state.releases.iter().filter(|(client, _)| state.tables.contains_key(client));
+        here.filter_map(|(_, releases)| releases.get(&slot)).copied().max().unwrap_or(0)
     }
 
     fn has_joined(&self, client: ClientId) -> bool {
@@ -168,5 +204,7 @@ impl Directory for Twin {
         state.tables.get(&client).into_iter().flat_map(BTreeMap::keys).copied().for_each(each);
     }
 
-    fn advance(&mut self) {}
+    fn advance(&mut self, tick: u64) {
+        self.state().tick = tick;
+    }
 }

@@ -1,0 +1,162 @@
+//! What readers that do not ask the store have in common with those that do: objects that they use
+//! stay longer, any number of threads may read at a time, and nobody has to hear of it.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use plasma::{Client, ObjectBuffer};
+use support::{StoreProcess, numbered, wait_until};
+
+const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
+
+/// Objects that fill a store of 64 KiB, nearly.
+const OBJECTS: u64 = 16;
+const BYTES: usize = 4000;
+
+fn read(client: &Client, number: u64) -> Option<ObjectBuffer> {
+    client.get_one(numbered(number), NOT_AT_ALL).expect("get works")
+}
+
+fn put(client: &Client, number: u64) {
+    client.put(numbered(number), &[1; BYTES], b"").expect("there is room");
+}
+
+/// A full store whose objects are of the same age, in the order of their numbers.
+fn full(arguments: &[&str]) -> StoreProcess {
+    let store = StoreProcess::start_with(&[&["-m", "64K"], arguments].concat(), |_| {});
+    let client = store.client();
+    (0..OBJECTS).for_each(|number| put(&client, number));
+    store
+}
+
+fn left(client: &Client) -> Vec<u64> {
+    let is_there = |number: &u64| client.contains(numbered(*number)).expect("contains works");
+    (0..OBJECTS).filter(is_there).collect()
+}
+
+#[test]
+fn what_is_read_last_goes_last() {
+    // What is used again goes after all that was used once, if the policy makes a difference.
+    for (policy, in_the_end) in [("lru", [0, 3].as_slice()), ("slru", &[0, 3, 5])] {
+        let store = full(&["--eviction-policy", policy]);
+        let (reader, writer) = (store.client(), store.client());
+        for number in [5, 0, 3] {
+            drop(read(&reader, number).expect("it is there"));
+            // The order of reads is known as far as requests of anybody come in between.
+            reader.stats().expect("stats work");
+        }
+        for number in 100..113 {
+            put(&writer, number);
+        }
+        assert_eq!(left(&writer), [0, 3, 5], "{policy}");
+        put(&writer, 113);
+        assert_eq!(left(&writer), in_the_end, "{policy}");
+    }
+}
+
+#[test]
+fn what_a_reader_has_read_who_has_gone_goes_last_as_well() {
+    let store = full(&[]);
+    let (reader, writer) = (store.client(), store.client());
+    for number in [2, 7] {
+        drop(read(&reader, number).expect("it is there"));
+    }
+    drop(reader);
+    wait_until("it has gone", || writer.stats().expect("stats work").clients == 1);
+    for number in 100..114 {
+        put(&writer, number);
+    }
+    assert_eq!(left(&writer), [2, 7]);
+}
+
+#[test]
+fn the_owner_of_a_quota_loses_first_what_nobody_reads() {
+    let store = StoreProcess::start("1M");
+    let (owner, reader) = (store.client(), store.client());
+    owner.set_quota(10 * BYTES as u64).expect("there is room");
+    (0..10).for_each(|number| put(&owner, number));
+    drop(read(&reader, 0).expect("it is there"));
+    drop(read(&reader, 4).expect("it is there"));
+    (100..108).for_each(|number| put(&owner, number));
+    assert_eq!(left(&reader), [0, 4]);
+}
+
+#[test]
+fn the_store_hears_nothing_of_a_hundred_thousand_reads() {
+    if std::env::var_os("PLASMA_TEST_NO_DIRECTORY").is_some() {
+        return;
+    }
+    let store = full(&[]);
+    let client = store.client();
+    let requests = || {
+        let counters = client.stats().expect("stats work").counters;
+        counters.iter().find(|(name, _)| name == "requests").expect("they are counted").1
+    };
+    // The first one maps the memory.
+    drop(read(&client, 0));
+    let before = requests();
+    let ids: Vec<_> = (0..OBJECTS).map(numbered).collect();
+    for _ in 0..5000 {
+        assert!(client.get(&ids, None).expect("get works").iter().all(Option::is_some));
+        assert!(client.contains(ids[3]).expect("contains works"));
+        assert!(read(&client, 5).is_some());
+    }
+    assert_eq!(requests(), before + 1, "nothing but the question itself");
+}
+
+#[test]
+fn any_number_of_threads_read_with_one_client() {
+    const THREADS: u64 = 8;
+    const ROUNDS: usize = 30_000;
+    let store = StoreProcess::start("1M");
+    let (client, writer) = (store.client(), store.client());
+    // The bytes of an object say which one it is, and are all the same.
+    let make = |number: u64| {
+        let byte = u8::try_from(number).expect("few objects");
+        writer.put(numbered(number), &[byte; 300], b"").map(drop)
+    };
+    (0..32).for_each(|number| make(number).expect("there is room"));
+    let (is_over, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..THREADS)
+            .map(|seed| {
+                let (client, seen) = (client.clone(), &seen);
+                scope.spawn(move || {
+                    let mut random = Rng::with_seed(seed);
+                    let mut held = Vec::new();
+                    for _ in 0..ROUNDS {
+                        let number = random.u64(..32);
+                        let Some(object) = read(&client, number) else { continue };
+                        assert!(object.iter().all(|byte| u64::from(*byte) == number));
+                        held.push(object);
+                        if held.len() > 5 {
+                            held.swap_remove(random.usize(..5));
+                        }
+                        seen.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        // Objects go and come back, in other places and slots.
+        scope.spawn(|| {
+            let mut random = Rng::with_seed(99);
+            while !is_over.load(Ordering::Relaxed) {
+                let number = random.u64(..32);
+                writer.delete_one(numbered(number)).expect("delete works");
+                wait_until("it has gone", || make(number).is_ok());
+            }
+        });
+        for reader in readers {
+            reader.join().expect("every byte is right");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(seen.into_inner() > ROUNDS, "they have found something most of the time");
+    assert_eq!(writer.stats().expect("stats work").pinned, 0, "all has been given back");
+    let ids: Vec<_> = (0..32).map(numbered).collect();
+    writer.delete(&ids).expect("delete works");
+    assert_eq!(writer.stats().expect("stats work").objects, 0);
+}
