@@ -144,7 +144,7 @@ impl Connection {
     }
 
     fn find_in_directory(self: &Arc<Self>, id: &ObjectId) -> Result<Option<ObjectBuffer>> {
-        let Some(direct) = self.transport.direct() else { return Ok(None) };
+        let Some(direct) = self.transport.directory() else { return Ok(None) };
         match direct.pin(id) {
             Attempt::Pinned(slot, location) => {
                 let held = self.hold(*id, &location, Hold::Pinned(slot));
@@ -160,7 +160,7 @@ impl Connection {
 
     /// Whether the object is there, if that is known without asking the store.
     pub(super) fn has_here(&self, id: &ObjectId) -> bool {
-        self.transport.direct().is_some_and(|direct| direct.contains(id)) || self.holds(id)
+        self.transport.directory().is_some_and(|direct| direct.contains(id)) || self.holds(id)
     }
 
     /// Whether this client holds the object.

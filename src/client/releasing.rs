@@ -88,6 +88,7 @@ impl Transport {
         let Ok(halves) = self.halves() else { return };
         let now = self.clock.now();
         let step = lock(&halves.outbox).releases.add(holds, now);
+        self.note_given_back();
         if step == Step::SendAndStartSweeper {
             self.start_sweeper(halves);
         }

@@ -57,6 +57,10 @@ pub(super) struct Transport {
     direct: Option<DirectReader>,
     pub(super) clock: Clock,
     last_request: AtomicU64,
+    /// The last request before something was given back with a message, and the last one that has
+    /// been answered: see [`Self::directory`].
+    given_back_after: AtomicU64,
+    answered: AtomicU64,
     halves: ProcessLocal<Halves>,
 }
 
@@ -89,6 +93,8 @@ impl Transport {
             direct,
             clock,
             last_request: AtomicU64::new(last_request.0),
+            given_back_after: AtomicU64::new(0),
+            answered: AtomicU64::new(last_request.0),
             halves: ProcessLocal::new(halves),
         }
     }
@@ -116,14 +122,19 @@ impl Transport {
     /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.
     pub(super) fn post(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
         let halves = self.halves()?;
-        let id = if matches!(request, Request::Release { .. } | Request::Unpinned { .. }) {
+        let gives_back = matches!(request, Request::Release { .. } | Request::Unpinned { .. });
+        let id = if gives_back {
             RequestId::NONE
         } else {
             let id = self.next_id();
             lock(&halves.inbox).register(id, &request, Waiter::Nobody)?;
             id
         };
-        self.send(halves, id, request, SendTime::Nothing)
+        let outcome = self.send(halves, id, request, SendTime::Nothing);
+        if gives_back {
+            self.note_given_back();
+        }
+        outcome
     }
 
     /// Nobody wants the reply to this request any more. Waits for nothing.
@@ -145,6 +156,20 @@ impl Transport {
     /// The tables that objects are found in without asking the store.
     pub(super) fn direct(&self) -> Option<&DirectReader> {
         self.direct.as_ref().filter(|direct| !direct.is_inherited())
+    }
+
+    /// The same, to look for something. Not while the store may not have heard yet of what this
+    /// client has given back: an object that goes with its last holder would still be there for
+    /// that holder. Whoever asks instead is answered after it.
+    pub(super) fn directory(&self) -> Option<&DirectReader> {
+        let heard = self.answered.load(Ordering::Relaxed);
+        self.direct().filter(|_| heard > self.given_back_after.load(Ordering::Relaxed))
+    }
+
+    /// Something has been said that has no answer. What is asked from now on is said after it.
+    pub(super) fn note_given_back(&self) {
+        let last = self.last_request.load(Ordering::Relaxed);
+        self.given_back_after.fetch_max(last, Ordering::Relaxed);
     }
 
     /// Takes back a pin in this connection's table. Waits for nothing.
@@ -344,6 +369,7 @@ impl<'a> Lead<'a> {
                 self.transport.segments.add(info, descriptor);
             }
             let undo = lock(&self.halves.inbox).deliver(request, reply)?;
+            self.transport.answered.fetch_max(request.0, Ordering::Relaxed);
             self.transport.undo(undo)?;
         }
         Ok(())

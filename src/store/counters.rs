@@ -46,7 +46,8 @@ counters! {
     objects_demoted,
     /// Times that an object was to go and readers of the directory had it pinned.
     objects_parked,
-    /// Ids asked for by `get`.
+    /// Ids that the store was asked for by `get`; what clients find in the directory is not among
+    /// them.
     ids_requested,
     /// Of those, found sealed at once.
     ids_hit,

@@ -89,6 +89,7 @@ impl Store {
     }
 
     fn touch(&mut self, id: &ObjectId) -> bool {
-        self.objects.find(id).is_some_and(|slot| self.becomes_recent(slot))
+        let idle = self.objects.find(id).filter(|slot| self.directory.pinned_by(*slot).is_none());
+        idle.is_some_and(|slot| self.becomes_recent(slot))
     }
 }

@@ -66,7 +66,8 @@ impl Model {
 
     pub(super) fn touch(&mut self, id: ObjectId) -> bool {
         let now = self.counters.requests;
-        self.objects.contains_key(&id) && self.order_of(&id).touch(id, now)
+        let is_idle = self.objects.get(&id).is_some_and(|object| object.pins.is_empty());
+        is_idle && self.order_of(&id).touch(id, now)
     }
 
     /// The list that the object is on when it is idle.
