@@ -65,7 +65,10 @@ fn drops_do_not_wait_for_a_stopped_store() {
 #[test]
 fn calls_to_a_stopped_store_can_be_interrupted() {
     let store = StoreProcess::start("1000000");
-    let (client, observer) = (store.client(), store.client());
+    // One that asks for what is there: what it finds in the directory needs no store.
+    let by_message = Client::builder().directory(false);
+    let client = by_message.connect(store.socket()).expect("the store is there");
+    let observer = store.client();
     let (here, missing, new) = (numbered(1), numbered(2), numbered(3));
     client.put(here, b"data", b"").expect("there is room");
 
@@ -92,7 +95,7 @@ fn calls_to_a_stopped_store_can_be_interrupted() {
 #[test]
 fn a_timeout_ends_though_the_store_is_stopped() {
     let store = StoreProcess::start("1000000");
-    let builder = Client::builder().answer_grace(Duration::from_millis(20));
+    let builder = Client::builder().answer_grace(Duration::from_millis(20)).directory(false);
     let client = builder.connect(store.socket()).expect("the store is there");
     let id = numbered(1);
     client
@@ -206,4 +209,21 @@ fn an_event_loop_hears_of_the_death_of_the_store() {
     assert!(matches!(told, Err(Error::Disconnected { .. })), "{told:?}");
     let taken = get.try_take();
     assert!(matches!(taken, Err(Error::Disconnected { .. })), "{taken:?}");
+}
+
+#[test]
+fn what_is_in_the_directory_is_read_though_the_store_is_stopped() {
+    if std::env::var_os("PLASMA_TEST_NO_DIRECTORY").is_some() {
+        return;
+    }
+    let store = StoreProcess::start("1000000");
+    let client = store.client();
+    client.put(numbered(1), b"data", b"").expect("there is room");
+    stopped(&store);
+    let object = client.get_one(numbered(1), None).expect("get works").expect("it is there");
+    assert_eq!(object.data(), b"data");
+    assert!(client.contains(numbered(1)).expect("contains works"));
+    drop(object);
+    store.signal(Signal::SIGCONT);
+    store.stop();
 }

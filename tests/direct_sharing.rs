@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use plasma::{Client, ObjectBuffer};
+use plasma::{Client, Error, ObjectBuffer};
 use support::{StoreProcess, numbered, wait_until};
 
 const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
@@ -105,6 +105,21 @@ fn the_store_hears_nothing_of_a_hundred_thousand_reads() {
         assert!(read(&client, 5).is_some());
     }
     assert_eq!(requests(), before + 1, "nothing but the question itself");
+}
+
+#[test]
+fn a_store_that_is_killed_is_not_read_any_more() {
+    let mut store = full(&[]);
+    let client = store.client();
+    let held = read(&client, 1).expect("it is there");
+    store.signal(nix::sys::signal::Signal::SIGKILL);
+    store.wait();
+    // What is held stays what it is.
+    assert_eq!(held.data(), [1; BYTES]);
+    let found = client.get_one(numbered(2), NOT_AT_ALL);
+    assert!(matches!(found, Err(Error::Disconnected { .. })), "{found:?}");
+    let contained = client.contains(numbered(2));
+    assert!(matches!(contained, Err(Error::Disconnected { .. })), "{contained:?}");
 }
 
 #[test]

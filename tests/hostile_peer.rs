@@ -193,6 +193,7 @@ fn b01_malformed_input_ten_thousand_mutated_frames() {
         command.env("RUST_LOG", "debug");
     });
     let other = store.client();
+    other.stats().unwrap();
     let descriptors = store.open_descriptors();
     let (specimens, mut random) = (specimens(), Random(1));
     let mut warm_memory = 0;
@@ -633,6 +634,8 @@ fn b08_hundred_thousand_seals_and_a_sleeping_subscriber() {
 fn b09_subscriber_closes_its_socket() {
     let mut store = StoreProcess::start("1M");
     let producer = store.client();
+    // After its first answer the store has closed what it has sent with its welcome.
+    producer.stats().unwrap();
     let descriptors = store.open_descriptors();
     for round in 0..1000 {
         let subscriber = store.client();

@@ -62,6 +62,12 @@ impl DirectReader {
         fork::generation() != self.generation
     }
 
+    /// Whether the store has ended. What it has published says nothing then.
+    #[inline]
+    pub(super) fn has_ended(&self) -> bool {
+        self.directory.has_ended()
+    }
+
     /// Pins an object that is there.
     #[inline]
     pub(super) fn pin(&self, id: &ObjectId) -> Attempt {

@@ -160,10 +160,12 @@ impl Transport {
 
     /// The same, to look for something. Not while the store may not have heard yet of what this
     /// client has given back: an object that goes with its last holder would still be there for
-    /// that holder. Whoever asks instead is answered after it.
+    /// that holder. Whoever asks instead is answered after it. And not when the store has ended:
+    /// whoever asks instead is told so.
     pub(super) fn directory(&self) -> Option<&DirectReader> {
         let heard = self.answered.load(Ordering::Relaxed);
-        self.direct().filter(|_| heard > self.given_back_after.load(Ordering::Relaxed))
+        let has_heard = heard > self.given_back_after.load(Ordering::Relaxed);
+        self.direct().filter(|direct| has_heard && !direct.has_ended())
     }
 
     /// Something has been said that has no answer. What is asked from now on is said after it.

@@ -5,7 +5,8 @@
 //! pin table │ blocks, a word each, rounded up to 512 words │ pins, a word for each slot
 //! ```
 //!
-//! The header's first word is the *tick*, the number of requests that the store has served. A slot
+//! The header's first word is the *tick*, the number of requests that the store has served; the
+//! second one says whether the store still lives ([`life_mark`](crate::shm::life_mark)). A slot
 //! has the same number in both tables. A bucket has places for 16 slots, 4 bytes each: the slot
 //! plus one, and above its 24 bits the highest byte of the id's hash; 0 is a free place. An object
 //! whose bucket is full is not in the directory, which costs its readers a message and nothing
@@ -23,6 +24,7 @@ use crate::directory::protocol::{
     AllSteps, ENTRY_WORDS, Entry, Pins, Sequence, count, is_pinned, tick,
 };
 use crate::ids::{ObjectId, Slot};
+use crate::shm::life_mark;
 use crate::shm::words::Words;
 
 /// Most slots of a directory: a place in a bucket has 24 bits for one.
@@ -37,6 +39,11 @@ const PAGE_WORDS: usize = 512;
 const HEADER_WORDS: usize = PAGE_WORDS;
 
 const TICK: usize = 0;
+
+/// Words up to and including the one that says whether the store lives, and where that is.
+pub const LIFE_WORDS: usize = PAGE_WORDS;
+/// See [`LIFE_WORDS`].
+pub const LIFE: usize = 1;
 
 const BUCKET_WORDS: usize = 8;
 
@@ -143,6 +150,13 @@ impl DirectoryWords {
     #[must_use]
     pub fn tick(&self) -> u64 {
         self.words[TICK].load(Relaxed)
+    }
+
+    /// Whether the store has ended, in whatever way. What is here says nothing then.
+    #[inline]
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        life_mark::has_ended(&self.words, LIFE)
     }
 
     /// Sets that number. For the store.

@@ -31,6 +31,7 @@ mod trimming;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use mio::Waker;
@@ -48,7 +49,7 @@ use crate::directory::Layout;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::message::Connected;
-use crate::shm::fork;
+use crate::shm::{Segment, fork};
 use crate::store::directory::{Directory, Unpublished};
 use crate::store::{Store, StoreConfig, TrimConfig};
 use crate::threads;
@@ -90,12 +91,12 @@ pub fn run(config: Config) -> Result<(), StartupError> {
     let signals = signals::block_termination_signals()
         .and_then(|set| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
         .map_err(|errno| out_of_descriptors("receive signals")(errno.into()))?;
-    let (mut reactor, socket_file) = start(&config)?;
+    let Started { mut reactor, socket_file, directory } = start(&config)?;
     reactor
         .stop_on(&mut SourceFd(&signals.as_raw_fd()))
         .map_err(out_of_descriptors("wait for signals"))?;
     log::info!("ready: {config}");
-    serve(&mut reactor, socket_file);
+    serve(&mut reactor, socket_file, directory.as_deref());
     let name = signals.read_signal().ok().flatten().and_then(|info| signal_name(info.ssi_signo));
     log::info!("ended by {}", name.unwrap_or("a signal"));
     Ok(())
@@ -123,15 +124,14 @@ pub fn run(config: Config) -> Result<(), StartupError> {
 /// # Errors
 /// The store cannot be started. Nothing is left behind then.
 pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
-    let (mut reactor, socket_file) = start(&config)?;
+    let Started { mut reactor, socket_file, directory } = start(&config)?;
     let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
-    let thread = threads::spawn("plasma-store", move || serve(&mut reactor, socket_file)).map_err(
-        |reason| StartupError::System {
-            step: "start a thread",
-            reason,
-            cure: "allow more of them (ulimit -u)",
-        },
-    )?;
+    let serve = move || serve(&mut reactor, socket_file, directory.as_deref());
+    let thread = threads::spawn("plasma-store", serve).map_err(|reason| StartupError::System {
+        step: "start a thread",
+        reason,
+        cure: "allow more of them (ulimit -u)",
+    })?;
     log::info!("ready: {config}");
     Ok(RunningStore {
         socket: config.socket,
@@ -174,8 +174,16 @@ impl Drop for RunningStore {
     }
 }
 
+/// A store that has all it needs.
+struct Started {
+    reactor: Reactor,
+    socket_file: SocketFile,
+    /// Where its clients look whether it lives.
+    directory: Option<Arc<Segment>>,
+}
+
 /// Makes everything that can fail. Clients can connect when this returns.
-fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
+fn start(config: &Config) -> Result<Started, StartupError> {
     // The socket first: of two stores that start at the same instant, the loser takes no memory.
     let (socket, socket_file) = Listener::bind(&config.socket, config.socket_mode)?.into_parts();
     let mut memory =
@@ -190,7 +198,7 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
         trim: trim(config, &mut memory),
         unix_start: clock.unix_start(),
     };
-    let directory = directory(config.directory_slots, &mut memory)?;
+    let (directory, directory_file) = directory(config.directory_slots, &mut memory)?;
     let store = Store::with_directory(store_config, directory);
     let reactor = Reactor::new(
         UnixListener::from_std(socket),
@@ -201,7 +209,7 @@ fn start(config: &Config) -> Result<(Reactor, SocketFile), StartupError> {
         welcome(config),
     )
     .map_err(out_of_descriptors("make a selector"))?;
-    Ok((reactor, socket_file))
+    Ok(Started { reactor, socket_file, directory: directory_file })
 }
 
 /// Which free memory goes back to the system. With `--reserve` it has been asked to stay.
@@ -217,8 +225,11 @@ fn trim(config: &Config, memory: &mut Memory) -> Option<TrimConfig> {
 }
 
 /// Turns the loop until it is told to stop, and cleans up.
-fn serve(reactor: &mut Reactor, socket_file: SocketFile) {
+fn serve(reactor: &mut Reactor, socket_file: SocketFile, directory: Option<&Segment>) {
+    let life = directory.and_then(publishing::mark_life);
     let counters = reactor.run();
+    // Whoever looks from now on asks, and learns from the end of its connection what is the matter.
+    drop(life);
     log::info!("served: {counters}");
     // Before the connections are closed, so that nobody finds a socket that does not answer.
     drop(socket_file);
@@ -240,16 +251,19 @@ fn welcome(config: &Config) -> Connected {
     }
 }
 
+type DirectoryAndFile = (Box<dyn Directory>, Option<Arc<Segment>>);
+
 /// Where clients that can read it find sealed objects.
-fn directory(slots: u32, memory: &mut Memory) -> Result<Box<dyn Directory>, StartupError> {
-    let Some(layout) = Layout::new(slots) else { return Ok(Box::new(Unpublished)) };
+fn directory(slots: u32, memory: &mut Memory) -> Result<DirectoryAndFile, StartupError> {
+    let Some(layout) = Layout::new(slots) else { return Ok((Box::new(Unpublished), None)) };
     let (directory, files) = publishing::create(layout).map_err(|reason| StartupError::System {
         step: "make the directory of objects",
         reason,
         cure: "ask for fewer slots (--directory-slots), or none (--no-directory)",
     })?;
+    let file = Arc::clone(&files.directory);
     memory.offer(files);
-    Ok(Box::new(directory))
+    Ok((Box::new(directory), Some(file)))
 }
 
 /// Not being able to is no reason not to start: the store then serves fewer clients.

@@ -12,9 +12,11 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::directory::layout::{LIFE, LIFE_WORDS};
 use crate::directory::protocol::{AllSteps, pin_for, short_tick};
 use crate::directory::{DirectoryWords, Layout, PinTable};
 use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::shm::life_mark::LifeMark;
 use crate::shm::words::Words;
 use crate::shm::{Access, Backing, Segment};
 use crate::store::directory::Directory;
@@ -25,7 +27,7 @@ const WORD_BYTES: u64 = size_of::<u64>() as u64;
 #[derive(Debug)]
 pub struct SharedDirectory {
     words: DirectoryWords,
-    /// In the order in which the clients have joined.
+    /// In the order of the clients' numbers.
     tables: Vec<(ClientId, PinTable)>,
     /// Of clients that have gone, until they have been read.
     left: BTreeMap<ClientId, PinTable>,
@@ -44,6 +46,17 @@ pub struct DirectoryFiles {
     pub directory: Arc<Segment>,
     /// The pin tables that are still to be sent.
     pub unsent: UnsentTables,
+}
+
+/// Says to all readers of a directory, as long as it exists, that the store lives, which runs in
+/// this thread. `None` if the kernel cannot tell them if it is killed.
+pub fn mark_life(directory: &Segment) -> Option<LifeMark> {
+    let words = Words::map(directory.descriptor(true), LIFE_WORDS, Access::ReadWrite);
+    let mark = words.and_then(|words| LifeMark::set(words, LIFE));
+    mark.inspect_err(|error| {
+        log::warn!("if this store is killed, its clients find out when they need it: {error}");
+    })
+    .ok()
 }
 
 impl UnsentTables {
@@ -89,7 +102,6 @@ fn file(id: SegmentId, words: usize) -> io::Result<Segment> {
 
 impl SharedDirectory {
     fn table(&self, client: ClientId) -> Option<&PinTable> {
-        // Clients join in the order of their numbers.
         let index = self.tables.binary_search_by_key(&client, |(client, _)| *client).ok()?;
         self.tables.get(index).map(|(_, table)| table)
     }
@@ -109,8 +121,9 @@ impl Directory for SharedDirectory {
     fn join(&mut self, client: ClientId) -> bool {
         match self.make_table(client) {
             Ok(table) => {
-                debug_assert!(self.tables.last().is_none_or(|(last, _)| *last < client));
-                self.tables.push((client, table));
+                // Clients say who they are in whatever order they come to it.
+                let later = self.tables.partition_point(|(other, _)| *other < client);
+                self.tables.insert(later, (client, table));
                 true
             }
             Err(error) => {

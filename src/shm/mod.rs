@@ -3,8 +3,9 @@
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
 //! hands out bounds-checked bytes, [`window`] maps one object for code in other languages,
 //! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
-//! socket, [`fork`] tells a process from its parent. Client and server use the same code. None of
-//! it knows what an object, a frame or a message is.
+//! socket, [`fork`] tells a process from its parent, [`life_mark`] a
+//! thread of another one that lives from one that has ended. Client and server use the same code.
+//! None of it knows what an object, a frame or a message is.
 //!
 //! # Policy for unsafe code
 //!
@@ -34,6 +35,7 @@
 
 pub mod fd_passing;
 pub mod fork;
+pub mod life_mark;
 pub mod mapping;
 pub mod segment;
 pub mod window;
