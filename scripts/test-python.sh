@@ -37,3 +37,7 @@ step "ruff"
 step "pytest, Python $version"
 # Not `python -m pytest`, which would find the sources instead of what was installed.
 "$environment/bin/pytest" python
+
+step "pytest, the client on stores without a directory"
+client=(python/tests/test_{client,buffers,in_place,aio,values,threads,outliving,zero_copy}.py)
+PLASMA_TEST_NO_DIRECTORY=1 "$environment/bin/pytest" "${client[@]}"

@@ -24,6 +24,11 @@ cargo doc --quiet --no-deps --all-features
 step "tests"
 cargo test --all-features
 
+step "tests of the client, on stores without a directory"
+PLASMA_TEST_NO_DIRECTORY=1 cargo test --all-features --lib client::
+PLASMA_TEST_NO_DIRECTORY=1 cargo test --all-features --test client_behaviour --test client_liveness \
+    --test direct_sharing --test fork --test arrow --test memory --test many_clients
+
 step "the main job on real data, from CSV and from Parquet"
 scripts/quickstart.sh
 scripts/quickstart.sh examples/data/penguins.parquet

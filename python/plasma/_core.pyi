@@ -97,7 +97,11 @@ class Client:
 
     @staticmethod
     def connect(
-        path: str, retries: int, name: str | None = None, poll_us: int | None = None
+        path: str,
+        retries: int,
+        name: str | None = None,
+        poll_us: int | None = None,
+        directory: bool = True,
     ) -> Client: ...
     def disconnect(self) -> None: ...
     def create(

@@ -80,13 +80,19 @@ class PlasmaClient:
     """
 
     def __init__(
-        self, socket_path: str, retries: int, name: str | None, poll_us: int | None = None
+        self,
+        socket_path: str,
+        retries: int,
+        name: str | None,
+        poll_us: int | None = None,
+        directory: bool = True,
     ) -> None:
         self._socket_path = socket_path
         self._retries = retries
         self._name = name
         self._poll_us = poll_us
-        self._core = _core.Client.connect(socket_path, retries, name, poll_us)
+        self._directory = directory
+        self._core = _core.Client.connect(socket_path, retries, name, poll_us, directory)
         self._capacity = self._core.capacity()
         self._channel: NotificationChannel | None = None
 
@@ -138,7 +144,8 @@ class PlasmaClient:
         self.disconnect()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._socket_path, self._retries, self._name, self._poll_us)
+        arguments = self._socket_path, self._retries, self._name, self._poll_us, self._directory
+        return type(self), arguments
 
     def __repr__(self) -> str:
         return f"<plasma client of {self._socket_path}>"
@@ -603,13 +610,17 @@ def connect(
     *legacy: int | None,
     name: str | None = None,
     poll_us: int | None = None,
+    directory: bool = True,
 ) -> PlasmaClient:
     """Connects to the store that listens at a socket, the `-s` of `plasma_store`.
 
     :param num_retries: how often to try again, every 100 ms, if there is no store yet; -1 means 80
     :param name: what the store shows for this client in its lists; the process id if not given
     :param poll_us: microseconds that a call looks for its reply before it sleeps, while replies
-        come quickly, without the interpreter lock; 0 sleeps at once. 50 if not given, 1000 at most
+        come quickly, without the interpreter lock; 0 sleeps at once. 100 if not given, 1000 at
+        most
+    :param directory: whether to find objects in the store's directory, without asking the store,
+        if it has one; the answers are the same
     :raises OSError: there is no store; the text has the path and the cause
     :raises ValueError: `poll_us` is out of range
 
@@ -624,7 +635,7 @@ def connect(
         poll_us = operator.index(poll_us)
         if not 0 <= poll_us <= POLL_US_MAX:
             raise ValueError(f"poll_us={poll_us} is not from 0 to {POLL_US_MAX}")
-    return PlasmaClient(os.fsdecode(store_socket_name), retries, name, poll_us)
+    return PlasmaClient(os.fsdecode(store_socket_name), retries, name, poll_us, bool(directory))
 
 
 def _legacy_retries(manager: object, legacy: tuple[int | None, ...]) -> int:

@@ -35,15 +35,16 @@ pub struct Client {
 impl Client {
     /// Connects to the store that listens at `path`; tries again `retries` times, every 100 ms.
     #[staticmethod]
-    #[pyo3(signature = (path, retries, name = None, poll_us = None))]
+    #[pyo3(signature = (path, retries, name = None, poll_us = None, directory = true))]
     fn connect(
         py: Python<'_>,
         path: PathBuf,
         retries: u32,
         name: Option<String>,
         poll_us: Option<u64>,
+        directory: bool,
     ) -> PyResult<Self> {
-        let mut builder = plasma::Client::builder().retries(retries);
+        let mut builder = plasma::Client::builder().retries(retries).directory(directory);
         if let Some(name) = name {
             builder = builder.name(name);
         }
@@ -181,6 +182,10 @@ impl Client {
         object_ids: Ids,
         #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Vec<Option<Buffer>>> {
+        // Nearly always, and far less than what it takes to let go of the interpreter lock.
+        if let Some(found) = self.client.get_at_hand(&object_ids.0).map_err(exception)? {
+            return Ok(found.into_iter().map(|object| Some(Buffer::data_of(object))).collect());
+        }
         let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
         if options.timeout.is_none() {
             self.check_not_waiting_for_itself(py, &object_ids.0)?;
@@ -242,6 +247,9 @@ impl Client {
     }
 
     fn contains(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<bool> {
+        if self.client.contains_at_hand(object_id.0).map_err(exception)? {
+            return Ok(true);
+        }
         without_lock(py, || self.client.contains(object_id.0))
     }
 

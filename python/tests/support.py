@@ -1,9 +1,14 @@
 """What the tests share and is no fixture."""
 
+import os
 import time
 from collections.abc import Callable
 
 PATIENCE_SECONDS = 10.0
+
+
+HAS_DIRECTORY = "PLASMA_TEST_NO_DIRECTORY" not in os.environ
+"""Whether the stores of the tests publish their objects, so that clients need not ask for them."""
 
 
 def wait_until(predicate: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:

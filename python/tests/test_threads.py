@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from children import PATIENCE_SECONDS
-from support import wait_until
+from support import HAS_DIRECTORY, wait_until
 from ticker import never_stalls
 
 import plasma
@@ -247,8 +247,10 @@ def test_dropping_buffers_does_not_wait_for_a_stopped_store(
     ],
 )
 def test_calls_that_wait_for_a_stopped_store_stall_only_their_thread(
-    client: PlasmaClient, call: Callable[[PlasmaClient], object]
+    store: str, call: Callable[[PlasmaClient], object]
 ) -> None:
+    # What is in the directory needs no store.
+    client = plasma.connect(store, directory=False)
     client.put("here", A)
 
     def scene() -> None:
@@ -267,6 +269,15 @@ def test_calls_that_wait_for_a_stopped_store_stall_only_their_thread(
         assert done.is_set(), "it has worked after all"
 
     never_stalls(scene)
+
+
+@pytest.mark.skipif(not HAS_DIRECTORY, reason="these stores have no directory")
+def test_what_is_in_the_directory_is_read_while_the_store_is_stopped(client: PlasmaClient) -> None:
+    client.put("here", A)
+    client.get(A)
+    with stopped(client):
+        assert client.get(A) == "here"
+        assert client.contains(A)
 
 
 def test_a_client_can_go_while_the_store_is_stopped(store: str, other: PlasmaClient) -> None:

@@ -143,6 +143,21 @@ impl Connection {
         Ok(found)
     }
 
+    /// All of these objects, if the directory has them.
+    pub(super) fn get_at_hand(
+        self: &Arc<Self>,
+        ids: &[ObjectId],
+    ) -> Result<Option<Vec<ObjectBuffer>>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.find_in_directory(id)? {
+                Some(object) => found.push(object),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found))
+    }
+
     fn find_in_directory(self: &Arc<Self>, id: &ObjectId) -> Result<Option<ObjectBuffer>> {
         let Some(direct) = self.transport.directory() else { return Ok(None) };
         match direct.pin(id) {

@@ -120,6 +120,29 @@ impl Client {
         Ok(found)
     }
 
+    /// Gets objects that can be had without asking the store, all of them or none: `None` says
+    /// nothing about whether they are there. Costs next to nothing and never waits, so it is the
+    /// first thing to try where a call that might wait costs more.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// # let client = plasma::Client::connect(store.path())?;
+    /// let id = plasma::ObjectId::random();
+    /// client.put(id, b"data", b"")?;
+    /// let found = match client.get_at_hand(&[id])? {
+    ///     Some(found) => found,
+    ///     None => client.get(&[id], None)?.into_iter().flatten().collect(),
+    /// };
+    /// assert_eq!(found[0].data(), b"data");
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Map`] if the store's memory cannot be mapped, and those of the connection.
+    pub fn get_at_hand(&self, ids: &[ObjectId]) -> Result<Option<Vec<ObjectBuffer>>> {
+        self.connection()?.get_at_hand(ids)
+    }
+
     /// Waits until `count` of the objects have been seen sealed, and says which. Holds nothing: an
     /// object that was there may be evicted before the next call. An id that comes more than
     /// once counts once.
@@ -182,6 +205,14 @@ impl Client {
     /// None but those of the connection.
     pub fn contains(&self, id: ObjectId) -> Result<bool> {
         Ok(self.state(id)? == ObjectState::Sealed)
+    }
+
+    /// Whether the object is there, if that is known without asking the store. False says nothing.
+    ///
+    /// # Errors
+    /// None but those of the connection.
+    pub fn contains_at_hand(&self, id: ObjectId) -> Result<bool> {
+        Ok(self.connection()?.has_here(&id))
     }
 
     /// Where the life of an object stands.
