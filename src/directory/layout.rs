@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The header's first word is the *tick*, the number of requests that the store has served; the
-//! second one says whether the store still lives ([`life_mark`](crate::shm::life_mark)). A slot
+//! second one says whether the store still lives ([`life_mark`]). A slot
 //! has the same number in both tables. A bucket has places for 16 slots, 4 bytes each: the slot
 //! plus one, and above its 24 bits the highest byte of the id's hash; 0 is a free place. An object
 //! whose bucket is full is not in the directory, which costs its readers a message and nothing
