@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from scenes import Results
-from works import CREATE_RATE, HEAP, IDLE, LIMIT, OURS, TURNS, Work
+from works import HEAP, IDLE, LIMIT, OURS, RATES, READ_CPU, READ_RANDOM, TURNS, Work
 
 _PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
 #: What ours may be at most where it is not compared: nanoseconds, or bytes.
-_ABSOLUTE = {HEAP: 200.0, IDLE: 10e6, TURNS: 2e6, "ping during": 10e6}
+_ABSOLUTE = {
+    HEAP: 200.0,
+    IDLE: 10e6,
+    TURNS: 2e6,
+    "ping during": 10e6,
+    READ_RANDOM: 500.0,
+    READ_CPU: 0.0,
+}
+
+#: Of which percentile that is meant; of others the largest.
+_PARTS = {"ping during": 0.999, READ_RANDOM: 0.5}
 
 
 def percentile(ordered: list[float], part: float) -> float:
@@ -88,16 +98,17 @@ def verdicts(results: Results) -> list[Verdict]:
                 of, ratio = target.of, _ratio(results, title, OURS, title, target.of)
             if ratio is not None:
                 what = f"{title}, of {of}"
-                found.append(_verdict(what, target.at_most, ratio, lambda x: f"{x:.2f} ×"))
-    many, few, at_most = CREATE_RATE
-    if (ratio := _ratio(results, many, OURS, few, OURS)) is not None:
-        found.append(_verdict(f"{many}, of ours {few}", at_most, ratio, lambda x: f"{x:.2f} ×"))
+                found.append(_verdict(what, target.at_most, ratio, _times))
+    for many, few, at_most in RATES:
+        if (ratio := _ratio(results, many, OURS, few, OURS)) is not None:
+            what = f"{many}, of ours {few}"
+            found.append(_verdict(what, at_most, ratio, lambda x: f"{x:.2f} ×"))
     for title, samples in results.samples.items():
         limit = next((v for name, v in _ABSOLUTE.items() if title.startswith(name)), None)
         if limit is not None and samples.get(OURS):
-            part = 0.999 if title.startswith("ping") else 1.0
+            part = next((p for name, p in _PARTS.items() if title.startswith(name)), 1.0)
             value = percentile(sorted(samples[OURS]), part)
-            what = title + (", p99.9" if part < 1.0 else "")
+            what = title + {0.5: ", p50", 0.999: ", p99.9"}.get(part, "")
             unit = results.units.get(title, "ns")
             found.append(_verdict(what, limit, value, lambda x, unit=unit: shown(x, unit)))
     return found
@@ -151,7 +162,9 @@ def table(results: Results, machine: dict[str, Any]) -> str:
 
 
 def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+    if ratio is None:
+        return ""
+    return f"{ratio:.4f}" if ratio < 0.01 else f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
 
 
 def as_json(results: Results, machine: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

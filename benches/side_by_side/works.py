@@ -96,15 +96,19 @@ def _limit(title: str, verb: str, count: int, quick: int, size: int = 0) -> Work
 
 
 def _trips(
-    limits: tuple[str, ...], targets: tuple[Target, ...], where: str = ""
+    limits: tuple[str, ...],
+    reads: tuple[Target, ...],
+    writes: tuple[Target, ...],
+    where: str = "",
 ) -> tuple[Work, ...]:
-    """The four round trips that matter most."""
-    common = Work("", "", 4000, 2000, KB, limits=limits, targets=targets)
+    """The four works that matter most; the two that write are round trips."""
+    read = Work("", "", 4000, 2000, KB, limits=limits, targets=reads)
+    write = replace(read, targets=writes)
     return (
-        replace(common, title=f"contains{where}", verb="contains"),
-        replace(common, title=f"create + write + seal 1 KB{where}", verb="create_seal"),
-        replace(common, title=f"put 1 KB{where}", verb="put"),
-        replace(common, title=f"get + release 1 KB{where}", verb="get"),
+        replace(read, title=f"contains{where}", verb="contains"),
+        replace(write, title=f"create + write + seal 1 KB{where}", verb="create_seal"),
+        replace(write, title=f"put 1 KB{where}", verb="put"),
+        replace(read, title=f"get + release 1 KB{where}", verb="get"),
     )
 
 
@@ -122,7 +126,7 @@ SMALL = Scene(
     (
         _limit(ECHO_SLEEPING, "echo_sleeping", 4000, 1000),
         _limit(ECHO_POLLING, "echo_polling", 4000, 2000),
-        *_trips(ECHO, (Target(0.25),)),
+        *_trips(ECHO, (Target(0.01),), (Target(0.25),)),
         Work("get of an object held already", "get_held", 4000, 2000, KB, limits=ECHO),
         Work("get of a batch of 100, per id", "get_batch", 300, 100, 100, 100, limits=ECHO),
         Work(
@@ -133,7 +137,7 @@ SMALL = Scene(
             1000,
             per=1000,
             limits=ECHO,
-            targets=(Target(0.1),),
+            targets=(Target(0.02),),
         ),
         Work("wake-up of a get by a seal", "wake", 300, 100, limits=(ECHO_SLEEPING,)),
         Work("put 100 KB", "put", 1000, 300, 100 * KB, limits=ECHO),
@@ -151,7 +155,12 @@ ONE_CORE = Scene(
     "one core",
     (
         _limit(ECHO_ONE_CORE, "echo_sleeping", 4000, 2000),
-        *_trips((ECHO_ONE_CORE,), (Target(0.45), Target(1.7, LIMIT)), ", one core"),
+        *_trips(
+            (ECHO_ONE_CORE,),
+            (Target(0.45), Target(1.7, LIMIT)),
+            (Target(0.45), Target(1.7, LIMIT)),
+            ", one core",
+        ),
     ),
     contenders=(*NATIVE, LIMIT),
     pinned=True,
@@ -163,6 +172,24 @@ CROWD = Scene(
         Work(f"get + release, {n} at once", "crowd", 20_000, 8000, n, is_rate=True)
         for n in (1, 2, 4, 16, 64)
     ),
+)
+
+READ_RANDOM = "get + release 1 KB, one of 10^5 objects"
+READ_BY_ONE = "get + release 1 KB of 10^5, 1 process"
+READ_BY_FOUR = "get + release 1 KB of 10^5, 4 processes"
+READ_CPU = "CPU of the store while 4 processes read"
+
+READERS = Scene(
+    "readers",
+    (
+        Work(READ_RANDOM, "get_random", 20_000, 5000, 100_000),
+        Work(READ_BY_ONE, "readers", 4_000_000, 1_000_000, 1, is_rate=True),
+        Work(READ_BY_FOUR, "readers", 4_000_000, 1_000_000, 4, is_rate=True),
+        Work(READ_CPU, "readers_cpu", 4_000_000, 1_000_000, 4),
+    ),
+    # The original has no such readers: what one of its round trips takes is above.
+    contenders=(OURS,),
+    rounds=5,
 )
 
 LARGE = Scene(
@@ -225,8 +252,17 @@ PYTHON_VALUES = Scene(
             "get_list",
             1000,
             500,
-            targets=(Target(0.15, PYTHON),),
+            targets=(Target(0.06, PYTHON),),
             contenders=PYTHONS,
+        ),
+        Work(
+            "Python get_buffers of one id, 1 KB",
+            "get_raw",
+            1000,
+            500,
+            KB,
+            targets=(Target(0.05, PYTHON),),
+            contenders=(OURS, PYTHON),
         ),
         Work("Python put, 1 KB of bytes", "put_bytes", 1000, 300, KB, contenders=BYTE_STORES),
         Work("Python get, 1 KB of bytes", "get_bytes", 1000, 300, KB, contenders=BYTE_STORES),
@@ -273,8 +309,11 @@ FILL_TURN = f"{TURNS} puts of 10^6"
 HEAP_SCENE = "a million objects"
 TURN_SCENE = "turns"
 
-#: Two rows, and how many times as long the first one may take: a rate of at least 0.8.
-CREATE_RATE = ("put 1 B, 10^6 objects there", "put 1 B, 10^3 objects there", 1 / 0.8)
+#: Two rows, and how many times as long the first one may take: rates of at least 0.8 and 1.8.
+RATES = (
+    ("put 1 B, 10^6 objects there", "put 1 B, 10^3 objects there", 1 / 0.8),
+    (READ_BY_FOUR, READ_BY_ONE, 1 / 1.8),
+)
 
 THOUSAND = Scene(
     "a thousand objects",
@@ -323,6 +362,7 @@ SCENES = (
     SMALL,
     ONE_CORE,
     CROWD,
+    READERS,
     LARGE,
     FIRST_TOUCH,
     PYTHON_VALUES,
@@ -340,7 +380,7 @@ def smoke(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
         return min(size, MB)
 
     def few(work: Work) -> Work:
-        is_count = work.verb in ("subscribe", "ping_subscribe", "ping_evict")
+        is_count = work.verb in ("subscribe", "ping_subscribe", "ping_evict", "get_random")
         size = min(work.size, 1000) if is_count else small(work.size)
         return replace(work, count=min(work.count, 2), quick=min(work.quick, 2), size=size)
 

@@ -38,6 +38,10 @@ class Contender(ABC):
         """The form in which a user of this contender has a value at hand. Not timed."""
         return value
 
+    def raw(self) -> Contender:
+        """The same for bytes that are stored as they are."""
+        raise ValueError("not known here")
+
     def close(self) -> None:  # noqa: B027 - most have started nothing
         """Ends what was started."""
 
@@ -59,6 +63,8 @@ def _work(contender: Contender, work: str, count: int, size: int) -> list[int]:
     verb, _, kind = work.partition("_")
     if verb not in ("put", "get") or kind not in values.KINDS:
         raise ValueError(f"{work} is not known here")
+    if kind == "raw":
+        contender = contender.raw()
     value = contender.prepare(values.make(kind, size))
     measure = _puts if verb == "put" else _gets
     return measure(contender, value, count, values.together(size))

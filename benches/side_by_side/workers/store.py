@@ -40,9 +40,27 @@ class Store(Contender):
     def delete(self, found: list[Any]) -> None:
         self._maker.delete(found)
 
+    def raw(self) -> Contender:
+        return Raw(self._maker, self._reader)
+
     def close(self) -> None:
         self._maker.disconnect()
         self._reader.disconnect()
+
+
+class Raw(Store):
+    """The same two clients with bytes and buffers."""
+
+    def __init__(self, maker: Any, reader: Any) -> None:
+        self._maker = maker
+        self._reader = reader
+
+    def put(self, name: Any, value: Any) -> Any:
+        self._maker.create_and_seal(name, value, b"")
+        return name
+
+    def get(self, found: Any) -> Any:
+        return self._reader.get_buffers([found])[0]
 
 
 if __name__ == "__main__":

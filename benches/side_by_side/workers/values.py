@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 #: Kinds of values.
-KINDS = ("list", "bytes", "array", "frame")
+KINDS = ("list", "bytes", "raw", "array", "frame")
 
 #: Bytes of values that one work keeps at a time, at most, so that memory stays warm.
 KEPT_BYTES = 64 << 20
@@ -15,7 +15,7 @@ def make(kind: str, size: int) -> Any:
     """A value of about `size` bytes (a list has a size of its own)."""
     if kind == "list":
         return [1, "two", 3.0, None, {"four": 5}]
-    if kind == "bytes":
+    if kind in ("bytes", "raw"):
         return bytes(range(250)) * (size // 250) + bytes(size % 250)
     import numpy as np
 

@@ -4,6 +4,7 @@
 //! ```text
 //! plasma-side-by-side store SOCKET     works against our store, in `works`, `crowd` and `pings`
 //! plasma-side-by-side limits           what the machine allows: `echo` and `memory`
+//! plasma-side-by-side read SOCKET …    one of the readers of `readers`
 //! ```
 //!
 //! A question is a line `WORK COUNT SIZE`, an answer is a line `ok` with nanoseconds, or `no` and
@@ -16,6 +17,7 @@ mod echo;
 mod limits;
 mod memory;
 mod pings;
+mod readers;
 mod works;
 
 use std::error::Error;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["store", socket] => works::Works::connect(socket).and_then(serve),
         ["limits"] => serve(limits::Limits::default()),
+        ["read", socket, count, seed] => readers::read(socket, count, seed),
         ["echo", socket, waiting] => echo::serve(socket, waiting),
         _ => Err("usage: plasma-side-by-side store SOCKET | limits".into()),
     };

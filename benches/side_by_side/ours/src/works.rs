@@ -50,6 +50,9 @@ impl Contender for Works {
             "warm" => self.warm(count, size),
             "list" => self.list(count),
             "subscribe" => self.subscribe(count, size),
+            "get_random" => self.get_random(count, size),
+            "readers" => Ok(crate::readers::together(self, count, size)?.0),
+            "readers_cpu" => Ok(crate::readers::together(self, count, size)?.1),
             "crowd" => crate::crowd::throughput(&self.socket, count, size),
             "idle" => self.idle(count),
             "longest_turn" => self.longest_turn(),
@@ -110,6 +113,19 @@ impl Works {
         let ids = self.sealed((READ_BYTES / size.max(1)).clamp(1, count.min(BATCH)), size)?;
         let samples = each(count, |index| {
             let buffer = self.reader.get_one(ids[index % ids.len()], None)?;
+            black_box(buffer.ok_or("not there")?.first());
+            Ok(())
+        });
+        self.delete(&ids)?;
+        samples
+    }
+
+    /// Of `size` objects of 1 KB, in no order.
+    fn get_random(&self, count: usize, size: usize) -> Result<Samples, Failure> {
+        let ids = self.sealed(size, 1000)?;
+        let mut random = fastrand::Rng::with_seed(1);
+        let samples = each(count, |_| {
+            let buffer = self.reader.get_one(ids[random.usize(..ids.len())], None)?;
             black_box(buffer.ok_or("not there")?.first());
             Ok(())
         });
@@ -224,7 +240,7 @@ impl Works {
         Ok(vec![self.maker.stats()?.counter("turn_longest_us") * 1000])
     }
 
-    fn sealed(&self, count: usize, size: usize) -> Result<Vec<ObjectId>, Failure> {
+    pub fn sealed(&self, count: usize, size: usize) -> Result<Vec<ObjectId>, Failure> {
         let ids = new_ids(count);
         self.keep(&ids, size)?;
         Ok(ids)
