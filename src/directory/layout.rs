@@ -291,22 +291,22 @@ impl PinTable {
         })
     }
 
-    /// Names the slots of the next block that has any, from this slot on, in which the client let
-    /// go of something, and when it last did, by the tick as far as a pin word has it. Returns
-    /// where to go on, nothing at the end.
-    pub fn releases(&self, from: Slot, mut each: impl FnMut(Slot, u64)) -> Option<Slot> {
-        let blocks = self.layout.slots.div_ceil(BLOCK_SLOTS);
+    /// Names the slots of the first block that has any of these in which the client let go of
+    /// something, and when it last did, by the tick as far as a pin word has it. Returns where to
+    /// go on, nothing at the end.
+    pub fn releases(&self, slots: Range<u32>, mut each: impl FnMut(Slot, u64)) -> Option<Slot> {
+        let end = slots.end.min(self.layout.slots);
         let is_used = |block: &u32| tick(self.words[*block as usize].load(Relaxed)) > 0;
-        let block = (from.0.div_ceil(BLOCK_SLOTS)..blocks).find(is_used)?;
+        let block = (slots.start / BLOCK_SLOTS..end.div_ceil(BLOCK_SLOTS)).find(is_used)?;
         let first = block * BLOCK_SLOTS;
         let next = first + BLOCK_SLOTS;
-        for slot in (first..next.min(self.layout.slots)).map(Slot) {
+        for slot in (first.max(slots.start)..next.min(end)).map(Slot) {
             match self.last_release(slot) {
                 0 => {}
                 tick => each(slot, tick),
             }
         }
-        (next < self.layout.slots).then_some(Slot(next))
+        (next < end).then_some(Slot(next))
     }
 
     /// The slots in this range that the client has pinned.

@@ -144,10 +144,10 @@ impl Directory for SharedDirectory {
     fn releases_left(
         &mut self,
         client: ClientId,
-        from: Slot,
+        slots: Range<u32>,
         each: &mut dyn FnMut(Slot, u64),
     ) -> Option<Slot> {
-        let next = self.left.get(&client)?.releases(from, |slot, tick| {
+        let next = self.left.get(&client)?.releases(slots, |slot, tick| {
             each(slot, full_tick(tick, self.tick));
         });
         if next.is_none() {
@@ -232,9 +232,9 @@ impl Directory for SharedDirectory {
         }
     }
 
-    fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot)) {
+    fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot)) {
         if let Some(table) = self.table(client) {
-            table.pinned(0..u32::MAX).for_each(each);
+            table.pinned(slots).for_each(each);
         }
     }
 

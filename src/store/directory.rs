@@ -24,13 +24,13 @@ pub trait Directory: Debug + Send {
     /// client released, with [`Directory::releases_left`], and until then it is kept.
     fn leave(&mut self, client: ClientId);
 
-    /// Names the slots of a part of the pin table of a client that has left, from `from` on, in
-    /// which it released something, and at which tick it last did. Returns where to go on; at the
-    /// end nothing, and the table is gone.
+    /// Names some of these slots, from the first on, in which a client that has left released
+    /// something, and at which tick it last did. Returns where to go on; at the end nothing, and
+    /// the table is gone.
     fn releases_left(
         &mut self,
         client: ClientId,
-        from: Slot,
+        slots: Range<u32>,
         each: &mut dyn FnMut(Slot, u64),
     ) -> Option<Slot>;
 
@@ -76,8 +76,8 @@ pub trait Directory: Debug + Send {
     /// client by client.
     fn pins(&self, slots: Range<u32>, each: &mut dyn FnMut(ClientId, Slot));
 
-    /// Names everything that this client has pinned.
-    fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot));
+    /// Names everything in these slots that this client has pinned.
+    fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot));
 
     /// So many requests have been served: the tick.
     fn advance(&mut self, tick: u64);
@@ -98,7 +98,7 @@ impl Directory for Unpublished {
     fn releases_left(
         &mut self,
         _client: ClientId,
-        _from: Slot,
+        _slots: Range<u32>,
         _each: &mut dyn FnMut(Slot, u64),
     ) -> Option<Slot> {
         None
@@ -140,7 +140,7 @@ impl Directory for Unpublished {
 
     fn pins(&self, _slots: Range<u32>, _each: &mut dyn FnMut(ClientId, Slot)) {}
 
-    fn pins_of(&self, _client: ClientId, _each: &mut dyn FnMut(Slot)) {}
+    fn pins_of(&self, _client: ClientId, _slots: Range<u32>, _each: &mut dyn FnMut(Slot)) {}
 
     fn advance(&mut self, _tick: u64) {}
 }

@@ -91,7 +91,8 @@ impl Store {
     /// where to go on, nothing at the end.
     pub(super) fn read_notes_left(&mut self, client: ClientId, from: Slot) -> Option<Slot> {
         let mut notes = Vec::new();
-        let next = self.directory.releases_left(client, from, &mut |slot, used_at| {
+        let slots = from.0..self.objects.slots().end;
+        let next = self.directory.releases_left(client, slots, &mut |slot, used_at| {
             notes.push((slot, used_at));
         });
         for (slot, used_at) in notes {

@@ -117,6 +117,11 @@ impl ObjectTable {
         object
     }
 
+    /// All slots that have ever been used.
+    pub const fn slots(&self) -> std::ops::Range<u32> {
+        0..self.fresh
+    }
+
     /// The objects in the slots from `cursor` on, in slot order.
     pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (Slot, &Object)> {
         self.slots_from(cursor).filter_map(|(slot, object)| object.map(|object| (slot, object)))

@@ -23,7 +23,7 @@ impl Store {
             }
             listed.extend(object.map(|object| (slot, self.object_info(slot, object))));
         }
-        self.count_readers(cursor..next.unwrap_or(u32::MAX), &mut listed);
+        self.count_readers(cursor..next.unwrap_or(self.objects.slots().end), &mut listed);
         Reply::ObjectList { objects: listed.into_iter().map(|(_, info)| info).collect(), next }
     }
 
@@ -85,7 +85,7 @@ impl Store {
     fn client_info(&self, id: ClientId, client: &Client) -> ClientInfo {
         let account = self.quotas.get(id);
         let (mut objects, mut bytes) = (client.holds.len() as u64, client.held_bytes);
-        self.directory.pins_of(id, &mut |slot| {
+        self.directory.pins_of(id, self.objects.slots(), &mut |slot| {
             if let Some(object) = self.readable(slot)
                 && !client.holds.contains_key(&slot)
             {
@@ -133,7 +133,7 @@ impl Store {
     fn pinned_idle_bytes(&self) -> u64 {
         let mut seen = BTreeSet::new();
         let mut bytes = 0;
-        self.directory.pins(0..u32::MAX, &mut |_, slot| {
+        self.directory.pins(self.objects.slots(), &mut |_, slot| {
             if let Some(object) = self.readable(slot)
                 && object.holders == 0
                 && seen.insert(slot)

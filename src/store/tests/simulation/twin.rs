@@ -105,11 +105,12 @@ impl Directory for Twin {
     fn releases_left(
         &mut self,
         client: ClientId,
-        from: Slot,
+        slots: Range<u32>,
         each: &mut dyn FnMut(Slot, u64),
     ) -> Option<Slot> {
         let mut state = self.state();
-        let (&slot, &tick) = state.releases.get(&client)?.range(from..).next()?;
+        let from = Slot(slots.start)..Slot(slots.end);
+        let (&slot, &tick) = state.releases.get(&client)?.range(from).next()?;
         each(slot, tick);
         let releases = state.releases.get_mut(&client)?;
         releases.remove(&slot);
@@ -199,9 +200,10 @@ impl Directory for Twin {
         }
     }
 
-    fn pins_of(&self, client: ClientId, each: &mut dyn FnMut(Slot)) {
+    fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot)) {
         let state = self.state();
-        state.tables.get(&client).into_iter().flat_map(BTreeMap::keys).copied().for_each(each);
+        let pinned = state.tables.get(&client).into_iter().flat_map(BTreeMap::keys).copied();
+        pinned.filter(|slot| slots.contains(&slot.0)).for_each(each);
     }
 
     fn advance(&mut self, tick: u64) {
