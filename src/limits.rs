@@ -90,6 +90,10 @@ pub const STREAM_REFILL_BYTES: usize = 64 << 10;
 /// closed all the same.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// When to try again to send descriptors, after the system has said that too many of this user are
+/// on their way to programs that do not read.
+pub const STARVED_TIME: Duration = Duration::from_millis(10);
+
 /// Small steps (an object evicted, released, or looked at) that the store does in one go for a
 /// request or a job, about 0.5 µs each. What takes more goes on in later turns.
 pub const SLICE_STEPS: usize = 1024;

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -73,6 +74,17 @@ fn what_a_reader_has_read_who_has_gone_goes_last_as_well() {
 }
 
 #[test]
+fn what_is_read_between_two_requests_is_younger_than_the_first_one() {
+    let store = StoreProcess::start("64K");
+    let (reader, writer) = (store.client(), store.client());
+    let all: Vec<_> = (0..OBJECTS).map(|number| (numbered(number), [1; BYTES], [0; 0])).collect();
+    writer.put_batch(&all).expect("there is room");
+    drop(read(&reader, 0).expect("it is there"));
+    (100..115).for_each(|number| put(&writer, number));
+    assert_eq!(left(&writer), [0]);
+}
+
+#[test]
 fn the_owner_of_a_quota_loses_first_what_nobody_reads() {
     let store = StoreProcess::start("1M");
     let (owner, reader) = (store.client(), store.client());
@@ -120,6 +132,72 @@ fn a_store_that_is_killed_is_not_read_any_more() {
     assert!(matches!(found, Err(Error::Disconnected { .. })), "{found:?}");
     let contained = client.contains(numbered(2));
     assert!(matches!(contained, Err(Error::Disconnected { .. })), "{contained:?}");
+}
+
+#[test]
+fn a_client_whose_connection_is_cut_reads_no_more() {
+    let store = StoreProcess::start("1M");
+    let (client, other) = (store.client(), store.client());
+    (0..3).for_each(|number| put(&other, number));
+    let held = read(&client, 1).expect("it is there");
+    // As somebody does who closes all descriptors that he finds.
+    let cut = client.descriptor().expect("it is connected");
+    nix::sys::socket::shutdown(cut.as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("cut");
+    wait_until("the store knows", || other.stats().expect("stats work").clients == 1);
+    let found = client.get_one(numbered(2), NOT_AT_ALL);
+    assert!(matches!(found, Err(Error::Disconnected { .. })), "{found:?}");
+    assert!(client.contains(numbered(2)).is_err());
+    drop(held);
+}
+
+#[test]
+fn clients_that_connect_in_any_order_are_all_seen() {
+    const CLIENTS: usize = 24;
+    let mut store = StoreProcess::start("1M");
+    let asker = store.client();
+    put(&asker, 1);
+    let early: Vec<_> = (0..4).map(|_| store.raw_peer()).collect();
+    for _ in 0..10 {
+        let buffers: Vec<_> = std::thread::scope(|scope| {
+            let connect = || read(&store.client(), 1).expect("it is there");
+            let readers: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(connect)).collect();
+            readers.into_iter().map(|reader| reader.join().expect("no panic")).collect()
+        });
+        let holders = asker.holders_of(numbered(1)).expect("it is known");
+        assert_eq!(holders.len(), CLIENTS);
+        assert_eq!(asker.list_all().expect("list works")[0].ref_count as usize, CLIENTS);
+        drop(buffers);
+        wait_until("they have gone", || asker.stats().expect("stats work").clients == 1);
+    }
+    for mut peer in early {
+        peer.connect();
+    }
+    assert_eq!(asker.stats().expect("stats work").pinned, 0);
+    store.assert_serves();
+}
+
+#[test]
+fn statistics_of_very_many_pins_are_right() {
+    const MANY: u64 = 20_000;
+    let store = StoreProcess::start("10M");
+    let (client, others) = (store.client(), [store.client(), store.client()]);
+    let ids: Vec<_> = (0..MANY).map(numbered).collect();
+    for part in ids.chunks(4000) {
+        let objects: Vec<_> = part.iter().map(|id| (*id, [7; 10], [0; 0])).collect();
+        client.put_batch(&objects).expect("there is room");
+    }
+    let pinned = || client.stats().expect("stats work").pinned;
+    assert_eq!(pinned(), 0);
+    // Whoever else reads it, an object is in use once.
+    let all = others[0].get(&ids, None).expect("get works");
+    let half = others[1].get(&ids[..ids.len() / 2], None).expect("get works");
+    assert_eq!(pinned(), MANY * 10);
+    let text = client.debug_text().expect("it is known");
+    assert!(text.contains(&format!("pinned bytes: {}", MANY * 10)), "{text}");
+    drop(all);
+    wait_until("half of it is in use", || pinned() == MANY * 5);
+    drop(half);
+    wait_until("nothing is in use", || pinned() == 0);
 }
 
 #[test]

@@ -63,7 +63,12 @@ impl Connection {
         timed.map_err(|error| Fault::from(error).at(path))?;
         let direct = match DirectReader::open(connected.directory_slots, &line.descriptors) {
             Some(Ok(direct)) => Some(direct),
-            // Such a client holds everything by message; what it is given is pinned all the same.
+            // What the store gives to such a client it pins, so it has to connect anew without.
+            Some(Err(error)) if builder.reads_directory => {
+                log::info!("this process asks for objects, it cannot map the directory: {error}");
+                let by_message = builder.clone().directory(false);
+                return Self::open(path, &by_message, clock, None);
+            }
             Some(Err(error)) => return Err(Error::Map(error)),
             None => None,
         };

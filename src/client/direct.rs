@@ -62,10 +62,11 @@ impl DirectReader {
         fork::generation() != self.generation
     }
 
-    /// Whether the store has ended. What it has published says nothing then.
+    /// Whether the store has ended, or this connection as far as the store is concerned. What is
+    /// published says nothing then, and pins are void.
     #[inline]
     pub(super) fn has_ended(&self) -> bool {
-        self.directory.has_ended()
+        self.directory.has_ended() || self.table.has_ended()
     }
 
     /// Pins an object that is there.
@@ -76,6 +77,11 @@ impl DirectReader {
         };
         let Some(pins) = self.table.pins(slot) else { return Attempt::Missed };
         match pin::<AllSteps, _>(entry, sequence, pins, self.directory.tick()) {
+            // The connection may have ended since the last look.
+            Ok(()) if self.table.has_ended() => {
+                self.unpin(slot);
+                Attempt::Missed
+            }
             Ok(()) => Attempt::Pinned(slot, entry.location()),
             Err(missed) if missed.tell => Attempt::MissedAndTell(slot),
             Err(_) => Attempt::Missed,

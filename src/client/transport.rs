@@ -26,7 +26,7 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub(super) struct Transport {
     /// been answered: see [`Self::directory`].
     given_back_after: AtomicU64,
     answered: AtomicU64,
+    /// The connection has ended with a fault.
+    is_over: AtomicBool,
     halves: ProcessLocal<Halves>,
 }
 
@@ -95,6 +97,7 @@ impl Transport {
             last_request: AtomicU64::new(last_request.0),
             given_back_after: AtomicU64::new(0),
             answered: AtomicU64::new(last_request.0),
+            is_over: AtomicBool::new(false),
             halves: ProcessLocal::new(halves),
         }
     }
@@ -165,7 +168,8 @@ impl Transport {
     pub(super) fn directory(&self) -> Option<&DirectReader> {
         let heard = self.answered.load(Ordering::Relaxed);
         let has_heard = heard > self.given_back_after.load(Ordering::Relaxed);
-        self.direct().filter(|direct| has_heard && !direct.has_ended())
+        let is_over = self.is_over.load(Ordering::Relaxed);
+        self.direct().filter(|direct| has_heard && !is_over && !direct.has_ended())
     }
 
     /// Something has been said that has no answer. What is asked from now on is said after it.
@@ -209,6 +213,7 @@ impl Transport {
     /// Ends the connection at once, for whoever may still have its socket.
     pub(super) fn hang_up(&self) {
         if self.halves().is_ok() {
+            self.is_over.store(true, Ordering::Relaxed);
             // If that fails, it has ended already.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
@@ -328,6 +333,7 @@ impl<'a> Lead<'a> {
     /// A failure is the end of the connection, for all.
     fn unless_it_fails(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) {
         if let Err(fault) = step(self) {
+            self.transport.is_over.store(true, Ordering::Relaxed);
             let _ = self.transport.socket.shutdown(Shutdown::Both);
             lock(&self.halves.inbox).fail(fault);
         }

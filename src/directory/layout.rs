@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! directory │ header, 512 words │ buckets, 8 words each │ entries, 8 words each
-//! pin table │ blocks, a word each, rounded up to 512 words │ pins, a word for each slot
+//! pin table │ blocks, a word each, rounded up to 512 words │ pins, a word for each slot │ end
 //! ```
 //!
-//! The header's first word is the *tick*, the number of requests that the store has served; the
+//! The header's first word is the *tick*, the number of things that the store was told; the
 //! second one says whether the store still lives ([`life_mark`]). A slot
 //! has the same number in both tables. A bucket has places for 16 slots, 4 bytes each: the slot
 //! plus one, and above its 24 bits the highest byte of the id's hash; 0 is a free place. An object
@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::directory::protocol::{
     AllSteps, ENTRY_WORDS, Entry, Pins, Sequence, count, is_pinned, tick,
@@ -84,11 +84,16 @@ impl Layout {
     /// Words of a pin table.
     #[must_use]
     pub const fn pin_table_words(&self) -> usize {
-        self.pins_at() + self.slots as usize
+        self.end_at() + 1
     }
 
     const fn entries_at(&self) -> usize {
         HEADER_WORDS + self.buckets * BUCKET_WORDS
+    }
+
+    /// Where a pin table says that it counts no more.
+    const fn end_at(&self) -> usize {
+        self.pins_at() + self.slots as usize
     }
 
     const fn pins_at(&self) -> usize {
@@ -145,7 +150,7 @@ impl DirectoryWords {
         self.layout
     }
 
-    /// The number of requests that the store has served.
+    /// The number of things that the store was told.
     #[inline]
     #[must_use]
     pub fn tick(&self) -> u64 {
@@ -272,6 +277,18 @@ impl PinTable {
         let block = self.words.get((slot.0 / BLOCK_SLOTS) as usize)?;
         let own = self.words.get(self.layout.pins_at() + slot.index())?;
         Some(Pins { block, own })
+    }
+
+    /// Says that no pin in here counts any more: the connection has ended. For the store.
+    pub fn end(&self) {
+        self.words[self.layout.end_at()].store(1, Release);
+    }
+
+    /// Whether no pin in here counts any more.
+    #[inline]
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.words[self.layout.end_at()].load(Acquire) != 0
     }
 
     /// Whether the client has this slot pinned.

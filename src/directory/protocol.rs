@@ -152,8 +152,8 @@ pub const COUNT_BITS: u32 = 24;
 
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// Pins of one object that a client may have at a time. So far below what the bits can count that
-/// threads that pin at once do not reach it.
+/// Pins of the objects of one block that a client may have at a time. So far below what the bits
+/// can count that threads that pin at once do not reach it.
 pub const PINS_MAX: u64 = 1 << (COUNT_BITS - 1);
 
 /// How often a pin word says that something is pinned.
@@ -284,13 +284,13 @@ pub fn pin<S: Steps, W: Word>(
     pins: Pins<'_, W>,
     now: u64,
 ) -> Result<(), Missed> {
-    pins.block.fetch_add(1, Relaxed);
+    let in_block = pins.block.fetch_add(1, Relaxed);
     let others = pins.own.fetch_add(1, Relaxed);
     if S::makes(Step::FencePin) {
         W::fence(SeqCst);
     }
     let is_same = !S::makes(Step::CheckPinned) || entry.0[SEQUENCE].load(Relaxed) == sequence.0;
-    if is_same && count(others) < PINS_MAX {
+    if is_same && count(others) < PINS_MAX && count(in_block) < PINS_MAX {
         return Ok(());
     }
     let tell = unpin::<S, W>(entry, pins, now);
@@ -407,7 +407,7 @@ pub fn is_pinned<S: Steps, W: Word>(pins: Pins<'_, W>) -> bool {
 
 /// Pins a published object for a client, which gives it back itself. False if it has too many.
 pub fn pin_for<W: Word>(pins: Pins<'_, W>) -> bool {
-    if count(pins.own.load(Relaxed)) >= PINS_MAX {
+    if count(pins.own.load(Relaxed)) >= PINS_MAX || count(pins.block.load(Relaxed)) >= PINS_MAX {
         return false;
     }
     pins.block.fetch_add(1, Relaxed);

@@ -20,13 +20,14 @@ use super::close_reason::CloseReason;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::outbox::{DescriptorKind, Outbox};
+use super::received::Received;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
 use crate::protocol::message::{
-    ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
+    ClientMessage, Connect, DescriptorInfo, Reply, RequestId, ServerMessage,
 };
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
@@ -60,21 +61,6 @@ enum ConnectionState {
     },
 }
 
-/// What came from a peer.
-#[derive(Debug)]
-pub enum Received {
-    /// A request to be served.
-    Request(RequestId, Request),
-    /// The peer has introduced itself and waits to be welcomed.
-    Opened(RequestId),
-    /// Nothing, until the socket or the outbox gives a reason to try again.
-    Nothing,
-    /// Nothing in this turn: the budget is spent.
-    Later,
-    /// Nothing any more: the connection has begun to drain.
-    Ended,
-}
-
 /// One peer.
 #[derive(Debug)]
 pub struct Connection {
@@ -88,6 +74,8 @@ pub struct Connection {
     frames: FrameReader,
     /// The peer can read the directory.
     reads_directory: bool,
+    /// The system would take no more descriptors; nothing tells when it will.
+    is_starved: bool,
     /// The peer has hung up. What it sent before is still there to be read.
     hung_up: bool,
     outbox: Outbox,
@@ -117,6 +105,7 @@ impl Connection {
             awaits_room: false,
             frames: FrameReader::new(CLIENT_DESCRIPTORS),
             reads_directory: false,
+            is_starved: false,
             hung_up: false,
             outbox: Outbox::default(),
             held_back: false,
@@ -132,6 +121,11 @@ impl Connection {
     /// Whether the peer can read the directory.
     pub fn reads_directory(&self) -> bool {
         self.reads_directory
+    }
+
+    /// Whether it has to be tried again after a while to send what is left.
+    pub fn is_starved(&self) -> bool {
+        self.is_starved
     }
 
     /// Whether it is about to be closed.
@@ -379,6 +373,7 @@ impl Connection {
 
     /// Hands the outbox to the socket until one of them has enough.
     fn send_outbox(&mut self, memory: &Memory, counters: &mut ServerCounters) -> io::Result<()> {
+        self.is_starved = false;
         while !self.outbox.is_empty() {
             let (bytes, kinds) = self.outbox.next_chunk();
             let wanted = bytes.len();
@@ -396,6 +391,11 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Too many descriptors are on their way to others who do not read.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
+                    self.is_starved = true;
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -38,6 +38,9 @@ pub struct Connections {
     last_id: ClientId,
     /// May have something to be read.
     pub to_read: Agenda,
+    /// Those that could not send descriptors, and when to try again.
+    starved: Vec<ClientId>,
+    starved_until: Option<Timestamp>,
     /// Have something to be sent, or drain.
     to_flush: Agenda,
     /// Have drained.
@@ -55,6 +58,8 @@ impl Connections {
             table: HashMap::default(),
             last_id: ClientId(0),
             to_read: Agenda::default(),
+            starved: Vec::new(),
+            starved_until: None,
             to_flush: Agenda::default(),
             to_close: Agenda::default(),
             drain_deadlines: VecDeque::new(),
@@ -120,9 +125,10 @@ impl Connections {
         !(self.to_read.is_empty() && self.to_flush.is_empty() && self.to_close.is_empty())
     }
 
-    /// When [`Self::next_to_close`] has something to say at the latest.
+    /// When [`Self::next_to_close`] has something to say, or something is to be sent again.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.drain_deadlines.front().map(|(deadline, _)| *deadline)
+        let closing = self.drain_deadlines.front().map(|(deadline, _)| *deadline);
+        closing.into_iter().chain(self.starved_until).min()
     }
 
     /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
@@ -135,6 +141,11 @@ impl Connections {
         counters: &mut ServerCounters,
         mut flushed: impl FnMut(ClientId, usize),
     ) {
+        if self.starved_until.take_if(|until| *until <= now).is_some() {
+            for client in self.starved.drain(..) {
+                self.to_flush.push(client);
+            }
+        }
         let mut end = None;
         for count in 1..=self.to_flush.len() {
             if count % FLUSHES_PER_LOOK == 0 {
@@ -157,6 +168,10 @@ impl Connections {
                 self.drain_deadlines.push_back((deadline, client));
             } else if connection.resumes_reading() {
                 self.to_read.push(client);
+            }
+            if connection.is_starved() {
+                self.starved.push(client);
+                self.starved_until = Some(now.after(limits::STARVED_TIME));
             }
             flushed(client, connection.outbox_bytes());
         }

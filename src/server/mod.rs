@@ -25,6 +25,7 @@ mod metrics;
 mod outbox;
 mod publishing;
 mod reactor;
+mod received;
 mod streams;
 mod trimming;
 

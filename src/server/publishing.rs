@@ -137,6 +137,8 @@ impl Directory for SharedDirectory {
         self.unsent.forget(client);
         if let Ok(index) = self.tables.binary_search_by_key(&client, |(client, _)| *client) {
             let (client, table) = self.tables.remove(index);
+            // Whoever pins something from now on, and looks, sees that it is void.
+            table.end();
             self.left.insert(client, table);
         }
     }
@@ -216,6 +218,10 @@ impl Directory for SharedDirectory {
     fn pinned_by(&self, slot: Slot) -> Option<ClientId> {
         let mut tables = self.tables.iter();
         tables.find(|(_, table)| table.is_pinned(slot)).map(|(client, _)| *client)
+    }
+
+    fn tables(&self) -> usize {
+        self.tables.len()
     }
 
     fn has_pinned(&self, client: ClientId, slot: Slot) -> bool {

@@ -19,11 +19,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::acceptor::Acceptor;
 use super::budget::Budget;
-use super::connection::Received;
 use super::connections::Connections;
 use super::effects::Outside;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
+use super::received::Received;
 use super::streams::Streams;
 use super::trimming::Trimmer;
 use crate::ids::ClientId;

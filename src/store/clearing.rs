@@ -205,7 +205,7 @@ impl Store {
         let Some(mut clearing) = self.clearing.take() else { return Progress::NoRoom };
         let mut progress = Progress::More;
         while progress == Progress::More && self.steps > 0 {
-            self.steps -= 1;
+            self.steps = self.steps.saturating_sub(self.look_steps());
             progress = match clearing.phase {
                 Phase::Start => self.start_search(&mut clearing),
                 Phase::Search => self.search_one(&mut clearing),

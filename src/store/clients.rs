@@ -70,6 +70,8 @@ pub struct Client {
     /// From which slot on its notes have still to be read, when it is leaving and has left some:
     /// when it last used what.
     pub notes_from: Option<Slot>,
+    /// How often its idle objects may still step back while it is leaving.
+    pub looks_left: usize,
 }
 
 /// What a waiting request keeps in the server's own memory.
@@ -138,6 +140,11 @@ impl Clients {
         self.table.get(&id).expect("the client is connected")
     }
 
+    /// Whether there is such a client, and it holds this object.
+    pub fn has_hold(&self, id: ClientId, slot: Slot) -> bool {
+        self.table.get(&id).is_some_and(|client| client.holds.contains_key(&slot))
+    }
+
     /// A client that is connected, to be changed.
     pub fn get_mut(&mut self, id: ClientId) -> &mut Client {
         self.table.get_mut(&id).expect("the client is connected")
@@ -154,6 +161,7 @@ impl Clients {
             waited: WaitCost::default(),
             is_leaving: false,
             notes_from: None,
+            looks_left: 0,
         };
         let former = self.table.insert(id, client);
         assert!(former.is_none(), "a client id is used once");

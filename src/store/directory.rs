@@ -66,6 +66,9 @@ pub trait Directory: Debug + Send {
     /// A client that has this slot pinned.
     fn pinned_by(&self, slot: Slot) -> Option<ClientId>;
 
+    /// Number of pin tables, all of which are looked at for one object.
+    fn tables(&self) -> usize;
+
     /// Whether this client has this slot pinned.
     fn has_pinned(&self, client: ClientId, slot: Slot) -> bool;
 
@@ -79,7 +82,7 @@ pub trait Directory: Debug + Send {
     /// Names everything in these slots that this client has pinned.
     fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot));
 
-    /// So many requests have been served: the tick.
+    /// The store has been told so many things: the tick.
     fn advance(&mut self, tick: u64);
 }
 
@@ -128,6 +131,10 @@ impl Directory for Unpublished {
 
     fn pinned_by(&self, _slot: Slot) -> Option<ClientId> {
         None
+    }
+
+    fn tables(&self) -> usize {
+        0
     }
 
     fn has_pinned(&self, _client: ClientId, _slot: Slot) -> bool {

@@ -5,9 +5,9 @@
 //! learns of it. Why an object becomes idle is not known here.
 //!
 //! Readers of the directory use idle objects unseen, and leave a note when: the tick, the number of
-//! requests that had been served. It is read when an object is looked at because it might go, or
-//! when its reader leaves; then the object gets the place that it had deserved. Since a later use
-//! can only make it safer, the object that goes first is always the right one.
+//! things that the store had been told. It is read when an object is looked at because it might go,
+//! or when its reader leaves; then the object gets the place that it had deserved. Since a later
+//! use can only make it safer, the object that goes first is always the right one.
 
 use crate::eviction::EvictionPolicy;
 use crate::ids::{ClientId, Slot};
@@ -19,7 +19,7 @@ impl Store {
     pub(super) fn becomes_idle(&mut self, slot: Slot) {
         let object = self.objects.get(slot);
         let (size, account, offset) = (object.size(), object.account, object.location.offset);
-        let now = self.tick();
+        let now = self.tick;
         match account {
             Some(owner) => {
                 self.quotas.change(owner, |account| account.became_idle(slot, size, now));
@@ -45,7 +45,7 @@ impl Store {
         self.leaves_its_place(slot);
         let object = self.objects.get(slot);
         let (size, account, offset) = (object.size(), object.account, object.location.offset);
-        let now = self.tick();
+        let now = self.tick;
         let was_idle = match account {
             None => self.idle.touch(slot, now),
             Some(owner) => {
@@ -71,10 +71,11 @@ impl Store {
 
     /// A reader has used an idle object at this tick. False if its place shows that already.
     fn was_used(&mut self, slot: Slot, used_at: u64) -> bool {
-        let used_at = used_at.min(self.tick());
+        let used_at = used_at.min(self.tick);
         let owner = self.objects.get(slot).account;
         let Some(policy) = self.order_of(owner) else { return false };
-        if used_at <= policy.placed_at(slot) {
+        // In the tick of its place: after it, since that was given by the request.
+        if used_at < policy.placed_at(slot) || used_at == 0 {
             return false;
         }
         self.leaves_its_place(slot);
@@ -105,11 +106,6 @@ impl Store {
         next
     }
 
-    /// Requests served so far.
-    const fn tick(&self) -> u64 {
-        self.counters.requests
-    }
-
     fn order_of(&self, owner: Option<ClientId>) -> Option<&dyn EvictionPolicy> {
         match owner {
             None => Some(&*self.idle),
@@ -138,7 +134,7 @@ impl Store {
         let owner = object.account.take().expect("only charged objects leave a quota");
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {
-            self.idle.became_idle(slot, size, self.tick());
+            self.idle.became_idle(slot, size, self.tick);
             self.may_fit_now(offset, size);
         }
     }

@@ -166,9 +166,9 @@ impl Store {
             count.1.ids += create.cost().ids;
             count.1.bytes += create.cost().bytes;
         }
-        for eviction in self.jobs.evictions() {
-            if self.clients.is_here(eviction.asked.client) {
-                waiting.entry(eviction.asked.client).or_default().0 += 1;
+        for client in self.jobs.askers() {
+            if self.clients.is_here(client) {
+                waiting.entry(client).or_default().0 += 1;
             }
         }
         for (id, client) in self.clients.iter() {

@@ -13,12 +13,13 @@ use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::WaitCost;
+use crate::store::counting::Count;
 use crate::store::waitlist::WaiterId;
 use crate::store::{Asked, Effects, Outcome, Store};
 use crate::time::Timestamp;
 
 /// Kinds of jobs.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// What is to be gone on with, the oldest of each kind first.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Jobs {
     pub wakes: VecDeque<Slot>,
     abandoned: VecDeque<Abandoned>,
     evictions: VecDeque<Eviction>,
+    /// Numbers that are being counted.
+    pub counts: VecDeque<Count>,
     /// Clients that have gone.
     leaving: VecDeque<ClientId>,
     /// The kind that had the last slice.
@@ -47,8 +50,7 @@ struct Abandoned {
 /// An `Evict` that is being carried out.
 #[derive(Debug)]
 pub struct Eviction {
-    /// Who asked for it.
-    pub asked: Asked,
+    asked: Asked,
     bytes: u64,
     freed: u64,
     evicted: u64,
@@ -59,13 +61,14 @@ pub struct Eviction {
     looks: usize,
 }
 
-/// What an unfinished eviction costs its client.
+/// What an unfinished eviction, or count, costs its client.
 pub const EVICTION_COST: WaitCost = WaitCost { ids: 0, bytes: 0 };
 
 impl Jobs {
-    /// Unfinished evictions.
-    pub fn evictions(&self) -> impl ExactSizeIterator<Item = &Eviction> {
-        self.evictions.iter()
+    /// Who waits for the end of a job: of an eviction, or of a count.
+    pub fn askers(&self) -> impl Iterator<Item = ClientId> {
+        let evictions = self.evictions.iter().map(|eviction| eviction.asked.client);
+        evictions.chain(self.counts.iter().map(|count| count.asked.client))
     }
 
     /// Jobs that free memory, for which a create may wait.
@@ -93,6 +96,7 @@ impl Store {
             2 => self.work_on_evictions(now, effects),
             3 => self.work_on_leaving(now, effects),
             4 => self.work_on_room(now, effects),
+            5 => self.work_on_counts(effects),
             _ => self.drop_waste(),
         }
         self.trimming.plan_look(&self.pool, now);
@@ -105,12 +109,15 @@ impl Store {
             2 => !self.jobs.evictions.is_empty(),
             3 => !self.jobs.leaving.is_empty(),
             4 => self.may_clear() || (self.jobs.freeing() == 0 && self.has_room_work()),
+            5 => !self.jobs.counts.is_empty(),
             _ => !self.waste.is_empty(),
         }
     }
 
     /// Every request, and every slice of a job, may do so much.
-    pub(super) const fn begin_slice(&mut self) {
+    pub(super) fn begin_slice(&mut self) {
+        self.tick += 1;
+        self.directory.advance(self.tick);
         self.steps = self.slice.steps;
         self.answers = self.slice.answers;
     }
@@ -191,7 +198,7 @@ impl Store {
             if self.steps == 0 {
                 return false;
             }
-            self.steps -= 1;
+            self.steps = self.steps.saturating_sub(self.look_steps());
             let first = self.first_idle(eviction.owner).filter(|_| eviction.looks > 0);
             if let Some(slot) = first {
                 eviction.looks -= 1;
@@ -228,7 +235,9 @@ impl Store {
     ) {
         let has_table = self.directory.has_joined(client);
         self.directory.leave(client);
+        let idle = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
         let leaving = self.clients.get_mut(client);
+        leaving.looks_left = 2 * idle;
         leaving.is_leaving = true;
         leaving.notes_from = has_table.then_some(Slot(0));
         if self.leave_some(client, effects) {
@@ -264,7 +273,10 @@ impl Store {
                 self.steps = self.steps.saturating_sub(waiter.ids.len());
                 self.clients.get_mut(client).wait_ended(waiter.cost());
             } else if let Some(slot) = self.first_charged(client) {
-                if !(self.is_idle(slot) && self.steps_back(slot)) {
+                let looks_left = &mut self.clients.get_mut(client).looks_left;
+                let may_step_back = *looks_left > 0;
+                *looks_left = looks_left.saturating_sub(1);
+                if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
                     self.becomes_everybodys(slot);
                 }
             } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {

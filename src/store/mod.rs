@@ -30,6 +30,7 @@ mod asked;
 mod clearing;
 mod clients;
 mod counters;
+mod counting;
 mod create_queue;
 mod creating;
 pub mod directory;
@@ -65,6 +66,7 @@ pub use trimming::TrimConfig;
 use asked::{Asked, is_now};
 use clearing::Clearing;
 use clients::Clients;
+use counting::Numbers;
 use create_queue::CreateQueue;
 use directory::{Directory, Unpublished};
 use jobs::Jobs;
@@ -137,6 +139,9 @@ pub struct Store {
     /// What is left of the slice: steps, and ids in answers to those who waited.
     steps: usize,
     answers: usize,
+    /// Counts everything that the store is told: the clock of the orders of eviction, which readers
+    /// of the directory see.
+    tick: u64,
 }
 
 /// How much is done in one go.
@@ -197,6 +202,7 @@ impl Store {
             slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
             steps: 0,
             answers: 0,
+            tick: 0,
             config,
         }
     }
@@ -224,7 +230,6 @@ impl Store {
         effects: &mut Effects,
     ) {
         self.counters.requests += 1;
-        self.directory.advance(self.counters.requests);
         self.begin_slice();
         let outcome = self.serve(client, request_id, request, now, effects);
         match outcome {
@@ -266,7 +271,7 @@ impl Store {
                 self.get(asked, ids, timeout, fail_if_abandoned)
             }
             Request::Unpinned { slots } => {
-                self.unpinned(&slots);
+                self.unpinned(client, &slots);
                 Ok(Reply::Done.into())
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
@@ -278,8 +283,8 @@ impl Store {
             Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
             Request::List { cursor } => Ok(self.list(cursor).into()),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one, effects),
-            Request::GetStats => Ok(Reply::Stats(self.stats()).into()),
-            Request::GetDebugText => Ok(Reply::DebugText(self.debug_text()).into()),
+            Request::GetStats => self.count(asked, Numbers::Stats),
+            Request::GetDebugText => self.count(asked, Numbers::DebugText),
             Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
             Request::Disconnect => {
                 effects.reply(client, request_id, Reply::Done);

@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::{ClientId, Slot};
 use crate::store::Store;
 
+/// Pin tables that are looked at in one step.
+const TABLES_PER_STEP: usize = 32;
+
 /// What the store holds for readers that it does not see.
 #[derive(Debug, Default)]
 pub struct Parked {
@@ -26,6 +29,11 @@ impl Parked {
     /// Whether this one is parked.
     pub fn contains(&self, slot: Slot) -> bool {
         self.witnesses.contains_key(&slot)
+    }
+
+    /// Whether this one is parked because of this client.
+    fn is_witness(&self, client: ClientId, slot: Slot) -> bool {
+        self.by_witness.contains(&(client, slot))
     }
 
     /// All of them.
@@ -82,6 +90,11 @@ impl Store {
         }
     }
 
+    /// Steps that it takes to see whether readers have an object pinned, or used it.
+    pub(super) fn look_steps(&self) -> usize {
+        1 + self.directory.tables() / TABLES_PER_STEP
+    }
+
     /// Whether readers have it pinned; if so, it is in use from now on.
     pub(super) fn is_pinned(&mut self, slot: Slot) -> bool {
         let is_free = self.retire(slot);
@@ -101,10 +114,11 @@ impl Store {
         self.objects.get_mut(slot).holders += 1;
     }
 
-    /// Readers say that they have taken the last of their pins on these slots.
-    pub(super) fn unpinned(&mut self, slots: &[Slot]) {
+    /// A reader says that it has taken the last of its pins on these slots. As long as the witness
+    /// has not said so, nothing has changed.
+    pub(super) fn unpinned(&mut self, client: ClientId, slots: &[Slot]) {
         for slot in slots {
-            if self.parked.contains(*slot) {
+            if self.parked.is_witness(client, *slot) {
                 self.look_at_parked(*slot);
             }
         }

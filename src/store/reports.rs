@@ -1,6 +1,5 @@
 //! Looking at the store: lists, statistics and the debug text. Part of [`Store`]; changes nothing.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::ops::Range;
 use std::time::Duration;
@@ -32,7 +31,7 @@ impl Store {
     fn count_readers(&self, slots: Range<u32>, listed: &mut [(Slot, ObjectInfo)]) {
         self.directory.pins(slots, &mut |client, slot| {
             if let Ok(index) = listed.binary_search_by_key(&slot, |(slot, _)| *slot)
-                && !self.clients.get(client).holds.contains_key(&slot)
+                && !self.clients.has_hold(client, slot)
             {
                 listed[index].1.ref_count += 1;
             }
@@ -109,10 +108,16 @@ impl Store {
         }
     }
 
-    /// The state of the store in numbers.
+    /// The state of the store in numbers. Takes the longer the more readers have pinned; a request
+    /// for it is served in slices.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let evictable = self.evictable_bytes() - self.pinned_idle_bytes();
+        self.stats_with(self.pinned_idle_bytes())
+    }
+
+    /// The same, of which so many bytes are idle and yet pinned.
+    pub(super) fn stats_with(&self, pinned_bytes: u64) -> Stats {
+        let evictable = self.evictable_bytes().saturating_sub(pinned_bytes);
         Stats {
             capacity: self.config.capacity,
             used: self.used,
@@ -122,26 +127,11 @@ impl Store {
             objects: self.objects.len() as u64,
             unsealed_objects: self.unsealed,
             clients: self.clients.len() as u64,
-            waiting_requests: (self.waits.len() + self.creates.len() + self.jobs.evictions().len())
+            waiting_requests: (self.waits.len() + self.creates.len() + self.jobs.askers().count())
                 as u64,
             subscribers: self.subscriptions.len() as u64,
             counters: self.counters.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         }
-    }
-
-    /// Bytes of objects that are idle as far as the store has noticed, and pinned by readers.
-    fn pinned_idle_bytes(&self) -> u64 {
-        let mut seen = BTreeSet::new();
-        let mut bytes = 0;
-        self.directory.pins(self.objects.slots(), &mut |_, slot| {
-            if let Some(object) = self.readable(slot)
-                && object.holders == 0
-                && seen.insert(slot)
-            {
-                bytes += object.size();
-            }
-        });
-        bytes
     }
 
     /// The sealed object in a slot that a reader names.
@@ -165,9 +155,10 @@ impl Store {
     }
 
     /// The text that the original printed, line for line; programs match on parts of it.
-    pub(super) fn debug_text(&self) -> String {
+    pub(super) fn debug_text(&self, pinned_bytes: u64) -> String {
         let capacity = self.config.capacity;
-        let pinned = self.used - self.evictable_bytes() + self.pinned_idle_bytes();
+        let evictable = self.evictable_bytes().saturating_sub(pinned_bytes);
+        let pinned = self.used - evictable;
         let quotas = self.quotas.totals();
         let (charged, busy) = (quotas.objects, quotas.busy_objects);
         let global = ListReport {

@@ -294,6 +294,7 @@ impl Store {
     /// Frees an idle object for the time being, unless readers have it pinned, or have used it so
     /// that others go first; then its turn comes later.
     fn plan_victim(&mut self, slot: Slot, plan: &mut RoomPlan) {
+        plan.looked += self.look_steps() - 1;
         if self.steps_back(slot) || !self.retire(slot) {
             return;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::directory::protocol::{pin, pin_for, unpin};
+use crate::directory::protocol::{PINS_MAX, pin, pin_for, unpin};
 use crate::ids::{Location, SegmentId};
 use crate::shm::{Access, Backing, Segment};
 
@@ -129,4 +129,13 @@ fn a_release_leaves_its_tick() {
     assert_eq!((table.last_release(Slot(4)), table.last_release(Slot(5))), (77, 0));
     directory.set_tick(78);
     assert_eq!(directory.tick(), 78);
+}
+
+#[test]
+fn the_pins_of_a_block_do_not_overflow_into_none() {
+    let table = table(1000);
+    let pins = |slot| table.pins(Slot(slot)).unwrap();
+    pins(0).block.store(PINS_MAX, Relaxed);
+    assert!(!pin_for(pins(1)), "another object of the same block");
+    assert!(pin_for(pins(600)), "and one of another block");
 }

@@ -188,6 +188,8 @@ pub struct Model {
     /// The memory that is being given back to the system: where it begins and ends.
     pub slice: Option<(u64, u64)>,
     births: u64,
+    /// What the store tells its readers the time by.
+    pub tick: u64,
 }
 
 impl Model {
@@ -204,6 +206,7 @@ impl Model {
             now: Timestamp::ZERO,
             slice: None,
             births: 0,
+            tick: 0,
         }
     }
 
@@ -254,7 +257,8 @@ impl Model {
             Request::Release { holds } => self.release(client, holds, seen)?,
             Request::Unpinned { slots } => {
                 for slot in slots {
-                    if let Some(id) = seen.id_in(*slot) {
+                    let witness = |id: &ObjectId| self.objects[id].witness == Some(client);
+                    if let Some(id) = seen.id_in(*slot).filter(witness) {
                         self.look_at_parked(id, seen);
                     }
                 }
@@ -354,7 +358,7 @@ impl Model {
             object.account = None;
         }
         for id in left.idle.ids() {
-            self.everybodys.became_idle(id, self.objects[&id].size(), self.counters.requests);
+            self.everybodys.became_idle(id, self.objects[&id].size(), self.tick);
         }
         // All at once, so in no order that a user could know; the store takes that of its list.
         for id in seen.listed {

@@ -382,6 +382,7 @@ impl Simulation {
         let gone = directory.take_gone().into();
         let id_in = |slot: Slot| self.store.objects.get(slot).id;
         let parked = directory.take_newly_asked().into_iter().map(id_in).collect();
+        self.model.tick = directory.tick;
         drop(directory);
         let slots = &self.slots();
         let segment = &mut self.segment;

@@ -70,8 +70,7 @@ impl Order {
     /// A reader has used it, at this tick; the store has it in this slot.
     pub fn was_used(&mut self, id: ObjectId, tick: u64, slot: Slot) {
         let idle = self.once.iter_mut().find(|idle| idle.id == id).expect("it is idle");
-        // In the tick of its own place the store cannot tell which was first.
-        if tick > idle.used.0 {
+        if tick >= idle.used.0 && tick > 0 {
             idle.used = (tick, u32::MAX, slot.0);
             self.once.sort_by_key(|idle| idle.used);
         }

@@ -65,7 +65,7 @@ impl Model {
     }
 
     pub(super) fn touch(&mut self, id: ObjectId) -> bool {
-        let now = self.counters.requests;
+        let now = self.tick;
         let is_idle = self.objects.get(&id).is_some_and(|object| object.pins.is_empty());
         is_idle && self.order_of(&id).touch(id, now)
     }

@@ -244,7 +244,7 @@ impl Model {
         object.account = None;
         if is_idle {
             let size = object.size();
-            self.everybodys.became_idle(id, size, self.counters.requests);
+            self.everybodys.became_idle(id, size, self.tick);
         }
         self.counters.objects_demoted += 1;
     }

@@ -163,7 +163,7 @@ impl Model {
             } else if object.delete_pending {
                 self.park(id, seen);
             } else {
-                let now = self.counters.requests;
+                let now = self.tick;
                 self.order_of(&id).became_idle(id, size, now);
             }
         }
@@ -218,7 +218,7 @@ impl Model {
         if object.delete_pending {
             self.remove_deleted(id, seen);
         } else {
-            let now = self.counters.requests;
+            let now = self.tick;
             self.order_of(&id).became_idle(id, size, now);
         }
     }
@@ -227,7 +227,7 @@ impl Model {
     pub fn was_used(&mut self, id: ObjectId, slot: Slot) {
         let is_noted = self.config.policy == PolicyKind::Lru;
         if is_noted && self.order_of(&id).contains(&id) {
-            let now = self.counters.requests;
+            let now = self.tick;
             self.order_of(&id).was_used(id, now, slot);
         }
     }

@@ -27,7 +27,8 @@ pub struct State {
     releases: BTreeMap<ClientId, BTreeMap<Slot, u64>>,
     /// Clients do not note when they release something.
     pub is_forgetful: bool,
-    tick: u64,
+    /// As the store tells it.
+    pub tick: u64,
     /// Slots whose readers have to tell, and those of them that were added in this step, in order.
     asked: BTreeSet<Slot>,
     newly_asked: Vec<Slot>,
@@ -178,6 +179,10 @@ impl Directory for Twin {
         let state = self.state();
         let mut tables = state.tables.iter();
         tables.find(|(_, table)| table.contains_key(&slot)).map(|(client, _)| *client)
+    }
+
+    fn tables(&self) -> usize {
+        self.state().tables.len()
     }
 
     fn has_pinned(&self, client: ClientId, slot: Slot) -> bool {

@@ -21,6 +21,8 @@ echo 'fill 1000 1000' | target/release/plasma-side-by-side store "$folder/socket
 for count in 1000 1000000; do
     printf '\n' | strace -f -c -o "$folder/calls" \
         target/release/plasma-side-by-side read "$folder/socket" "$count" 1 > /dev/null
-    printf '%8d gets: %s system calls of all kinds, ' "$count" "$(awk '$NF == "total" { print $(NF - 2) }' "$folder/calls")"
-    echo "the most frequent ones: $(awk 'NR > 2 && NF >= 5 && $NF != "total" { print $4, $NF }' "$folder/calls" | sort -rn | head -3 | paste -sd ';')"
+    total=$(awk '$NF == "total" { print $(NF - 2) }' "$folder/calls")
+    often=$(awk 'NR > 2 && NF >= 5 && $NF != "total" { print $4, $NF }' "$folder/calls" |
+        sort -rn | head -3 | paste -sd ';')
+    printf '%8d gets: %s system calls, most often: %s\n' "$count" "$total" "$often"
 done
