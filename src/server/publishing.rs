@@ -2,9 +2,9 @@
 //!
 //! The directory is made at the start, a pin table when a client that can read connects. Its
 //! descriptor is kept until it has been sent, and is closed then: a table lives as long as it is
-//! mapped here or there. So a connection costs one descriptor, as without. What a client writes
-//! into its table is a number like any other; the worst that it can say is that it has something
-//! pinned.
+//! mapped here or there. So a connection costs one descriptor, as without, once its client has
+//! taken what it was sent. What a client writes into its table is a number like any other; the
+//! worst that it can say is that it has something pinned.
 
 use std::collections::BTreeMap;
 use std::io;

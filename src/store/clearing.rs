@@ -35,9 +35,12 @@ pub struct Clearing {
     /// Bytes of the new objects, and how many there are.
     bytes: u64,
     objects: usize,
-    /// Bytes that they take in memory, one behind the other, and the largest of them.
+    /// Bytes that they take in memory, one behind the other, and the largest and the smallest one.
     len: u64,
     len_of_largest: u64,
+    len_of_smallest: u64,
+    /// A run of so many bytes may make a place where there was none.
+    enough: u64,
     phase: Phase,
     /// The next idle objects to look at, everybody's and the client's own.
     next_everybodys: Option<Slot>,
@@ -95,6 +98,8 @@ impl Clearing {
             objects: create.creation.sizes().count(),
             len: lens().sum(),
             len_of_largest: lens().max().unwrap_or(0),
+            len_of_smallest: lens().min().unwrap_or(0),
+            enough: 0,
             phase: Phase::Start,
             next_everybodys: None,
             next_own: None,
@@ -140,6 +145,13 @@ impl Clearing {
         !self.is_barren() && (self.rounds >= CLEARING_ROUNDS_MAX || self.objects > 1)
     }
 
+    /// The memory is such that not even all that could go makes room, in whatever pieces.
+    pub fn note_barren(&mut self) {
+        self.enough = self.len_of_smallest;
+        self.phase = Phase::Barren;
+        (self.next_everybodys, self.next_own) = (None, None);
+    }
+
     /// The places in the orders of eviction where it stands.
     pub fn cursors(&self) -> impl Iterator<Item = Slot> {
         self.next_everybodys.into_iter().chain(self.next_own)
@@ -156,7 +168,7 @@ impl Clearing {
         if matches!(self.phase, Phase::Search | Phase::Barren) && size > 0 {
             let (start, end) = self.runs.add(offset, end_of(offset, size), pool);
             if self.phase == Phase::Barren {
-                if end - start >= self.len_of_largest {
+                if end - start >= self.enough {
                     self.begin_again();
                     (self.rounds, self.jobs_before) = (0, jobs);
                 }
@@ -350,6 +362,7 @@ impl Store {
         // Where there are places for the largest of a batch, it may fit in pieces.
         let is_exact = clearing.objects == 1 || longest < clearing.len_of_largest;
         if is_exact && !has_place && !clearing.may_fit {
+            clearing.enough = clearing.len_of_largest;
             clearing.phase = Phase::Barren;
         }
         Progress::NoRoom

@@ -166,11 +166,17 @@ impl Store {
         }
         let (client, evict, is_counted) = (head.client, head.evict, head.is_counted);
         let sizes: Vec<u64> = head.creation.sizes().collect();
-        // Now it takes as long as it takes, but the answer is right.
-        if self.clearing.as_ref().is_some_and(Clearing::is_undecided)
-            && let Ok(offsets) = self.make_room(client, &sizes, evict, usize::MAX)
-        {
-            return self.end_head(Ok(offsets), now, effects);
+        if self.clearing.as_ref().is_some_and(Clearing::is_undecided) {
+            // Now it takes as long as it takes, but the answer is right.
+            match self.make_room(client, &sizes, evict, usize::MAX) {
+                Ok(offsets) => return self.end_head(Ok(offsets), now, effects),
+                Err(NoRoom::Full { .. }) if self.has_numbers(client, &sizes, evict) => {
+                    if let Some(clearing) = &mut self.clearing {
+                        clearing.note_barren();
+                    }
+                }
+                Err(_) => {}
+            }
         }
         if QueuedCreate::is_hurried(ticket) {
             self.counters.creates_timed_out += u64::from(is_counted);

@@ -274,6 +274,15 @@ impl Store {
         self.used - reachable + bytes <= self.config.capacity
     }
 
+    /// Whether bytes and number of objects would do if everything went that may: then it is only
+    /// for the places if there is no room.
+    pub(super) fn has_numbers(&self, client: ClientId, sizes: &[u64], evict: bool) -> bool {
+        let reachable = if evict { self.reachable_objects(client) } else { 0 };
+        let objects = self.objects.len() - reachable + sizes.len();
+        self.has_bytes(client, sizes.iter().sum(), evict)
+            && objects <= self.config.objects_max as usize
+    }
+
     /// Number of objects that a create of this client could evict.
     pub(super) fn reachable_objects(&self, client: ClientId) -> usize {
         let own = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());

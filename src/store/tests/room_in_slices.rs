@@ -198,7 +198,17 @@ fn a_batch_for_which_there_is_no_place_is_remembered_as_well() {
         thin.ask(3, Request::Release { holds: vec![(id(number), 1)] });
         assert!(!thin.store.has_work(), "nothing new can be found for object {number}");
     }
-    for number in [10, 50, 20, 90, 100] {
+    // Now there is a place for one of the two, and still small ones make no second one.
+    for number in [10, 20] {
+        thin.ask(1, Request::Release { holds: vec![(id(number), 1)] });
+        thin.finish(|_| {});
+    }
+    for number in [101, 57] {
+        thin.ask(3, get(number, AT_ONCE));
+        thin.ask(3, Request::Release { holds: vec![(id(number), 1)] });
+        assert!(!thin.store.has_work(), "nothing new can be found for object {number}");
+    }
+    for number in [90, 100] {
         thin.ask(1, Request::Release { holds: vec![(id(number), 1)] });
         thin.finish(|_| {});
     }
