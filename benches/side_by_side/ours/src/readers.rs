@@ -94,10 +94,11 @@ impl Reader {
 /// the end of its input.
 pub fn read(socket: &str, count: &str, seed: &str) -> Result<(), Failure> {
     let client = Client::connect(socket)?;
-    let ids: Vec<ObjectId> = client.list_all()?.iter().map(|object| object.id).collect();
-    let mut random = fastrand::Rng::with_seed(seed.parse()?);
+    let mut ids: Vec<ObjectId> = client.list_all()?.iter().map(|object| object.id).collect();
+    fastrand::Rng::with_seed(seed.parse()?).shuffle(&mut ids);
+    let mut next = ids.iter().cycle();
     let mut get = || {
-        let object = client.get_one(ids[random.usize(..ids.len())], None)?;
+        let object = client.get_one(*next.next().ok_or("there are none")?, None)?;
         object.map(drop).ok_or_else(|| Failure::from("not there"))
     };
     // Everything is mapped.
