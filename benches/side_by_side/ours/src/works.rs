@@ -111,13 +111,7 @@ impl Works {
 
     fn get(&self, count: usize, size: usize) -> Result<Samples, Failure> {
         let ids = self.sealed((READ_BYTES / size.max(1)).clamp(1, count.min(BATCH)), size)?;
-        let samples = each(count, |index| {
-            let buffer = self.reader.get_one(ids[index % ids.len()], None)?;
-            black_box(buffer.ok_or("not there")?.first());
-            Ok(())
-        });
-        self.delete(&ids)?;
-        samples
+        self.get_each(count, &ids)
     }
 
     /// Of `size` objects of 1 KB, in no order.
@@ -125,12 +119,17 @@ impl Works {
         let mut ids = self.sealed(size, 1000)?;
         // Their names are read one after another: to look for one in memory is no work of ours.
         fastrand::shuffle(&mut ids);
+        self.get_each(count, &ids)
+    }
+
+    /// Gets these, one after another and again, and deletes them.
+    fn get_each(&self, count: usize, ids: &[ObjectId]) -> Result<Samples, Failure> {
         let samples = each(count, |index| {
             let buffer = self.reader.get_one(ids[index % ids.len()], None)?;
             black_box(buffer.ok_or("not there")?.first());
             Ok(())
         });
-        self.delete(&ids)?;
+        self.delete(ids)?;
         samples
     }
 
