@@ -22,6 +22,9 @@ use crate::subscription::Subscription;
 use crate::waiting::{interruptible, without_lock};
 use crate::writer::Writer;
 
+/// Ids of a get for which the interpreter lock is kept if all is at hand, some 20 µs.
+const AT_HAND_IDS_MAX: usize = 64;
+
 /// A connection to a store. Safe to use from many threads; may be used in a forked child.
 #[pyclass(frozen, module = "plasma._core")]
 pub struct Client {
@@ -183,7 +186,9 @@ impl Client {
         #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Vec<Option<Buffer>>> {
         // Nearly always, and far less than what it takes to let go of the interpreter lock.
-        if let Some(found) = self.client.get_at_hand(&object_ids.0).map_err(exception)? {
+        if object_ids.0.len() <= AT_HAND_IDS_MAX
+            && let Some(found) = self.client.get_at_hand(&object_ids.0).map_err(exception)?
+        {
             return Ok(found.into_iter().map(|object| Some(Buffer::data_of(object))).collect());
         }
         let options = GetOptions { timeout: timeout(timeout_ms), ..GetOptions::default() };
