@@ -46,11 +46,11 @@ fn there_are_tables_of_one_slot_and_of_very_many_but_of_no_more() {
     assert_eq!(Layout::new(0), None);
     assert_eq!(Layout::new(SLOTS_MAX + 1), None);
     let one = Layout::new(1).unwrap();
-    assert_eq!((one.directory_words(), one.pin_table_words()), (512 + 8 + 8, 512 + 1));
+    assert_eq!((one.directory_words(), one.pin_table_words()), (512 + 8 + 8, 512 + 1 + 1));
     let many = Layout::new(1 << 20).unwrap();
     let buckets = 1 << 18;
     assert_eq!(many.directory_words(), 512 + buckets * 8 + (1 << 23));
-    assert_eq!(many.pin_table_words(), 2048 + (1 << 20));
+    assert_eq!(many.pin_table_words(), 2048 + (1 << 20) + 1);
     assert!(Layout::new(SLOTS_MAX).is_some());
     assert!(DirectoryWords::new(words(one.directory_words() - 1), one).is_none());
     assert!(PinTable::new(words(one.pin_table_words() - 1), one).is_none());
