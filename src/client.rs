@@ -281,6 +281,15 @@ impl Client {
         if current.is_inherited() { self.reconnect(current) } else { Ok(current) }
     }
 
+    /// As [`Self::connection`], for a look that is quickly over: it counts no reference.
+    #[inline]
+    fn with_connection<T>(&self, look: impl FnOnce(&Arc<Connection>) -> Result<T>) -> Result<T> {
+        match &*self.shared.current.load() {
+            Some(current) if !current.is_inherited() => look(current),
+            _ => look(&self.connection()?),
+        }
+    }
+
     /// In a forked child: replaces the parent's connection, and lets go of it.
     fn reconnect(&self, inherited: Arc<Connection>) -> Result<Arc<Connection>> {
         let Shared { path, clock, builder, current } = &*self.shared;

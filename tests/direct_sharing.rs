@@ -201,6 +201,34 @@ fn statistics_of_very_many_pins_are_right() {
 }
 
 #[test]
+fn every_answer_of_a_large_get_is_that_of_its_own_id() {
+    let store = StoreProcess::start_with(&["-m", "1M"], |_| {});
+    let (writer, reader) = (store.client(), store.client());
+    let content = |number: u64| number.to_le_bytes();
+    let is_there = |number: &u64| number % 3 != 1 && *number < 200;
+    for number in (0..300).filter(is_there) {
+        writer.put(numbered(number), &content(number), &[9; 3]).expect("there is room");
+    }
+    let mut random = Rng::with_seed(5);
+    for count in [0, 1, 2, 15, 16, 17, 32, 33, 500] {
+        let asked: Vec<u64> = (0..count).map(|_| random.u64(..300)).collect();
+        let ids: Vec<_> = asked.iter().map(|number| numbered(*number)).collect();
+        let found = reader.get(&ids, NOT_AT_ALL).expect("get works");
+        assert_eq!(found.len(), asked.len());
+        for (number, object) in asked.iter().zip(&found) {
+            let bytes = object.as_ref().map(|object| (object.data(), object.metadata()));
+            let expected = content(*number);
+            let expected = is_there(number).then_some((expected.as_slice(), [9; 3].as_slice()));
+            assert_eq!(bytes, expected, "object {number} of {count}");
+        }
+        let at_hand = reader.get_at_hand(&ids).expect("get works");
+        assert_eq!(at_hand.is_some(), asked.iter().all(is_there), "{count}");
+        ObjectBuffer::release_all(found.into_iter().flatten().chain(at_hand.into_iter().flatten()));
+        assert_eq!(writer.stats().expect("stats work").pinned, 0, "{count}");
+    }
+}
+
+#[test]
 fn any_number_of_threads_read_with_one_client() {
     const THREADS: u64 = 8;
     const ROUNDS: usize = 30_000;

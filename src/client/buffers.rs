@@ -60,13 +60,13 @@ impl ObjectBuffer {
     /// The data. Starts at a multiple of 64 bytes.
     #[must_use]
     pub fn data(&self) -> &[u8] {
-        &self.held.data
+        self.held.data()
     }
 
     /// The metadata. Its address has no alignment.
     #[must_use]
     pub fn metadata(&self) -> &[u8] {
-        &self.held.metadata
+        self.held.bytes.get(self.held.data_len..).unwrap_or_default()
     }
 
     /// Drops many buffers with one message, where dropping one after the other sends as many. What
@@ -85,23 +85,20 @@ impl ObjectBuffer {
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
     pub fn release_all(buffers: impl IntoIterator<Item = Self>) {
-        let buffers = buffers.into_iter();
-        let mut last_ones: Vec<_> =
-            buffers.filter_map(|buffer| Arc::into_inner(buffer.held)).collect();
+        // What is pinned needs no message, and goes at once.
+        let is_counted = |held: &Held| held.hold == Hold::Counted;
+        let last_ones = buffers.into_iter().filter_map(|buffer| Arc::into_inner(buffer.held));
+        let mut last_ones: Vec<_> = last_ones.filter(is_counted).collect();
         while let Some(held) = last_ones.first() {
-            let connection = Arc::clone(&held.connection);
-            let of_connection = |held: &mut Held| Arc::ptr_eq(&held.connection, &connection);
+            let connection = Arc::clone(held.connection());
+            let of_connection = |held: &mut Held| Arc::ptr_eq(held.connection(), &connection);
             let mut released = Vec::new();
             for mut held in last_ones.extract_if(.., of_connection) {
-                if held.hold == Hold::Counted {
-                    connection.forget(&held.id);
-                    released.push((held.id, 1));
-                    held.hold = Hold::GivenBack;
-                }
+                connection.forget(&held.id);
+                released.push((held.id, 1));
+                held.hold = Hold::GivenBack;
             }
-            if !released.is_empty() {
-                connection.release(&released);
-            }
+            connection.release(&released);
         }
     }
 
@@ -173,7 +170,7 @@ impl Deref for ObjectSlice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.held.data[self.range.clone()]
+        &self.held.data()[self.range.clone()]
     }
 }
 
@@ -196,10 +193,10 @@ impl fmt::Debug for ObjectSlice {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) id: ObjectId,
-    pub(super) data: View,
-    pub(super) metadata: View,
-    /// Keeps the connection, and with it the hold, alive.
-    pub(super) connection: Arc<Connection>,
+    /// The data, and behind it the metadata. Keeps the connection, and with it the hold, alive.
+    pub(super) bytes: View<Connection>,
+    /// Bytes of data.
+    pub(super) data_len: usize,
     pub(super) hold: Hold,
 }
 
@@ -214,8 +211,18 @@ pub(super) enum Hold {
     GivenBack,
 }
 
+impl Held {
+    const fn connection(&self) -> &Arc<Connection> {
+        self.bytes.keeper()
+    }
+
+    fn data(&self) -> &[u8] {
+        self.bytes.get(..self.data_len).unwrap_or_default()
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
-        self.connection.give_back(self.id, self.hold);
+        self.connection().give_back(self.id, self.hold);
     }
 }

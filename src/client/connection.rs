@@ -21,19 +21,22 @@ use foldhash::fast::RandomState;
 
 use super::Result;
 use super::buffers::{Held, Hold, ObjectBuffer};
-use super::direct::{Attempt, DirectReader};
+use super::direct::{Attempt, DirectReader, Found};
 use super::error::{Error, Fault, unexpected};
 use super::opening::{CONNECT_REQUEST, open};
 use super::options::{Builder, Interrupt};
 use super::process_local::ProcessLocal;
 use super::sending::SendTime;
 use super::transport::{Transport, lock};
-use crate::ids::{Location, ObjectId, SegmentId};
+use crate::ids::{Extent, Location, ObjectId, SegmentId};
 use crate::limits::{RECEIVE_TIMEOUT, REQUEST_IDS_TOGETHER};
 use crate::polling::Polling;
 use crate::protocol::message::{Connected, Granted, Reply, Request};
 use crate::shm::{Access, View};
 use crate::time::{Clock, Timestamp};
+
+/// Objects that are looked for in the directory before the first of them is pinned.
+const LOOKS_TOGETHER: usize = 16;
 
 type HeldTable = HashMap<ObjectId, Weak<Held>, RandomState>;
 
@@ -132,9 +135,11 @@ impl Connection {
         ids: &[ObjectId],
     ) -> Result<Vec<Option<ObjectBuffer>>> {
         let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
-            found.push(self.find_in_directory(id)?);
-        }
+        self.find_in_directory(ids, |object| {
+            found.push(object);
+            true
+        })?;
+        found.resize(ids.len(), None);
         let mut missing =
             ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()).peekable();
         if missing.peek().is_some()
@@ -154,20 +159,54 @@ impl Connection {
         ids: &[ObjectId],
     ) -> Result<Option<Vec<ObjectBuffer>>> {
         let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
-            match self.find_in_directory(id)? {
-                Some(object) => found.push(object),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(found))
+        self.find_in_directory(ids, |object| object.map(|object| found.push(object)).is_some())?;
+        Ok((found.len() == ids.len()).then_some(found))
     }
 
-    fn find_in_directory(self: &Arc<Self>, id: &ObjectId) -> Result<Option<ObjectBuffer>> {
+    /// The object, if the directory has it.
+    pub(super) fn find_one_in_directory(
+        self: &Arc<Self>,
+        id: &ObjectId,
+    ) -> Result<Option<ObjectBuffer>> {
         let Some(direct) = self.transport.directory() else { return Ok(None) };
-        match direct.pin(id) {
+        match direct.look(id) {
+            Some(seen) => self.pin(direct, *id, seen),
+            None => Ok(None),
+        }
+    }
+
+    /// Says of one object after another what the directory has, until `each` wants no more.
+    fn find_in_directory(
+        self: &Arc<Self>,
+        ids: &[ObjectId],
+        mut each: impl FnMut(Option<ObjectBuffer>) -> bool,
+    ) -> Result<()> {
+        let Some(direct) = self.transport.directory() else { return Ok(()) };
+        let mut seen = [None; LOOKS_TOGETHER];
+        for ids in ids.chunks(LOOKS_TOGETHER) {
+            for (seen, id) in seen.iter_mut().zip(ids) {
+                *seen = direct.look(id);
+            }
+            for (seen, id) in seen.iter().zip(ids) {
+                let object = seen.map_or(Ok(None), |seen| self.pin(direct, *id, seen))?;
+                if !each(object) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn pin(
+        self: &Arc<Self>,
+        direct: &DirectReader,
+        id: ObjectId,
+        seen: Found<'_>,
+    ) -> Result<Option<ObjectBuffer>> {
+        match direct.pin(seen) {
             Attempt::Pinned(slot, location) => {
-                let held = self.hold(*id, &location, Hold::Pinned(slot));
+                let held = self.hold(id, &location, Hold::Pinned(slot));
                 Ok(Some(ObjectBuffer::new(Arc::new(held?))))
             }
             Attempt::Missed => Ok(None),
@@ -249,23 +288,29 @@ impl Connection {
     }
 
     fn hold(self: &Arc<Self>, id: ObjectId, location: &Location, hold: Hold) -> Result<Held> {
-        let views = self.views(id, location);
-        if views.is_err() {
-            self.give_back(id, hold);
+        match self.view(id, location) {
+            Ok((bytes, data_len)) => Ok(Held { id, bytes, data_len, hold }),
+            Err(error) => {
+                self.give_back(id, hold);
+                Err(error)
+            }
         }
-        let (data, metadata) = views?;
-        Ok(Held { id, data, metadata, connection: Arc::clone(self), hold })
     }
 
-    fn views(&self, id: ObjectId, location: &Location) -> Result<(View, View)> {
-        let mapping = self.transport.segments.mapping(location.segment, Access::ReadOnly)?;
+    /// An object's data with the metadata behind it, and how much of it is data.
+    #[inline]
+    fn view(self: &Arc<Self>, id: ObjectId, location: &Location) -> Result<(View<Self>, usize)> {
+        let Location { segment, offset, data_size, metadata_size } = *location;
         // What the directory says was not checked on its way, as what comes by message is.
-        let sizes = location.data_size.checked_add(location.metadata_size);
-        let is_in_range = sizes.is_some_and(|size| location.offset.checked_add(size).is_some());
-        let views = is_in_range
-            .then(|| mapping.view(location.data()).zip(mapping.view(location.metadata())))
-            .flatten();
-        views.ok_or_else(|| self.outside(id, location))
+        let len = data_size.checked_add(metadata_size);
+        let len = len.ok_or_else(|| self.outside(id, location))?;
+        let extent = Extent { segment, offset, len };
+        let view = View::kept_by(Arc::clone(self), extent, |connection| {
+            let mapping = connection.transport.segments.mapping(segment, Access::ReadOnly);
+            mapping.map(|mapping| &**mapping)
+        })?;
+        // The whole is no longer than what is mapped, and so is its part.
+        view.zip(usize::try_from(data_size).ok()).ok_or_else(|| self.outside(id, location))
     }
 
     /// Gives one hold back. Waits for nothing.

@@ -7,8 +7,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::directory::protocol::{AllSteps, pin, unpin};
+use crate::directory::protocol::{AllSteps, Entry, PINS_MAX, Pins, Sequence, count, pin, unpin};
 use crate::directory::{DirectoryWords, Layout, PinTable};
 use crate::ids::{Location, ObjectId, SegmentId, Slot};
 use crate::protocol::message::DescriptorInfo;
@@ -21,6 +23,15 @@ pub(super) struct DirectReader {
     directory: DirectoryWords,
     table: PinTable,
     generation: u64,
+}
+
+/// An object that seemed to be there when it was looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found<'a> {
+    slot: Slot,
+    entry: Entry<'a, AtomicU64>,
+    sequence: Sequence,
+    pins: Pins<'a, AtomicU64>,
 }
 
 /// What came of an attempt to pin an object.
@@ -69,13 +80,21 @@ impl DirectReader {
         self.directory.has_ended() || self.table.has_ended()
     }
 
-    /// Pins an object that is there.
+    /// Looks for an object that seems to be there. Several are looked for faster before the first
+    /// one is pinned: the processor waits for the memory of all of them at once.
     #[inline]
-    pub(super) fn pin(&self, id: &ObjectId) -> Attempt {
-        let Some((slot, entry, sequence)) = self.directory.look(id) else {
-            return Attempt::Missed;
-        };
-        let Some(pins) = self.table.pins(slot) else { return Attempt::Missed };
+    pub(super) fn look(&self, id: &ObjectId) -> Option<Found<'_>> {
+        let (slot, entry, sequence) = self.directory.look(id)?;
+        let pins = self.table.pins(slot)?;
+        // The first access to the pins is one that everything later waits for, unless they are on
+        // their way already.
+        (count(pins.own.load(Relaxed)) < PINS_MAX).then_some(Found { slot, entry, sequence, pins })
+    }
+
+    /// Pins an object if it is still there.
+    #[inline]
+    pub(super) fn pin(&self, found: Found<'_>) -> Attempt {
+        let Found { slot, entry, sequence, pins } = found;
         match pin::<AllSteps, _>(entry, sequence, pins, self.directory.tick()) {
             // The connection may have ended since the last look.
             Ok(()) if self.table.has_ended() => {
@@ -91,9 +110,9 @@ impl DirectReader {
     /// Takes one pin back. Whether the store wants to hear of it.
     #[inline]
     pub(super) fn unpin(&self, slot: Slot) -> bool {
-        let entry_and_pins = self.directory.entry(slot).zip(self.table.pins(slot));
-        entry_and_pins
-            .is_some_and(|(entry, pins)| unpin::<AllSteps, _>(entry, pins, self.directory.tick()))
+        let Some(entry) = self.directory.entry(slot) else { return false };
+        let Some(pins) = self.table.pins(slot) else { return false };
+        unpin::<AllSteps, _>(entry, pins, self.directory.tick())
     }
 
     /// Whether the object is there, surely. False says nothing.

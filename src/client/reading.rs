@@ -64,6 +64,10 @@ impl Client {
     /// # Errors
     /// As [`Self::get`].
     pub fn get_one(&self, id: ObjectId, timeout: Option<Duration>) -> Result<Option<ObjectBuffer>> {
+        let found = self.with_connection(|connection| connection.find_one_in_directory(&id))?;
+        if found.is_some() {
+            return Ok(found);
+        }
         let found = self.get(&[id], timeout)?;
         Ok(found.into_iter().next().flatten())
     }
@@ -140,7 +144,7 @@ impl Client {
     /// # Errors
     /// [`Error::Map`] if the store's memory cannot be mapped, and those of the connection.
     pub fn get_at_hand(&self, ids: &[ObjectId]) -> Result<Option<Vec<ObjectBuffer>>> {
-        self.connection()?.get_at_hand(ids)
+        self.with_connection(|connection| connection.get_at_hand(ids))
     }
 
     /// Waits until `count` of the objects have been seen sealed, and says which. Holds nothing: an
@@ -212,7 +216,7 @@ impl Client {
     /// # Errors
     /// None but those of the connection.
     pub fn contains_at_hand(&self, id: ObjectId) -> Result<bool> {
-        Ok(self.connection()?.has_here(&id))
+        self.with_connection(|connection| Ok(connection.has_here(&id)))
     }
 
     /// Where the life of an object stands.
@@ -228,10 +232,10 @@ impl Client {
     /// # Errors
     /// None but those of the connection.
     pub fn state(&self, id: ObjectId) -> Result<ObjectState> {
-        let connection = self.connection()?;
-        if connection.has_here(&id) {
+        if self.contains_at_hand(id)? {
             return Ok(ObjectState::Sealed);
         }
+        let connection = self.connection()?;
         let states = connection.ask_states(&[id])?;
         Ok(states.first().copied().unwrap_or(ObjectState::Absent))
     }

@@ -1,14 +1,14 @@
 //! The store's memory as this connection knows it: descriptors that came, and their mappings.
 //!
 //! A segment comes up to twice, opened read-only and writable. It is mapped when it is first used,
-//! by the thread that uses it. There is no lock here, because a forked child still drops its copy
-//! (see [`super::process_local`]).
+//! by the thread that uses it. Nothing is ever taken out, so who looks for a segment walks along a
+//! list whose links are set once, and counts no references: every get does that. There is no lock
+//! here, because a forked child still drops its copy (see [`super::process_local`]).
 
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-
-use arc_swap::{ArcSwap, ArcSwapOption};
+use std::sync::{Arc, OnceLock};
 
 use super::error::Error;
 use crate::ids::{Extent, SegmentId};
@@ -17,13 +17,18 @@ use crate::shm::{Access, Mapping, Window};
 
 /// All segments that have come with the replies on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Segments(ArcSwap<Vec<Arc<Segment>>>);
+pub(super) struct Segments {
+    first: Link,
+}
+
+type Link = OnceLock<Box<Segment>>;
 
 #[derive(Debug)]
 struct Segment {
     info: DescriptorInfo,
     descriptor: OwnedFd,
-    mapping: ArcSwapOption<Mapping>,
+    mapping: OnceLock<Arc<Mapping>>,
+    next: Link,
 }
 
 impl Segments {
@@ -33,12 +38,19 @@ impl Segments {
         if self.knows(info.segment, access) {
             return;
         }
-        let segment = Arc::new(Segment { info, descriptor, mapping: ArcSwapOption::empty() });
-        self.0.rcu(|known| {
-            let mut known = Vec::clone(known);
-            known.push(Arc::clone(&segment));
-            known
-        });
+        let mut new =
+            Box::new(Segment { info, descriptor, mapping: OnceLock::new(), next: Link::new() });
+        let mut end = &self.first;
+        loop {
+            match end.get() {
+                Some(known) => end = &known.next,
+                None => match end.set(new) {
+                    Ok(()) => return,
+                    // Another thread was quicker.
+                    Err(refused) => new = refused,
+                },
+            }
+        }
     }
 
     /// Whether this connection can map the segment in that way.
@@ -47,7 +59,8 @@ impl Segments {
     }
 
     /// The mapping of a segment.
-    pub(super) fn mapping(&self, id: SegmentId, access: Access) -> Result<Arc<Mapping>, Error> {
+    #[inline]
+    pub(super) fn mapping(&self, id: SegmentId, access: Access) -> Result<&Arc<Mapping>, Error> {
         self.get(id, access)?.map(access).map_err(Error::Map)
     }
 
@@ -57,7 +70,8 @@ impl Segments {
         Window::new(segment.descriptor.as_fd(), range).map_err(Error::Map)
     }
 
-    fn get(&self, id: SegmentId, access: Access) -> Result<Arc<Segment>, Error> {
+    #[inline]
+    fn get(&self, id: SegmentId, access: Access) -> Result<&Segment, Error> {
         self.find(id, access).ok_or_else(|| {
             let kind = if access == Access::ReadWrite { "writable" } else { "read-only" };
             let problem = format!("the store sent no {kind} descriptor of segment {}", id.0);
@@ -65,23 +79,58 @@ impl Segments {
         })
     }
 
-    fn find(&self, id: SegmentId, access: Access) -> Option<Arc<Segment>> {
+    #[inline]
+    fn find(&self, id: SegmentId, access: Access) -> Option<&Segment> {
         let writable = access == Access::ReadWrite;
-        let known = self.0.load();
-        let mut known = known.iter();
-        known.find(|known| known.info.segment == id && known.info.writable == writable).cloned()
+        let mut known = iter::successors(self.first.get(), |known| known.next.get());
+        let found = known.find(|known| known.info.segment == id && known.info.writable == writable);
+        found.map(|found| &**found)
     }
 }
 
 impl Segment {
-    fn map(&self, access: Access) -> io::Result<Arc<Mapping>> {
-        if let Some(mapping) = self.mapping.load_full() {
+    #[inline]
+    fn map(&self, access: Access) -> io::Result<&Arc<Mapping>> {
+        if let Some(mapping) = self.mapping.get() {
             return Ok(mapping);
         }
         let bytes = self.info.segment_size;
         let mapping = Arc::new(Mapping::new(self.descriptor.as_fd(), bytes, access)?);
-        // Should two threads map at once, one mapping goes as soon as its objects have gone.
-        self.mapping.store(Some(Arc::clone(&mapping)));
-        Ok(mapping)
+        // Should two threads map at once, one of the mappings goes again.
+        Ok(self.mapping.get_or_init(|| mapping))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::{Backing, Segment as File};
+
+    #[test]
+    fn descriptors_that_come_in_several_threads_are_all_known_and_mapped_once() {
+        let file = File::create(SegmentId(0), &Backing::Memfd, 4096).unwrap();
+        let segments = Segments::default();
+        let both = [(false, Access::ReadOnly), (true, Access::ReadWrite)];
+        let kinds = (0..8).flat_map(|id| both.map(|(writable, access)| (id, writable, access)));
+        std::thread::scope(|scope| {
+            for (id, writable, _) in kinds.clone() {
+                let (segments, file) = (&segments, &file);
+                scope.spawn(move || {
+                    let info =
+                        DescriptorInfo { segment: SegmentId(id), segment_size: 4096, writable };
+                    let descriptor = || file.descriptor(writable).try_clone_to_owned().unwrap();
+                    segments.add(info.clone(), descriptor());
+                    segments.add(info, descriptor());
+                });
+            }
+        });
+        for (id, _, access) in kinds {
+            let first = segments.mapping(SegmentId(id), access).unwrap();
+            let again = segments.mapping(SegmentId(id), access).unwrap();
+            assert!(Arc::ptr_eq(first, again) && first.size() == 4096);
+        }
+        assert!(!segments.knows(SegmentId(8), Access::ReadOnly));
+        let unknown = segments.mapping(SegmentId(8), Access::ReadOnly).unwrap_err().to_string();
+        assert!(unknown.contains("no read-only descriptor of segment 8"), "{unknown}");
     }
 }

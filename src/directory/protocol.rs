@@ -16,6 +16,7 @@
 //! the memory is, is not known here.
 
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::compiler_fence;
 
 use crate::ids::{Location, ObjectId, SegmentId};
 
@@ -34,6 +35,12 @@ pub trait Word {
     fn compare_exchange(&self, from: u64, to: u64, order: Ordering) -> Result<u64, u64>;
     /// A fence between the accesses of this thread to all words of this kind.
     fn fence(order: Ordering);
+    /// The same, sequentially consistent, right after this thread has changed a word with
+    /// [`Word::fetch_add`] or [`Word::compare_exchange`].
+    #[inline]
+    fn fence_after_change() {
+        Self::fence(SeqCst);
+    }
 }
 
 impl Word for std::sync::atomic::AtomicU64 {
@@ -60,6 +67,17 @@ impl Word for std::sync::atomic::AtomicU64 {
     #[inline]
     fn fence(order: Ordering) {
         std::sync::atomic::fence(order);
+    }
+
+    #[inline]
+    fn fence_after_change() {
+        // There each of these changes is a locked instruction, which no load or store of the same
+        // thread passes in either direction: the processor needs no second fence.
+        if cfg!(target_arch = "x86_64") {
+            compiler_fence(SeqCst);
+        } else {
+            Self::fence(SeqCst);
+        }
     }
 }
 
@@ -287,7 +305,7 @@ pub fn pin<S: Steps, W: Word>(
     let in_block = pins.block.fetch_add(1, Relaxed);
     let others = pins.own.fetch_add(1, Relaxed);
     if S::makes(Step::FencePin) {
-        W::fence(SeqCst);
+        W::fence_after_change();
     }
     let is_same = !S::makes(Step::CheckPinned) || entry.0[SEQUENCE].load(Relaxed) == sequence.0;
     if is_same && count(others) < PINS_MAX && count(in_block) < PINS_MAX {
@@ -307,7 +325,7 @@ pub fn unpin<S: Steps, W: Word>(entry: Entry<'_, W>, pins: Pins<'_, W>, now: u64
         return false;
     }
     if S::makes(Step::FenceUnpin) {
-        W::fence(SeqCst);
+        W::fence_after_change();
     }
     entry.0[TELL].load(Relaxed) != 0
 }

@@ -8,6 +8,7 @@
 //! Knows extents and access rights. Which objects lie there, and who may write them, is decided
 //! elsewhere.
 
+use std::convert::Infallible;
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
@@ -105,8 +106,9 @@ impl Mapping {
     /// matter here.
     #[must_use]
     pub fn view(self: &Arc<Self>, extent: Extent) -> Option<View> {
-        let range = self.range(extent.offset, extent.len)?;
-        Some(View { mapping: Arc::clone(self), range })
+        let kept =
+            View::kept_by(Arc::clone(self), extent, |mapping| Ok::<&Self, Infallible>(mapping));
+        kept.unwrap_or_default()
     }
 
     /// Bytes to fill in, of an object that the caller is creating. `None` if they are not inside
@@ -235,21 +237,58 @@ impl Drop for Mapping {
     }
 }
 
-/// Bytes of a held object, read in place. Cheap to clone; keeps the memory mapped.
-#[derive(Debug, Clone)]
-pub struct View {
-    mapping: Arc<Mapping>,
-    range: Range<usize>,
+/// Bytes of a held object, read in place. Its *keeper* keeps the memory mapped: the mapping itself,
+/// or something that owns it and is counted anyway.
+#[derive(Debug)]
+pub struct View<K = Mapping> {
+    start: NonNull<u8>,
+    len: usize,
+    keeper: Arc<K>,
 }
 
-impl Deref for View {
+// SAFETY: the bytes are mapped for the whole process and nobody writes them, so they may be read in
+// any thread; and what keeps them mapped may be used in any.
+unsafe impl<K: Send + Sync> Send for View<K> {}
+
+// SAFETY: as above.
+unsafe impl<K: Send + Sync> Sync for View<K> {}
+
+impl<K> View<K> {
+    /// The bytes of an object that the caller holds, in a mapping that belongs to `keeper`. `None`
+    /// if they are not inside the mapping. Otherwise as [`Mapping::view`].
+    ///
+    /// # Errors
+    /// Those of `mapping_of`.
+    pub fn kept_by<E>(
+        keeper: Arc<K>,
+        extent: Extent,
+        mapping_of: impl for<'a> FnOnce(&'a K) -> Result<&'a Mapping, E>,
+    ) -> Result<Option<Self>, E> {
+        let mapping = mapping_of(&keeper)?;
+        let range = mapping.range(extent.offset, extent.len);
+        let start = range.and_then(|range| NonNull::new(mapping.address(range.start)));
+        // Where it fits into the address space its length does too.
+        let len = usize::try_from(extent.len).unwrap_or(0);
+        Ok(start.map(|start| Self { start, len, keeper }))
+    }
+
+    /// What keeps the memory mapped.
+    #[must_use]
+    pub const fn keeper(&self) -> &Arc<K> {
+        &self.keeper
+    }
+}
+
+impl<K> Deref for View<K> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        let start = self.mapping.address(self.range.start);
-        // SAFETY: the range is inside the mapping, which lives as long as `self`. The object is
-        // sealed and held, so its bytes do not change (see `crate::shm` for who sees to that).
-        unsafe { slice::from_raw_parts(start, self.range.len()) }
+        // SAFETY: the range is inside a mapping that was borrowed from the keeper for as long as
+        // the keeper is shared. So the mapping ends only when somebody may change or drop the
+        // keeper, and that nobody may as long as `self` has its `Arc`. The object is sealed and
+        // held, so its bytes do not change (see `crate::shm` for who sees to that).
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
