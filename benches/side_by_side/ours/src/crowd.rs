@@ -13,26 +13,37 @@ use crate::{Failure, Samples};
 /// Bytes of each object that is read.
 const OBJECT_BYTES: usize = 1000;
 
-/// `clients` clients, each in a thread, get and release objects of 1 KB, `count` times altogether.
-/// The sample is the time that one operation takes of the whole: one divided by it are the
+/// What a client does at least: less than this is over before the last thread runs.
+const EACH_MIN: usize = 20_000;
+
+/// `clients` clients, each in a thread, get and release objects of 1 KB, `count` times altogether or
+/// more. The sample is the time that one operation takes of the whole: one divided by it are the
 /// operations per second.
 pub fn throughput(socket: &Path, count: usize, clients: usize) -> Result<Samples, Failure> {
-    let each = (count / clients).max(1);
+    let each = (count / clients).max(EACH_MIN);
     let all: Vec<Client> =
         (0..clients).map(|_| Client::connect(socket)).collect::<Result<_, _>>()?;
     let ids = new_ids(clients);
     for id in &ids {
         all[0].put(*id, &[1; OBJECT_BYTES], b"")?;
     }
-    let begin = Barrier::new(clients + 1);
+    let (ready, begin) = (Barrier::new(clients + 1), Barrier::new(clients + 1));
     let elapsed = thread::scope(|scope| {
         let threads: Vec<_> = all
             .iter()
             .zip(&ids)
-            .map(|(client, id)| scope.spawn(|| work(client, *id, each, &begin)))
+            .map(|(client, id)| {
+                scope.spawn(|| {
+                    ready.wait();
+                    begin.wait();
+                    work(client, *id, each)
+                })
+            })
             .collect();
-        begin.wait();
+        ready.wait();
+        // Nobody goes on before this thread does: it may be the last one to be woken.
         let start = now();
+        begin.wait();
         for thread in threads {
             thread.join().map_err(|_| "a client panicked")??;
         }
@@ -42,8 +53,7 @@ pub fn throughput(socket: &Path, count: usize, clients: usize) -> Result<Samples
     Ok(vec![elapsed / (each * clients) as u64])
 }
 
-fn work(client: &Client, id: ObjectId, times: usize, begin: &Barrier) -> Result<(), Failure> {
-    begin.wait();
+fn work(client: &Client, id: ObjectId, times: usize) -> Result<(), Failure> {
     for _ in 0..times {
         client.get_one(id, None)?.ok_or("not there")?;
     }
