@@ -303,7 +303,7 @@ PYTHON_LARGE = Scene(
 IDLE = "CPU of a store with 1,000 idle clients, 10 s"
 HEAP = "server heap per object at 10^6"
 TURNS = "longest turn of the loop during"
-FILL_TURN = f"{TURNS} puts of 10^6"
+FILL_TURN = f"{TURNS} puts of 10^6, 100 together"
 
 #: Scenes in which more is measured than their works.
 HEAP_SCENE = "a million objects"

@@ -18,6 +18,10 @@ const READ_BYTES: usize = 64 << 20;
 /// Objects that are put or deleted in one request when it is not timed.
 const BATCH: usize = 1000;
 
+/// Objects that are put with one message to be there for what is measured. A message is served in
+/// one turn of the loop, and the longest turn is to be that of the works.
+const TOGETHER: usize = 100;
+
 /// Until all processes sleep. Longer than anybody looks for news before sleeping.
 const UNTIL_ASLEEP: Duration = Duration::from_micros(500);
 
@@ -253,7 +257,7 @@ impl Works {
         if size > 4096 {
             return self.keep_one_by_one(ids, payload);
         }
-        for part in ids.chunks(BATCH) {
+        for part in ids.chunks(TOGETHER) {
             let objects: Vec<_> = part.iter().map(|id| (*id, payload, b"")).collect();
             self.maker.put_batch(&objects)?;
         }
