@@ -119,7 +119,7 @@ mod tests {
                     let info =
                         DescriptorInfo { segment: SegmentId(id), segment_size: 4096, writable };
                     let descriptor = || file.descriptor(writable).try_clone_to_owned().unwrap();
-                    segments.add(info.clone(), descriptor());
+                    segments.add(info, descriptor());
                     segments.add(info, descriptor());
                 });
             }

@@ -16,6 +16,7 @@
 //! is 512 slots: a page of pins. So whoever looks for pins has to touch those pages only on which
 //! there are some, and a table takes memory for what its client uses.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -142,6 +143,15 @@ impl DirectoryWords {
     #[must_use]
     pub fn new(words: Words, layout: Layout) -> Option<Self> {
         (words.len() >= layout.directory_words()).then_some(Self { words, layout })
+    }
+
+    /// Makes all buckets present at once. Ids are spread over all of them, so a few thousand
+    /// objects touch every page: without this each of the first ones waits for one. For the store.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn make_ready(&self) -> io::Result<()> {
+        self.words.populate(self.layout.entries_at())
     }
 
     /// Its sizes.

@@ -75,7 +75,7 @@ impl UnsentTables {
     }
 }
 
-/// Makes a directory.
+/// Makes a directory, and its hash table ready: 16 to 32 bytes for each slot.
 ///
 /// # Errors
 /// There is no memory for it.
@@ -84,6 +84,7 @@ pub fn create(layout: Layout) -> io::Result<(SharedDirectory, DirectoryFiles)> {
     let directory = file(SegmentId::DIRECTORY, count)?;
     let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
     let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+    words.make_ready()?;
     let unsent = UnsentTables::default();
     let (tables, left) = (Vec::new(), BTreeMap::new());
     let shared = SharedDirectory { words, tables, left, unsent: unsent.clone(), tick: 0 };

@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
+use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 use nix::sys::stat::fstat;
 
@@ -61,6 +62,23 @@ impl Words {
         let _ = unsafe { mman::madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP) };
         Ok(Self { start: start.cast(), count })
     }
+
+    /// Makes the first words present for writing, all in one call, which is far cheaper than a
+    /// fault for each page. A kernel before 5.14 cannot do it: they come when they are touched.
+    ///
+    /// # Errors
+    /// If there is no memory for them. `InvalidInput` if there are not so many.
+    pub fn populate(&self, words: usize) -> io::Result<()> {
+        if words > self.count.get() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (start, bytes) = (self.start.cast(), words * WORD_BYTES);
+        // SAFETY: the range is inside this mapping, and this advice changes no byte of it.
+        match unsafe { mman::madvise(start, bytes, MmapAdvise::MADV_POPULATE_WRITE) } {
+            Ok(()) | Err(Errno::EINVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 impl Deref for Words {
@@ -98,6 +116,21 @@ mod tests {
         let reader = Words::map(segment.descriptor(false), 512, Access::ReadOnly).unwrap();
         writer[511].store(7, Relaxed);
         assert_eq!((reader.len(), reader[511].load(Relaxed)), (512, 7));
+    }
+
+    #[test]
+    fn words_that_were_made_present_are_there_and_others_are_not() {
+        let segment = Segment::create(SegmentId(0), &Backing::Memfd, 16 << 12).unwrap();
+        let words = Words::map(segment.descriptor(true), 16 * 512, Access::ReadWrite).unwrap();
+        let allocated = || fstat(segment.descriptor(true)).unwrap().st_blocks * 512;
+        words.populate(0).unwrap();
+        assert_eq!(allocated(), 0);
+        words.populate(5 * 512 + 1).unwrap();
+        assert_eq!(allocated(), 6 << 12);
+        words.populate(16 * 512).unwrap();
+        assert_eq!(allocated(), 16 << 12);
+        let error = words.populate(16 * 512 + 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

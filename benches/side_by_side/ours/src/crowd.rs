@@ -16,9 +16,9 @@ const OBJECT_BYTES: usize = 1000;
 /// What a client does at least: less than this is over before the last thread runs.
 const EACH_MIN: usize = 20_000;
 
-/// `clients` clients, each in a thread, get and release objects of 1 KB, `count` times altogether or
-/// more. The sample is the time that one operation takes of the whole: one divided by it are the
-/// operations per second.
+/// `clients` clients, each in a thread, get and release objects of 1 KB, `count` times altogether
+/// or more. The sample is the time that one operation takes of the whole: one divided by it are
+/// the operations per second.
 pub fn throughput(socket: &Path, count: usize, clients: usize) -> Result<Samples, Failure> {
     let each = (count / clients).max(EACH_MIN);
     let all: Vec<Client> =
