@@ -58,6 +58,7 @@ mod receiver;
 mod releasing;
 mod segments;
 mod sending;
+mod set_once;
 mod subscription;
 #[cfg(test)]
 mod tests;

@@ -197,6 +197,10 @@ pub const COMMIT_WAKE_BYTES: u64 = 16 << 20;
 /// Memory of the machine, or room in a control group, below which nothing is made ready ahead.
 pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
 
+/// The share of the memory that can still be had which the hash table of the directory may take at
+/// the start, as a divisor. A larger one takes its pages as they are touched.
+pub const TABLE_READY_DIVISOR: u64 = 16;
+
 /// How long free memory stays with the store before it goes back to the system, unless told
 /// otherwise; it may be twice as long. To take it again costs what memory costs at first touch,
 /// a quarter of a second for a GiB, so it should be rare.

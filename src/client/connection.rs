@@ -181,9 +181,10 @@ impl Connection {
         ids: &[ObjectId],
         mut each: impl FnMut(Option<ObjectBuffer>) -> bool,
     ) -> Result<()> {
-        let Some(direct) = self.transport.directory() else { return Ok(()) };
         let mut seen = [None; LOOKS_TOGETHER];
         for ids in ids.chunks(LOOKS_TOGETHER) {
+            // Meanwhile another thread may have given something back, or the store have ended.
+            let Some(direct) = self.transport.directory() else { return Ok(()) };
             for (seen, id) in seen.iter_mut().zip(ids) {
                 *seen = direct.look(id);
             }

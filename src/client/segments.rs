@@ -2,15 +2,17 @@
 //!
 //! A segment comes up to twice, opened read-only and writable. It is mapped when it is first used,
 //! by the thread that uses it. Nothing is ever taken out, so who looks for a segment walks along a
-//! list whose links are set once, and counts no references: every get does that. There is no lock
-//! here, because a forked child still drops its copy (see [`super::process_local`]).
+//! list whose links are set once, and counts no references: every get does that. A forked child
+//! reads on in what it inherits and drops its copy in the end, so no lock is here but that of
+//! [`super::set_once`], which allows for that.
 
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::error::Error;
+use super::set_once::SetOnce;
 use crate::ids::{Extent, SegmentId};
 use crate::protocol::message::DescriptorInfo;
 use crate::shm::{Access, Mapping, Window};
@@ -21,13 +23,13 @@ pub(super) struct Segments {
     first: Link,
 }
 
-type Link = OnceLock<Box<Segment>>;
+type Link = SetOnce<Box<Segment>>;
 
 #[derive(Debug)]
 struct Segment {
     info: DescriptorInfo,
     descriptor: OwnedFd,
-    mapping: OnceLock<Arc<Mapping>>,
+    mapping: SetOnce<Arc<Mapping>>,
     next: Link,
 }
 
@@ -39,7 +41,7 @@ impl Segments {
             return;
         }
         let mut new =
-            Box::new(Segment { info, descriptor, mapping: OnceLock::new(), next: Link::new() });
+            Box::new(Segment { info, descriptor, mapping: SetOnce::new(), next: Link::new() });
         let mut end = &self.first;
         loop {
             match end.get() {
@@ -85,6 +87,16 @@ impl Segments {
         let mut known = iter::successors(self.first.get(), |known| known.next.get());
         let found = known.find(|known| known.info.segment == id && known.info.writable == writable);
         found.map(|found| &**found)
+    }
+}
+
+/// One after another: dropped by itself, each link would drop the next one within.
+impl Drop for Segments {
+    fn drop(&mut self) {
+        let mut rest = self.first.take();
+        while let Some(mut segment) = rest {
+            rest = segment.next.take();
+        }
     }
 }
 

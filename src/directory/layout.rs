@@ -88,7 +88,8 @@ impl Layout {
         self.end_at() + 1
     }
 
-    const fn entries_at(&self) -> usize {
+    /// Where the entries begin: behind the header and all buckets.
+    pub(crate) const fn entries_at(&self) -> usize {
         HEADER_WORDS + self.buckets * BUCKET_WORDS
     }
 

@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::memory_limit::available_bytes;
 use crate::directory::layout::{LIFE, LIFE_WORDS};
 use crate::directory::protocol::{AllSteps, pin_for, short_tick};
 use crate::directory::{DirectoryWords, Layout, PinTable};
 use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::limits;
 use crate::shm::life_mark::LifeMark;
 use crate::shm::words::Words;
 use crate::shm::{Access, Backing, Segment};
@@ -75,7 +78,8 @@ impl UnsentTables {
     }
 }
 
-/// Makes a directory, and its hash table ready: 16 to 32 bytes for each slot.
+/// Makes a directory, and its hash table ready if there is memory in plenty: that takes 16 to 32
+/// bytes for each slot.
 ///
 /// # Errors
 /// There is no memory for it.
@@ -84,11 +88,22 @@ pub fn create(layout: Layout) -> io::Result<(SharedDirectory, DirectoryFiles)> {
     let directory = file(SegmentId::DIRECTORY, count)?;
     let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
     let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-    words.make_ready()?;
+    make_ready(&words, available_bytes(Path::new("/")));
     let unsent = UnsentTables::default();
     let (tables, left) = (Vec::new(), BTreeMap::new());
     let shared = SharedDirectory { words, tables, left, unsent: unsent.clone(), tick: 0 };
     Ok((shared, DirectoryFiles { directory: Arc::new(directory), unsent }))
+}
+
+/// The first objects come quicker then. It is no reason not to start: the memory may be in use by
+/// others, or be set aside for huge pages.
+fn make_ready(words: &DirectoryWords, available: u64) {
+    let bytes = words.layout().entries_at() as u64 * WORD_BYTES;
+    if bytes > available / limits::TABLE_READY_DIVISOR {
+        log::info!("the directory's {bytes} bytes of hash table come when they are touched");
+    } else if let Err(error) = words.make_ready() {
+        log::warn!("the directory's hash table comes when it is touched: {error}");
+    }
 }
 
 /// The last tick until now of which a pin word has so much; zero if it was never.
@@ -248,5 +263,30 @@ impl Directory for SharedDirectory {
     fn advance(&mut self, tick: u64) {
         self.tick = tick;
         self.words.set_tick(tick);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::fstat;
+
+    use super::*;
+
+    #[test]
+    fn the_hash_table_is_made_ready_only_where_there_is_memory_in_plenty() {
+        let layout = Layout::new(1 << 16).unwrap();
+        let bytes = layout.entries_at() as u64 * WORD_BYTES;
+        for (available, is_ready) in [(0, false), (16 * bytes - 1, false), (16 * bytes, true)] {
+            let count = layout.directory_words();
+            let file = file(SegmentId::DIRECTORY, count).unwrap();
+            let words = Words::map(file.descriptor(true), count, Access::ReadWrite).unwrap();
+            let words = DirectoryWords::new(words, layout).unwrap();
+            let allocated =
+                || u64::try_from(fstat(file.descriptor(true)).unwrap().st_blocks).unwrap() * 512;
+            let before = allocated();
+            make_ready(&words, available);
+            let taken = allocated() - before;
+            assert_eq!(taken >= bytes / 2, is_ready, "{taken} bytes with {available} available");
+        }
     }
 }

@@ -37,7 +37,9 @@ extern "C" fn count_fork() {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::Pid;
@@ -58,6 +60,23 @@ pub(super) mod tests {
                 waitpid(child, None) == Ok(WaitStatus::Exited(child, 0))
             }
         }
+    }
+
+    /// As [`in_child`], with a value that several threads of this process share. The child gets it
+    /// for itself, as if somebody had collected the references of the threads that it does not
+    /// have; Python does that with those of its objects.
+    pub(crate) fn in_child_as_only_owner<T>(
+        shared: &Arc<T>,
+        check: impl FnOnce(Arc<T>) -> bool,
+    ) -> bool {
+        in_child(|| {
+            while Arc::strong_count(shared) > 1 {
+                // SAFETY: the count belongs to threads that do not exist here.
+                unsafe { Arc::decrement_strong_count(Arc::as_ptr(shared)) };
+            }
+            // SAFETY: the last count, which is not used again: the child ends without returning.
+            check(unsafe { Arc::from_raw(Arc::as_ptr(shared)) })
+        })
     }
 
     #[test]

@@ -253,7 +253,9 @@ unsafe impl<K: Send + Sync> Send for View<K> {}
 // SAFETY: as above.
 unsafe impl<K: Send + Sync> Sync for View<K> {}
 
-impl<K> View<K> {
+/// What keeps a mapping lives as long as anybody has a count of it: a type that says so with its
+/// lifetimes could stand for one that borrows less, and end earlier than what was borrowed from it.
+impl<K: 'static> View<K> {
     /// The bytes of an object that the caller holds, in a mapping that belongs to `keeper`. `None`
     /// if they are not inside the mapping. Otherwise as [`Mapping::view`].
     ///
@@ -285,8 +287,9 @@ impl<K> Deref for View<K> {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the range is inside a mapping that was borrowed from the keeper for as long as
-        // the keeper is shared. So the mapping ends only when somebody may change or drop the
-        // keeper, and that nobody may as long as `self` has its `Arc`. The object is sealed and
+        // the keeper is shared (it has no lifetimes in its type, so it is the same one by any
+        // name). So the mapping ends only when somebody may change or drop the keeper, and that
+        // nobody may as long as `self` has its `Arc`. The object is sealed and
         // held, so its bytes do not change (see `crate::shm` for who sees to that).
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

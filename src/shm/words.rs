@@ -105,6 +105,8 @@ impl Drop for Words {
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
+    use nix::unistd::{SysconfVar, sysconf};
+
     use super::*;
     use crate::ids::SegmentId;
     use crate::shm::{Backing, Segment};
@@ -120,16 +122,20 @@ mod tests {
 
     #[test]
     fn words_that_were_made_present_are_there_and_others_are_not() {
-        let segment = Segment::create(SegmentId(0), &Backing::Memfd, 16 << 12).unwrap();
-        let words = Words::map(segment.descriptor(true), 16 * 512, Access::ReadWrite).unwrap();
-        let allocated = || fstat(segment.descriptor(true)).unwrap().st_blocks * 512;
+        let page = sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap();
+        let words_a_page = usize::try_from(page).unwrap() / WORD_BYTES;
+        let bytes = u64::try_from(16 * page).unwrap();
+        let segment = Segment::create(SegmentId(0), &Backing::Memfd, bytes).unwrap();
+        let all = 16 * words_a_page;
+        let words = Words::map(segment.descriptor(true), all, Access::ReadWrite).unwrap();
+        let allocated = || fstat(segment.descriptor(true)).unwrap().st_blocks * 512 / page;
         words.populate(0).unwrap();
         assert_eq!(allocated(), 0);
-        words.populate(5 * 512 + 1).unwrap();
-        assert_eq!(allocated(), 6 << 12);
-        words.populate(16 * 512).unwrap();
-        assert_eq!(allocated(), 16 << 12);
-        let error = words.populate(16 * 512 + 1).unwrap_err();
+        words.populate(5 * words_a_page + 1).unwrap();
+        assert_eq!(allocated(), 6);
+        words.populate(all).unwrap();
+        assert_eq!(allocated(), 16);
+        let error = words.populate(all + 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
