@@ -249,9 +249,6 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a client that waits asks its caller whether to go on.
 pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a call sleeps in the kernel before it looks what else could end it.
-pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
-
 /// How long a call that was interrupted waits for the store to say what has become of it. Beyond,
 /// it ends without knowing, and what the store grants later is given back.
 pub const CANCEL_PATIENCE: Duration = Duration::from_millis(500);

@@ -29,7 +29,7 @@ use super::process_local::ProcessLocal;
 use super::sending::SendTime;
 use super::transport::{Transport, lock};
 use crate::ids::{Extent, Location, ObjectId, SegmentId};
-use crate::limits::{RECEIVE_TIMEOUT, REQUEST_IDS_TOGETHER};
+use crate::limits::REQUEST_IDS_TOGETHER;
 use crate::polling::Polling;
 use crate::protocol::message::{Connected, Granted, Reply, Request};
 use crate::shm::{Access, View};
@@ -62,8 +62,6 @@ impl Connection {
     ) -> Result<Self> {
         let (mut line, connected) = open(path, builder, clock, interrupt)?;
         line.receiver.polling = Polling::new(builder.poll_time);
-        let timed = line.socket.set_read_timeout(Some(RECEIVE_TIMEOUT));
-        timed.map_err(|error| Fault::from(error).at(path))?;
         let direct = match DirectReader::open(connected.directory_slots, &line.descriptors) {
             Some(Ok(direct)) => Some(direct),
             // What the store gives to such a client it pins, so it has to connect anew without.

@@ -57,33 +57,13 @@ impl Receiver {
         self.reads_ahead = false;
     }
 
-    /// Waits for bytes and takes them in; whether some have come. The socket may have a timeout, a
-    /// signal ends the wait early, and somebody who shares the socket may have made it
-    /// non-blocking, which all is no error.
+    /// Takes in what there is, without waiting; whether something has come.
     pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
-        let (space, descriptors) = self.space();
-        let received = fd_passing::receive(socket.as_fd(), space, descriptors);
-        self.take_in(received)
-    }
-
-    /// As [`Self::receive`], but waits for nothing. Whether something has come.
-    pub(super) fn receive_now(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
-        let (space, descriptors) = self.space();
-        let received = fd_passing::receive_now(socket.as_fd(), space, descriptors);
-        self.take_in(received)
-    }
-
-    /// Where bytes and descriptors go to.
-    fn space(&mut self) -> (&mut [u8], &mut VecDeque<OwnedFd>) {
         let space = match self.reads_ahead {
             true => self.frames.space(CHUNK_BYTES),
             false => self.frames.space_for_one(),
         };
-        (space, &mut self.descriptors)
-    }
-
-    fn take_in(&mut self, received: io::Result<usize>) -> Result<bool, Fault> {
-        match received {
+        match fd_passing::receive_now(socket.as_fd(), space, &mut self.descriptors) {
             Ok(0) => Err(Fault::hung_up()),
             Ok(received) => {
                 self.frames.advance(received);

@@ -44,7 +44,6 @@ use super::receiver::{Received, Receiver, poll_for};
 use super::segments::Segments;
 use super::sending::SendTime;
 use crate::ids::Slot;
-use crate::limits::RECEIVE_TIMEOUT;
 use crate::protocol::message::{Reply, Request, RequestId};
 use crate::time::{Clock, Timestamp};
 
@@ -350,15 +349,13 @@ impl<'a> Lead<'a> {
         let mut has_come = false;
         if !look_time.is_zero() {
             while !has_come && clock.now() < look_end {
-                has_come = receiver.receive_now(socket)?;
+                has_come = receiver.receive(socket)?;
             }
             receiver.polling.looked(has_come);
         }
-        if !has_come && patience.is_none_or(|patience| patience >= RECEIVE_TIMEOUT) {
-            // Nearly always the reply comes in that time, and one call is better than two.
-            has_come = receiver.receive(socket)?;
-        }
         if !has_come {
+            // One call that receives and sleeps would be woken twice: Linux wakes who sleeps in it
+            // also when the store has taken the request out of the socket, as there is room again.
             let rest = end.map(|end| end.since(clock.now()));
             if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
                 receiver.receive(socket)?;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::setsid;
 
 use crate::clock::{nanos_since, now, pause};
 use crate::{Failure, Samples};
@@ -101,6 +102,9 @@ fn read_polling(stream: &mut UnixStream, reply: &mut [u8]) -> std::io::Result<()
 
 /// The other side: answers one connection until it ends.
 pub fn serve(socket: &str, waiting: &str) -> Result<(), Failure> {
+    // As the stores are. Linux may give a core to sessions in turn (autogroups), so on one core
+    // two processes of one session find each other sooner than those of two.
+    setsid()?;
     let timeout = match waiting {
         "sleeping" => EpollTimeout::NONE,
         "polling" => EpollTimeout::ZERO,
