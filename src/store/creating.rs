@@ -73,9 +73,10 @@ impl Store {
 
     /// Refuses names that are taken, in the store or within the batch.
     pub(super) fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
+        let is_batch = creation.ids().nth(1).is_some();
         let mut names = BTreeSet::new();
         for id in creation.ids() {
-            if self.objects.find(id).is_some() || !names.insert(id) {
+            if self.objects.find(id).is_some() || is_batch && !names.insert(id) {
                 return Err(Refusal::ObjectExists(*id));
             }
         }

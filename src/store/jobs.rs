@@ -75,13 +75,20 @@ impl Jobs {
     pub fn freeing(&self) -> usize {
         self.evictions.len() + self.leaving.len()
     }
+
+    fn is_any_open(&self) -> bool {
+        let Self { wakes, abandoned, evictions, counts, leaving, kind: _ } = self;
+        let others = wakes.len() + abandoned.len() + counts.len();
+        others + evictions.len() + leaving.len() > 0
+    }
 }
 
 impl Store {
     /// Whether [`Store::work`] has something to do.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        (0..KINDS).any(|kind| self.has_work_of(kind))
+        // Asked several times in each turn, so not one kind after the other.
+        self.jobs.is_any_open() || !self.waste.is_empty() || self.may_work_on_room()
     }
 
     /// Goes on with what was too long for one turn, for one slice.
@@ -102,13 +109,17 @@ impl Store {
         self.trimming.plan_look(&self.pool, now);
     }
 
+    fn may_work_on_room(&self) -> bool {
+        self.may_clear() || (self.jobs.freeing() == 0 && self.has_room_work())
+    }
+
     fn has_work_of(&self, kind: usize) -> bool {
         match kind {
             0 => !self.jobs.wakes.is_empty(),
             1 => !self.jobs.abandoned.is_empty(),
             2 => !self.jobs.evictions.is_empty(),
             3 => !self.jobs.leaving.is_empty(),
-            4 => self.may_clear() || (self.jobs.freeing() == 0 && self.has_room_work()),
+            4 => self.may_work_on_room(),
             5 => !self.jobs.counts.is_empty(),
             _ => !self.waste.is_empty(),
         }
