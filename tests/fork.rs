@@ -13,8 +13,10 @@ use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 use std::{fs, iter};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use plasma::client::{CreateOptions, Error, GetOptions, ObjectState, Refusal};
@@ -366,5 +368,27 @@ fn what_is_pending_at_a_fork_stays_the_parents() {
         found.is_some()
     });
     assert_eq!(&found.expect("it came")[0].as_ref().expect("it was put")[..], b"data");
+    store.stop();
+}
+
+/// As programs do that lock themselves in once they have all that they need. `poll` fails then.
+#[test]
+fn a_client_that_has_forbidden_itself_more_descriptors_waits_all_the_same() {
+    const A_WHILE: Duration = Duration::from_millis(100);
+    let _turn = my_turn();
+    let store = StoreProcess::start(CAPACITY);
+    let Some(child) = fork_here() else {
+        let client = store.client();
+        let is_locked_in = setrlimit(Resource::RLIMIT_NOFILE, 0, 0).is_ok();
+        let comes_in_vain = matches!(client.get_one(id(2), Some(A_WHILE)), Ok(None));
+        let has_put = client.put(id(1), b"data", b"").is_ok();
+        let later = client.get_one(id(3), Some(PATIENCE));
+        leave(is_locked_in && has_put && comes_in_vain && matches!(later, Ok(Some(_))));
+    };
+    let client = store.client();
+    held(&client, id(1));
+    wait_until("the child waits", || client.stats().expect("stats work").waiting_requests == 1);
+    client.put(id(3), b"later", b"").expect("there is room");
+    assert_went_well(child);
     store.stop();
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,6 +24,9 @@ use crate::shm::fd_passing;
 
 /// Bytes asked of the socket at a time.
 const CHUNK_BYTES: usize = 16 << 10;
+
+/// How often to try where the system does not say when to.
+const WITHOUT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A message of the store.
 pub(super) struct Received {
@@ -117,8 +121,12 @@ pub(super) fn poll_for(
     match poll(&mut polled, patience) {
         Ok(_) => polled[0].revents().unwrap_or(PollFlags::empty()),
         Err(Errno::EINTR) => PollFlags::empty(),
-        // Without memory for the wait the caller tries at once, which is right and only slower.
-        Err(_) => events,
+        // No memory for the wait, or a process that has forbidden itself all descriptors but those
+        // that it has: the caller tries a little later, which is right and only slower.
+        Err(_) => {
+            thread::park_timeout(WITHOUT_POLL_INTERVAL);
+            events
+        }
     }
 }
 
