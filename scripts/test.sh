@@ -5,6 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Shells start background jobs with SIGINT ignored, and nohup adds SIGHUP. All that is started here
+# would inherit that, and tests that end something with these signals would wait for ever.
+if [[ -z ${PLASMA_TEST_SIGNALS_RESET-} ]]; then
+    PLASMA_TEST_SIGNALS_RESET=1 exec env --default-signal=INT,QUIT,HUP scripts/test.sh
+fi
+
 step() { printf '\n== %s\n' "$*"; }
 
 export RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -Dwarnings"
