@@ -121,6 +121,14 @@ impl Transport {
         Ok(ticket)
     }
 
+    /// Sends a request that is not to be answered. Waits until the socket has taken all of it.
+    pub(super) fn tell(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
+        let halves = self.halves()?;
+        let fault = lock(&halves.inbox).fault().cloned();
+        fault.map_or(Ok(()), Err)?;
+        self.send(halves, RequestId::NONE, request, SendTime::Unlimited)
+    }
+
     /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.
     pub(super) fn post(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
         let halves = self.halves()?;

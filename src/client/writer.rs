@@ -158,8 +158,11 @@ impl ObjectWriter {
 
     /// Makes the object immutable and visible to everyone, and lets go of it.
     ///
+    /// The store is told and not waited for. When this has returned, whoever asks finds the object
+    /// sealed, also if this process has died since.
+    ///
     /// # Errors
-    /// [`Error::Disconnected`] if the store has gone, and the object with it;
+    /// [`Error::Disconnected`] if the store is known to have gone, and the object with it;
     /// [`Error::Inherited`] in a forked child.
     pub fn seal(self) -> Result<()> {
         self.into_claim()?.seal(true).map(|_location| ())
@@ -255,10 +258,12 @@ impl Claim {
         Self { connection: Arc::clone(connection), id, location, is_open: true }
     }
 
+    /// Tells the store, and does not wait for it: it grants this to the creator in any case, and
+    /// whoever asks afterwards, by whatever way he has learnt of it, is answered afterwards.
     pub(super) fn seal(&mut self, release: bool) -> Result<Location> {
-        // Whatever the answer is, an abort could not be granted any more.
         self.is_open = false;
-        self.connection.call_for_done(Request::Seal { id: self.id, release })?;
+        let told = self.connection.transport.tell(Request::Seal { id: self.id, release });
+        told.map_err(|fault| self.connection.error(fault))?;
         Ok(self.location)
     }
 

@@ -64,6 +64,6 @@ impl CloseReason {
 }
 
 /// Whether this is how the system says that the peer is gone.
-fn is_departure(error: &io::Error) -> bool {
+pub fn is_departure(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

@@ -3,7 +3,7 @@
 //! This is the only reader and the only writer of a socket, and the place where bytes become
 //! messages and back. Neither direction ever blocks: reading stops at a budget, at an empty socket,
 //! or as long as the peer leaves too many replies unread; writing stops when the socket takes no
-//! more. Whatever goes wrong here makes this one connection [`ConnectionState::Draining`] and
+//! more. Whatever goes wrong here makes this one connection [`Stage::Draining`] and
 //! nothing else; it is taken away by the reactor's last phase, like every other.
 //!
 //! Other connections, the store and what a request means are not known here.
@@ -16,18 +16,19 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use super::budget::Budget;
-use super::close_reason::CloseReason;
+use super::close_reason::{CloseReason, is_departure};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::outbox::{DescriptorKind, Outbox};
 use super::received::Received;
+use super::stage::Stage;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
 use crate::protocol::message::{
-    ClientMessage, Connect, DescriptorInfo, Reply, RequestId, ServerMessage,
+    ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
 };
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
@@ -43,30 +44,12 @@ const READ_BYTES_BUSY: usize = 64 << 10;
 /// Descriptors in a frame of a client: it has none to give.
 const CLIENT_DESCRIPTORS: u16 = 0;
 
-/// Where the life of a connection stands.
-#[derive(Debug)]
-enum ConnectionState {
-    /// Nothing but `Connect` may come. The store does not know the client.
-    Handshake,
-    /// Requests may come. The store knows the client.
-    Open,
-    /// It is to be closed as soon as the outbox is empty. Nothing is read or queued any more.
-    Draining {
-        /// Why it ends. The first reason stays.
-        reason: CloseReason,
-        /// Whether the store knows the client.
-        was_open: bool,
-        /// When it is closed in any case; set when the peer first leaves something unread.
-        deadline: Option<Timestamp>,
-    },
-}
-
 /// One peer.
 #[derive(Debug)]
 pub struct Connection {
     id: ClientId,
     peer: Peer,
-    state: ConnectionState,
+    stage: Stage,
     socket: UnixStream,
     /// Whether the selector also waits for the socket to take bytes. Usually it does not: a wake-up
     /// for each reply that the peer reads would be one too many.
@@ -81,6 +64,10 @@ pub struct Connection {
     outbox: Outbox,
     /// Requests are left unread until the peer has read some replies.
     held_back: bool,
+    /// The peer takes nothing any more. What it said before is still to be read.
+    is_deaf: bool,
+    /// A request that is to be served in a later turn, and before anything behind it.
+    postponed: Option<(RequestId, Request)>,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
 }
@@ -100,7 +87,7 @@ impl Connection {
         Ok(Self {
             id,
             peer,
-            state: ConnectionState::Handshake,
+            stage: Stage::Handshake,
             socket,
             awaits_room: false,
             frames: FrameReader::new(CLIENT_DESCRIPTORS),
@@ -109,6 +96,8 @@ impl Connection {
             hung_up: false,
             outbox: Outbox::default(),
             held_back: false,
+            is_deaf: false,
+            postponed: None,
             descriptors: Vec::new(),
         })
     }
@@ -130,7 +119,7 @@ impl Connection {
 
     /// Whether it is about to be closed.
     pub fn is_draining(&self) -> bool {
-        matches!(self.state, ConnectionState::Draining { .. })
+        self.stage.is_draining()
     }
 
     /// Bytes that the peer has still to read or the socket to take.
@@ -140,17 +129,22 @@ impl Connection {
 
     /// Begins the end, unless it has begun already.
     pub fn drain(&mut self, reason: CloseReason) {
-        let was_open = match self.state {
-            ConnectionState::Handshake => false,
-            ConnectionState::Open => true,
-            ConnectionState::Draining { .. } => return,
-        };
-        self.state = ConnectionState::Draining { reason, was_open, deadline: None };
+        self.stage.drain(reason);
     }
 
     /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
         self.hung_up = true;
+    }
+
+    /// Puts a request off: it is what [`Self::receive`] says next.
+    pub fn postpone(&mut self, request_id: RequestId, request: Request) {
+        self.postponed = Some((request_id, request));
+    }
+
+    /// Whether a request was put off.
+    pub fn has_postponed(&self) -> bool {
+        self.postponed.is_some()
     }
 
     /// The next thing that the peer said.
@@ -178,7 +172,7 @@ impl Connection {
         memory: &Memory,
         counters: &mut ServerCounters,
     ) {
-        if self.is_draining() {
+        if self.is_draining() || self.is_deaf {
             return;
         }
         let described = kinds.iter().map(|kind| DescriptorInfo {
@@ -212,7 +206,14 @@ impl Connection {
         let sent = self.send_outbox(memory, counters).and_then(|()| self.await_room(registry));
         if let Err(error) = sent {
             self.outbox.discard();
-            self.drain(error.into());
+            if is_departure(&error) {
+                // It has gone, but what it sealed before must not be lost: it is read to its end.
+                self.is_deaf = true;
+                self.hung_up = true;
+                self.held_back = true;
+            } else {
+                self.drain(error.into());
+            }
         }
         self.outbox.is_empty()
     }
@@ -227,13 +228,7 @@ impl Connection {
     /// The time by which a draining connection that leaves its last replies unread is closed, if
     /// that was not known before.
     pub fn set_drain_deadline(&mut self, time: Timestamp) -> bool {
-        match &mut self.state {
-            ConnectionState::Draining { deadline: deadline @ None, .. } => {
-                *deadline = Some(time);
-                true
-            }
-            _ => false,
-        }
+        self.stage.set_deadline(time)
     }
 
     /// Ends it: the selector forgets the socket, the log gets its line, the socket is closed.
@@ -242,7 +237,7 @@ impl Connection {
         // It fails for a socket that is not watched, and this one is.
         let deregistered = registry.deregister(&mut self.socket);
         debug_assert!(deregistered.is_ok(), "{deregistered:?}");
-        let ConnectionState::Draining { reason, was_open, .. } = &self.state else {
+        let Stage::Draining { reason, was_open, .. } = &self.stage else {
             unreachable!("a connection drains before it is closed");
         };
         reason.count(counters);
@@ -280,6 +275,9 @@ impl Connection {
             if self.is_draining() {
                 return Ok(Received::Nothing);
             }
+            if let Some((request_id, request)) = self.postponed.take() {
+                return Ok(Received::Postponed(request_id, request));
+            }
             if self.outbox.len() > limits::OUTBOX_BYTES_MAX {
                 self.held_back = true;
                 return Ok(Received::Nothing);
@@ -311,7 +309,7 @@ impl Connection {
         counters: &mut ServerCounters,
     ) -> Result<(), CloseReason> {
         // Who has not introduced himself gets no more memory than it takes to do so.
-        let is_stranger = matches!(self.state, ConnectionState::Handshake);
+        let is_stranger = matches!(self.stage, Stage::Handshake);
         if is_stranger && self.frames.buffered() >= limits::HANDSHAKE_BYTES_MAX {
             return Err(
                 ProtocolError::Handshake("the first message is too long for Connect").into()
@@ -354,20 +352,20 @@ impl Connection {
         message: ClientMessage,
         counters: &mut ServerCounters,
     ) -> Result<Received, CloseReason> {
-        match (&self.state, message) {
-            (ConnectionState::Open, ClientMessage::Request(request)) => {
+        match (&self.stage, message) {
+            (Stage::Open, ClientMessage::Request(request)) => {
                 Ok(Received::Request(request_id, request))
             }
-            (ConnectionState::Handshake, ClientMessage::Connect(connect)) => {
+            (Stage::Handshake, ClientMessage::Connect(connect)) => {
                 self.open(request_id, connect, counters)
             }
-            (ConnectionState::Open, ClientMessage::Connect(_)) => {
+            (Stage::Open, ClientMessage::Connect(_)) => {
                 Err(ProtocolError::Handshake("a second Connect").into())
             }
-            (ConnectionState::Handshake, ClientMessage::Request(_)) => {
+            (Stage::Handshake, ClientMessage::Request(_)) => {
                 Err(ProtocolError::Handshake("the first message was not Connect").into())
             }
-            (ConnectionState::Draining { .. }, _) => Ok(Received::Nothing),
+            (Stage::Draining { .. }, _) => Ok(Received::Nothing),
         }
     }
 
@@ -431,7 +429,7 @@ impl Connection {
             self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
             return Err(CloseReason::Version(connect.protocol_version));
         }
-        self.state = ConnectionState::Open;
+        self.stage = Stage::Open;
         Ok(Received::Opened(request))
     }
 }

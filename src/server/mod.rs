@@ -26,6 +26,7 @@ mod outbox;
 mod publishing;
 mod reactor;
 mod received;
+mod stage;
 mod streams;
 mod trimming;
 

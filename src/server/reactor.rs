@@ -163,6 +163,7 @@ impl Reactor {
                 _ => self.outside.connections.note_event(event),
             }
         }
+        self.outside.connections.note_poll_end();
     }
 
     /// Looks for something to do for a while, and sleeps until there is something.
@@ -306,7 +307,13 @@ impl Reactor {
                 return;
             };
             match connection.receive(&mut budget, counters) {
-                Received::Request(request_id, request) => {
+                Received::Request(request_id, request)
+                    if self.store.depends_on_seals(client, &request) =>
+                {
+                    return connections.postpone(client, request_id, request);
+                }
+                Received::Request(request_id, request)
+                | Received::Postponed(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.effects);
                     self.store.publish();

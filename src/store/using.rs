@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{ClientId, ObjectId, Slot};
-use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
+use crate::protocol::message::{Granted, ObjectState, Reply, Request, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
+use crate::store::object_table::State;
 use crate::store::waitlist::{Waiter, WaiterId, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
 
@@ -233,6 +234,50 @@ impl Store {
             Some(_) => ObjectState::Created,
         };
         Reply::States(ids.iter().map(state).collect())
+    }
+
+    /// Whether the answer to this request depends on whether another client has sealed something,
+    /// which it may have done already without our knowing: a seal is not answered, so what comes
+    /// after it, on whatever way, may be read before it.
+    #[must_use]
+    pub fn depends_on_seals(&self, client: ClientId, request: &Request) -> bool {
+        // Nearly always nobody else is creating anything.
+        if self.unsealed == self.clients.get(client).unsealed {
+            return false;
+        }
+        match request {
+            Request::Get { ids, timeout, .. } | Request::Wait { ids, timeout, .. } => {
+                is_now(*timeout) && self.names_unsealed(client, ids)
+            }
+            Request::GetState { ids } | Request::Delete { ids } | Request::Refresh { ids } => {
+                self.names_unsealed(client, ids)
+            }
+            Request::List { .. }
+            | Request::Evict { .. }
+            | Request::GetStats
+            | Request::GetDebugText
+            | Request::ListClients { .. } => true,
+            Request::SetOptions { .. }
+            | Request::Create { .. }
+            | Request::Put { .. }
+            | Request::Seal { .. }
+            | Request::Abort { .. }
+            | Request::Unpinned { .. }
+            | Request::Cancel { .. }
+            | Request::Release { .. }
+            | Request::Subscribe { .. }
+            | Request::Disconnect => false,
+        }
+    }
+
+    /// Whether one of these objects is being created by another client.
+    fn names_unsealed(&self, client: ClientId, ids: &[ObjectId]) -> bool {
+        let slots = ids.iter().filter_map(|id| self.objects.find(id));
+        let is_others = |slot| match self.objects.get(slot).state {
+            State::Created { creator } => creator != client,
+            State::Sealed { .. } => false,
+        };
+        slots.into_iter().any(is_others)
     }
 
     pub(super) fn find_sealed(&self, id: &ObjectId) -> Option<Slot> {

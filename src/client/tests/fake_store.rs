@@ -141,6 +141,12 @@ impl Peer {
         assert_eq!(message, Request::Release { holds: vec![(id, 1)] });
     }
 
+    pub(super) fn expect_seal(&mut self, id: ObjectId, release: bool) {
+        let (request, message) = self.next();
+        assert_eq!(request, RequestId::NONE, "a seal is not waited for");
+        assert_eq!(message, Request::Seal { id, release });
+    }
+
     pub(super) fn reply(&mut self, request: RequestId, reply: Reply) {
         self.send(ServerMessage { request, descriptors: Vec::new(), reply }, &[]);
     }

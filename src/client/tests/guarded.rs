@@ -33,11 +33,8 @@ fn a_sealed_object_is_held_until_the_writer_goes() {
     let (client, mut store) = connected();
     let mut writer = create(&client, &mut store, 1000);
     assert_eq!((writer.len(), writer.is_open()), (1000, true));
-    let (writer, request) = answered(&mut store, move || {
-        writer.seal().unwrap();
-        writer
-    });
-    assert_eq!(request, Request::Seal { id: id(1), release: false });
+    writer.seal().unwrap();
+    store.expect_seal(id(1), false);
     assert!(!writer.is_open());
     drop(writer);
     assert_eq!(store.next().1, Request::Release { holds: vec![(id(1), 1)] });

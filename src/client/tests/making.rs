@@ -40,12 +40,10 @@ fn a_large_put_is_written_in_place() {
         let expected = Request::Create { id: id(1), data_size, metadata_size: 2, room: AT_ONCE };
         assert_eq!(request, expected);
         store.reply_with_memory(create, Reply::Created(at(64, data_size, 2)), true);
-        let (seal, request) = store.next();
-        assert_eq!(request, Request::Seal { id: id(1), release: true });
+        outcome(putter).unwrap();
+        store.expect_seal(id(1), true);
         assert_eq!(store.read(64, data.len()), data);
         assert_eq!(store.read(64 + data_size, 2), b"md");
-        store.reply(seal, Reply::Done);
-        outcome(putter).unwrap();
         assert_eq!(store.next_or_end(), None);
     }
 }
@@ -134,10 +132,8 @@ fn a_writer_that_is_dropped_aborts_and_one_that_was_sealed_does_not() {
 
     let writer = create(&client, &mut store, 8, 2);
     store.reply(abort, Reply::Done);
-    let sealer = beside(move || writer.seal());
-    let (seal, _) = store.next();
-    store.reply(seal, Reply::Done);
-    outcome(sealer).unwrap();
+    writer.seal().unwrap();
+    store.expect_seal(id(1), true);
 
     let writer = create(&client, &mut store, 8, 2);
     let aborter = beside(move || writer.abort());
@@ -191,9 +187,7 @@ fn a_sealed_object_can_be_kept_through_memory_that_is_read_only() {
         let mut writer = create(&client, &mut store, 4, 0);
         writer.data_mut().copy_from_slice(b"kept");
         let sealer = beside(move || writer.seal_and_get());
-        let (seal, request) = store.next();
-        assert_eq!(request, Request::Seal { id: id(1), release: false });
-        store.reply(seal, Reply::Done);
+        store.expect_seal(id(1), false);
         if is_first {
             let (get, request) = store.next();
             assert!(matches!(request, Request::Get { .. }), "{request:?}");

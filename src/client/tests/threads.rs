@@ -271,11 +271,8 @@ fn a_writer_can_be_sealed_after_disconnect() {
     let mut writer = outcome(creator).unwrap();
     client.disconnect();
     writer.write_all(b"late").unwrap();
-    let sealer = beside(move || writer.seal());
-    let (seal, request) = store.next();
-    assert_eq!(request, Request::Seal { id: id(1), release: true });
-    store.reply(seal, Reply::Done);
-    outcome(sealer).unwrap();
+    writer.seal().unwrap();
+    store.expect_seal(id(1), true);
     assert_eq!(store.read(128, 4), b"late");
     assert_eq!(store.next_or_end(), None);
 }

@@ -46,12 +46,14 @@ pub fn decode_client(payload: &[u8]) -> Result<(RequestId, ClientMessage), Proto
             return Err(ProtocolError::Malformed(text));
         }
     };
-    let is_release = matches!(
+    let may_want_no_reply = matches!(
         message,
-        ClientMessage::Request(Request::Release { .. } | Request::Unpinned { .. })
+        ClientMessage::Request(
+            Request::Seal { .. } | Request::Release { .. } | Request::Unpinned { .. }
+        )
     );
-    if request_id == RequestId::NONE && !is_release {
-        return Err(invalid("ClientFrame.request_id", "0 is for releases only"));
+    if request_id == RequestId::NONE && !may_want_no_reply {
+        return Err(invalid("ClientFrame.request_id", "0 is for seals and releases only"));
     }
     Ok((request_id, message))
 }

@@ -7,6 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::*;
+
+mod seals;
+
 use crate::eviction::PolicyKind;
 use crate::ids::ObjectId;
 use crate::protocol::codec::{decode_server, encode_client};

@@ -203,13 +203,15 @@ fn release_counts_match_the_ids() {
 }
 
 #[test]
-fn request_id_zero_is_for_releases_only() {
-    let release = wire::Release { object_ids: ids(1), counts: vec![] };
-    let release = raw_client_bytes(0, WireRequest::Release(release));
-    assert_eq!(decode_client(&release).unwrap().0, RequestId::NONE);
-
-    let mut others = with_one_id(&ids(1));
-    others.extend(with_id_list(&ids(1)).into_iter().filter(|(name, _)| !name.contains("Release")));
+fn request_id_zero_is_for_seals_and_releases_only() {
+    let may = |(name, _): &(&str, WireRequest)| name.contains("Release") || name.contains("Seal");
+    let all = with_one_id(&ids(1)).into_iter().chain(with_id_list(&ids(1)));
+    let (one_way, mut others): (Vec<_>, Vec<_>) = all.partition(may);
+    assert_eq!(one_way.len(), 2);
+    for (_, request) in one_way {
+        let bytes = raw_client_bytes(0, request);
+        assert_eq!(decode_client(&bytes).unwrap().0, RequestId::NONE);
+    }
     others.push(("", WireRequest::GetStats(wire::GetStats {})));
     others.push(("", WireRequest::Connect(wire::Connect::default())));
     for (_, request) in others {

@@ -22,7 +22,8 @@ pub(super) fn client_frame() -> impl Strategy<Value = (RequestId, ClientMessage)
         1 => connect,
         20 => request().prop_map(ClientMessage::Request),
     ];
-    let one_way = release().prop_map(ClientMessage::Request);
+    let seal = (id(), any::<bool>()).prop_map(|(id, release)| Request::Seal { id, release });
+    let one_way = prop_oneof![release(), seal].prop_map(ClientMessage::Request);
     prop_oneof![
         9 => (request_id(), answered),
         1 => (Just(RequestId::NONE), one_way),
