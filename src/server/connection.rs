@@ -27,9 +27,7 @@ use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
-use crate::protocol::message::{
-    ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
-};
+use crate::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::store::Peer;
@@ -122,6 +120,11 @@ impl Connection {
         self.stage.is_draining()
     }
 
+    /// Whether nothing more can be said to it.
+    pub fn takes_nothing(&self) -> bool {
+        self.is_draining() || self.is_deaf
+    }
+
     /// Bytes that the peer has still to read or the socket to take.
     pub fn outbox_bytes(&self) -> usize {
         self.outbox.len()
@@ -172,14 +175,10 @@ impl Connection {
         memory: &Memory,
         counters: &mut ServerCounters,
     ) {
-        if self.is_draining() || self.is_deaf {
+        if self.takes_nothing() {
             return;
         }
-        let described = kinds.iter().map(|kind| DescriptorInfo {
-            segment: kind.segment,
-            segment_size: memory.file(self.id, *kind).size(),
-            writable: kind.writable,
-        });
+        let described = kinds.iter().map(|kind| memory.describe(self.id, *kind));
         let message = ServerMessage { request, descriptors: described.collect(), reply };
         self.descriptors.extend_from_slice(&kinds);
         self.append(&message, kinds, counters);

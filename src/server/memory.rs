@@ -14,6 +14,7 @@ use super::publishing::DirectoryFiles;
 use super::trimming::Trimmer;
 use crate::ids::{ClientId, Extent, SegmentId};
 use crate::limits::ALIGNMENT;
+use crate::protocol::message::DescriptorInfo;
 use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
 
 /// The one segment.
@@ -163,6 +164,12 @@ impl Memory {
                 Arc::clone(&self.segment)
             }
         }
+    }
+
+    /// What a client has to be told of the descriptor.
+    pub fn describe(&self, client: ClientId, kind: DescriptorKind) -> DescriptorInfo {
+        let DescriptorKind { segment, writable } = kind;
+        DescriptorInfo { segment, segment_size: self.file(client, kind).size(), writable }
     }
 }
 

@@ -340,7 +340,7 @@ impl Reactor {
     /// Tells a subscriber what is new until its outbox is full.
     fn stream_to(&mut self, client: ClientId) {
         while let Some(connection) = self.outside.connections.get_mut(client) {
-            if connection.is_draining() {
+            if connection.takes_nothing() {
                 return;
             }
             if connection.outbox_bytes() >= limits::STREAM_REFILL_BYTES {

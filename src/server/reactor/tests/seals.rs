@@ -132,6 +132,24 @@ fn a_seal_counts_though_its_client_was_gone_when_it_was_answered() {
 }
 
 #[test]
+fn events_are_not_collected_for_who_cannot_take_them() {
+    let (mut harness, mut creator, mut other) = Harness::creator_and_other();
+    put_many(&mut harness, &mut creator, 2..3 * limits::EVENTS_PART_MAX as u64);
+    other.socket.shutdown(std::net::Shutdown::Read).unwrap();
+    other.send(RequestId(1), state(2));
+    harness.turn();
+    other.send(RequestId(2), Request::Subscribe { one_by_one: false });
+    (0..100).for_each(|_| harness.turn());
+    let Reply::Stats(Stats { subscribers, .. }) = harness.ask(&mut creator, Request::GetStats)
+    else {
+        panic!()
+    };
+    assert_eq!(subscribers, 1);
+    assert!(harness.reactor.store.has_snapshot_left(ClientId(2)), "nobody walks over it");
+    assert_eq!(harness.reactor.poll_timeout(), None);
+}
+
+#[test]
 fn who_only_talks_is_listened_to_until_it_hangs_up() {
     let (mut harness, mut creator, mut other) = Harness::creator_and_other();
     creator.socket.shutdown(std::net::Shutdown::Read).unwrap();
