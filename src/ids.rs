@@ -121,8 +121,12 @@ impl SegmentId {
     /// Not a segment of objects: the directory.
     pub const DIRECTORY: Self = Self(u32::MAX - 1);
 
-    /// Not a segment of objects: the pin table of whoever is told so.
-    pub const PIN_TABLE: Self = Self(u32::MAX);
+    /// Not a segment of objects: the table of the client that is told so.
+    pub const CLIENT_TABLE: Self = Self(u32::MAX);
+
+    /// Not a segment of objects: the file by which the store sees whether anybody is left who has
+    /// what this client was given.
+    pub const LIFE: Self = Self(u32::MAX - 2);
 }
 
 /// The place of an object in the store's tables. Reused after the object is gone.
@@ -135,6 +139,15 @@ impl Slot {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+}
+
+/// Where the creator of an object tells that it is sealed: the word of this slot in its own table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealPlace {
+    /// The object's slot.
+    pub slot: Slot,
+    /// What the word has to say. No other object ever has the same.
+    pub generation: u64,
 }
 
 /// A range of bytes in a segment.

@@ -121,6 +121,20 @@ pub const TURN_STREAMS_MAX: usize = 64;
 /// Bytes read from one connection in one turn of the loop before the next one is served.
 pub const TURN_READ_BYTES_MAX: usize = 256 << 10;
 
+/// Connections of one process that may have ended while buffers of theirs are still in use. A
+/// process that has so many is refused the next one.
+pub const SURVIVORS_OF_PROCESS_MAX: usize = 16;
+
+/// When the store looks for the first time whether anybody is left who has what a client was given
+/// whose connection has ended. The kernel may let go of the memory a little after the socket.
+pub const SURVIVORS_LOOK_FIRST: Duration = Duration::from_millis(1);
+
+/// Longest time between two such looks: each is twice as late as the one before.
+pub const SURVIVORS_LOOK_LAST: Duration = Duration::from_secs(1);
+
+/// Such clients, and objects that they keep, that are looked at in one go, about 0.5 µs each.
+pub const SURVIVORS_LOOKS_MAX: usize = 1024;
+
 /// How long giving memory back to the system pauses while room is being made for somebody.
 pub const TRIM_PAUSE: Duration = Duration::from_millis(5);
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use plasma::client::{CreateOptions, DeleteOutcome, Refusal};
 use plasma::directory::layout::BLOCK_SLOTS;
-use plasma::directory::{DirectoryWords, Layout, PinTable};
+use plasma::directory::{ClientTable, DirectoryWords, Layout};
 use plasma::ids::{SegmentId, Slot};
 use plasma::protocol::message::{ClientMessage, Connect, Reply, Request};
 use plasma::shm::Access;
@@ -241,18 +241,22 @@ fn rubbish_in_a_pin_table_harms_nobody_else() {
     let welcome = liar.receive().expect("a reply");
     let described = welcome.descriptors;
     let Reply::Connected(connected) = welcome.reply else { panic!("{:?}", welcome.reply) };
-    let layout = Layout::new(connected.directory_slots).expect("there is a directory");
     let map = |id, words: usize, access| {
         let index = described.iter().position(|info| info.segment == id).expect("it was sent");
         Words::map(std::os::fd::AsFd::as_fd(&liar.descriptors[index]), words, access)
     };
-    let (table_words, directory_words) = (layout.pin_table_words(), layout.directory_words());
+    let size = described.iter().find(|info| info.segment == SegmentId::DIRECTORY);
+    let size = size.expect("it was sent").segment_size;
+    let directory_words = usize::try_from(size / 8).expect("it fits into memory");
     let denied = map(SegmentId::DIRECTORY, directory_words, Access::ReadWrite);
     assert_eq!(denied.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
     let directory = map(SegmentId::DIRECTORY, directory_words, Access::ReadOnly).expect("it maps");
+    let layout = Layout::read(&directory, size).expect("it has a header");
+    assert_eq!(layout.records(), connected.directory_slots);
     let directory = DirectoryWords::new(directory, layout).expect("it is large enough");
     assert!(directory.contains(&numbered(1)));
-    let words = map(SegmentId::PIN_TABLE, table_words, Access::ReadWrite).expect("it maps");
+    let table_words = layout.client_table_words();
+    let words = map(SegmentId::CLIENT_TABLE, table_words, Access::ReadWrite).expect("it maps");
     // Everything is pinned as often as a word can say, in all slots, used or not.
     for word in words.iter() {
         word.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
@@ -262,10 +266,10 @@ fn rubbish_in_a_pin_table_harms_nobody_else() {
     assert_eq!(client.delete_one(numbered(1)).expect("it answers"), DeleteOutcome::DeferredInUse);
     assert_eq!(client.holders_of(numbered(1)).expect("it answers").len(), 1);
     // What it has been told to give back it gives back wrongly, and more than it has.
-    let table = PinTable::new(words, layout).expect("it is large enough");
+    let table = ClientTable::new(words, layout).expect("it is large enough");
     let pins = table.pins(Slot(0)).expect("there is a first slot");
     assert!(table.is_pinned(Slot(BLOCK_SLOTS)));
-    let slots = vec![Slot(0), Slot(u32::MAX), Slot(layout.slots() - 1), Slot(0)];
+    let slots = vec![Slot(0), Slot(u32::MAX), Slot(layout.records() - 1), Slot(0)];
     assert_eq!(liar.call(Request::Unpinned { slots: slots.clone() }), Reply::Done);
     assert!(client.contains(numbered(1)).expect("it answers"), "it is still pinned");
     let get = Request::Get { ids: vec![numbered(1)], timeout: None, fail_if_abandoned: false };

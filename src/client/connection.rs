@@ -32,7 +32,8 @@ use crate::ids::{Extent, Location, ObjectId, SegmentId};
 use crate::limits::REQUEST_IDS_TOGETHER;
 use crate::polling::Polling;
 use crate::protocol::message::{Connected, Granted, Reply, Request};
-use crate::shm::{Access, View};
+use crate::shm::words::Words;
+use crate::shm::{Access, View, life_lock};
 use crate::time::{Clock, Timestamp};
 
 /// Objects that are looked for in the directory before the first of them is pinned.
@@ -49,6 +50,9 @@ pub(super) struct Connection {
     pub(super) transport: Arc<Transport>,
     /// How long past its timeout a request may go without an answer.
     pub(super) answer_grace: Duration,
+    /// As long as a process has this, the store keeps what was given here, whatever becomes of the
+    /// socket.
+    life: Option<Words>,
     held: ProcessLocal<Mutex<HeldTable>>,
 }
 
@@ -62,7 +66,7 @@ impl Connection {
     ) -> Result<Self> {
         let (mut line, connected) = open(path, builder, clock, interrupt)?;
         line.receiver.polling = Polling::new(builder.poll_time);
-        let direct = match DirectReader::open(connected.directory_slots, &line.descriptors) {
+        let direct = match DirectReader::open(&line.descriptors) {
             Some(Ok(direct)) => Some(direct),
             // What the store gives to such a client it pins, so it has to connect anew without.
             Some(Err(error)) if builder.reads_directory => {
@@ -73,9 +77,12 @@ impl Connection {
             Some(Err(error)) => return Err(Error::Map(error)),
             None => None,
         };
-        // The tables have no more use for their descriptors.
+        let life = line.descriptors.iter().find(|(info, _)| info.segment == SegmentId::LIFE);
+        let life = life.map(|(_, file)| life_lock::hold(file)).transpose().map_err(Error::Map)?;
+        // What is mapped has no more use for its descriptor.
         line.descriptors.retain(|(info, _)| {
-            ![SegmentId::DIRECTORY, SegmentId::PIN_TABLE].contains(&info.segment)
+            ![SegmentId::DIRECTORY, SegmentId::CLIENT_TABLE, SegmentId::LIFE]
+                .contains(&info.segment)
         });
         let transport = Transport::new(
             line,
@@ -89,6 +96,7 @@ impl Connection {
             connected,
             transport: Arc::new(transport),
             answer_grace: builder.answer_grace,
+            life,
             held: ProcessLocal::new(Mutex::default()),
         })
     }
@@ -359,6 +367,8 @@ impl Connection {
 impl Drop for Connection {
     /// Closing the socket would not be enough while the flusher has it, or an event loop.
     fn drop(&mut self) {
+        // First, so that the store finds nobody left when the socket ends.
+        self.life = None;
         self.transport.hang_up();
     }
 }

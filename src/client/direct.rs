@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::directory::protocol::{AllSteps, Entry, PINS_MAX, Pins, Sequence, count, pin, unpin};
-use crate::directory::{DirectoryWords, Layout, PinTable};
-use crate::ids::{Location, ObjectId, SegmentId, Slot};
+use crate::directory::protocol::{
+    AllSteps, PINS_MAX, Pins, Record, Sequence, Told, count, pin, pin_for, unpin,
+};
+use crate::directory::{ClientTable, DirectoryWords, Layout};
+use crate::ids::{Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::DescriptorInfo;
 use crate::shm::words::Words;
 use crate::shm::{Access, fork};
@@ -21,7 +23,7 @@ use crate::shm::{Access, fork};
 #[derive(Debug)]
 pub(super) struct DirectReader {
     directory: DirectoryWords,
-    table: PinTable,
+    table: ClientTable,
     generation: u64,
 }
 
@@ -29,7 +31,7 @@ pub(super) struct DirectReader {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found<'a> {
     slot: Slot,
-    entry: Entry<'a, AtomicU64>,
+    record: Record<'a, AtomicU64>,
     sequence: Sequence,
     pins: Pins<'a, AtomicU64>,
 }
@@ -48,21 +50,19 @@ pub(super) enum Attempt {
 impl DirectReader {
     /// Maps the tables, if their descriptors are among these. `None` if they are not, or do not
     /// have the size that they should have, or this process has no room for them.
-    pub(super) fn open(
-        slots: u32,
-        descriptors: &[(DescriptorInfo, OwnedFd)],
-    ) -> Option<io::Result<Self>> {
-        let layout = Layout::new(slots)?;
-        let file = |id| {
-            let mut descriptors = descriptors.iter();
-            descriptors.find(|(info, _)| info.segment == id).map(|(_, file)| file.as_fd())
-        };
-        let (directory, table) = (file(SegmentId::DIRECTORY)?, file(SegmentId::PIN_TABLE)?);
+    pub(super) fn open(descriptors: &[(DescriptorInfo, OwnedFd)]) -> Option<io::Result<Self>> {
+        let file = |id| descriptors.iter().find(|(info, _)| info.segment == id);
+        let (info, directory) = file(SegmentId::DIRECTORY)?;
+        let (_, table) = file(SegmentId::CLIENT_TABLE)?;
         let open = || {
-            let words = Words::map(directory, layout.directory_words(), Access::ReadOnly)?;
+            let count = usize::try_from(info.segment_size / 8).map_err(io::Error::other)?;
+            let words = Words::map(directory.as_fd(), count, Access::ReadOnly)?;
+            let layout = Layout::read(&words, info.segment_size);
+            let layout = layout.ok_or(io::ErrorKind::InvalidData)?;
             let directory = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-            let words = Words::map(table, layout.pin_table_words(), Access::ReadWrite)?;
-            let table = PinTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+            let count = layout.client_table_words();
+            let words = Words::map(table.as_fd(), count, Access::ReadWrite)?;
+            let table = ClientTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
             Ok(Self { directory, table, generation: fork::generation() })
         };
         Some(open())
@@ -84,24 +84,24 @@ impl DirectReader {
     /// one is pinned: the processor waits for the memory of all of them at once.
     #[inline]
     pub(super) fn look(&self, id: &ObjectId) -> Option<Found<'_>> {
-        let (slot, entry, sequence) = self.directory.look(id)?;
+        let (slot, record, sequence) = self.directory.look(id)?;
         let pins = self.table.pins(slot)?;
         // The first access to the pins is one that everything later waits for, unless they are on
         // their way already.
-        (count(pins.own.load(Relaxed)) < PINS_MAX).then_some(Found { slot, entry, sequence, pins })
+        (count(pins.own.load(Relaxed)) < PINS_MAX).then_some(Found { slot, record, sequence, pins })
     }
 
     /// Pins an object if it is still there.
     #[inline]
     pub(super) fn pin(&self, found: Found<'_>) -> Attempt {
-        let Found { slot, entry, sequence, pins } = found;
-        match pin::<AllSteps, _>(entry, sequence, pins, self.directory.tick()) {
+        let Found { slot, record, sequence, pins } = found;
+        match pin::<AllSteps, _>(record, sequence, pins, self.directory.tick()) {
             // The connection may have ended since the last look.
             Ok(()) if self.table.has_ended() => {
                 self.unpin(slot);
                 Attempt::Missed
             }
-            Ok(()) => Attempt::Pinned(slot, entry.location()),
+            Ok(()) => Attempt::Pinned(slot, record.location()),
             Err(missed) if missed.tell => Attempt::MissedAndTell(slot),
             Err(_) => Attempt::Missed,
         }
@@ -110,9 +110,23 @@ impl DirectReader {
     /// Takes one pin back. Whether the store wants to hear of it.
     #[inline]
     pub(super) fn unpin(&self, slot: Slot) -> bool {
-        let Some(entry) = self.directory.entry(slot) else { return false };
+        let Some(record) = self.directory.record(slot) else { return false };
         let Some(pins) = self.table.pins(slot) else { return false };
-        unpin::<AllSteps, _>(entry, pins, self.directory.tick())
+        unpin::<AllSteps, _>(record, pins, self.directory.tick())
+    }
+
+    /// Pins an object of this client's own that is not sealed yet, and so is where it is. False if
+    /// it cannot.
+    pub(super) fn pin_own(&self, slot: Slot) -> bool {
+        self.table.pins(slot).is_some_and(pin_for)
+    }
+
+    /// Says that an object of this client's own is sealed, and that it has given up the hold of a
+    /// creator if `released` says so. False if the store may not have seen that: then the
+    /// connection has ended, or the store.
+    pub(super) fn tell_sealed(&self, place: SealPlace, released: bool) -> bool {
+        self.table.tell_sealed(place.slot, place.generation, Told { released })
+            && !self.directory.has_ended()
     }
 
     /// Whether the object is there, surely. False says nothing.

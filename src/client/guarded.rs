@@ -8,14 +8,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::buffers::Hold;
 use super::connection::Connection;
 use super::copying::make_ready;
 use super::error::Error;
 use super::options::{CreateOptions, Interrupt};
 use super::writer::Claim;
 use super::{Client, Result};
-use crate::ids::{Location, ObjectId};
+use crate::ids::ObjectId;
 use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
+use crate::protocol::message::Placed;
 use crate::shm::{Access, Window};
 
 impl Client {
@@ -49,9 +51,9 @@ impl Client {
     ) -> Result<GuardedWriter> {
         let connection = self.connection()?;
         let metadata_size = metadata.len() as u64;
-        let (location, cut_short) =
+        let (placed, cut_short) =
             connection.create_at(id, data_size, metadata_size, options, interrupt)?;
-        let writer = GuardedWriter::new(&connection, id, &location, metadata)?;
+        let writer = GuardedWriter::new(&connection, id, placed, metadata)?;
         // Dropping the writer aborts the object, which came too late.
         cut_short.map_or(Ok(writer), Err)
     }
@@ -69,18 +71,20 @@ pub struct GuardedWriter {
     /// `None` if there is no data.
     window: Option<Window>,
     claim: Claim,
-    is_held: bool,
+    /// How it is held once it is sealed.
+    hold: Hold,
 }
 
 impl GuardedWriter {
     fn new(
         connection: &Arc<Connection>,
         id: ObjectId,
-        location: &Location,
+        placed: Placed,
         metadata: &[u8],
     ) -> Result<Self> {
         // First of all, so that the object is aborted if anything below fails.
-        let claim = Claim::new(connection, id, *location);
+        let claim = Claim::new(connection, id, placed);
+        let location = &placed.location;
         let segments = &connection.transport.segments;
         let mapping = segments.mapping(location.segment, Access::ReadWrite)?;
         let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
@@ -101,7 +105,7 @@ impl GuardedWriter {
             make_ready(window.len(), COPY_THREADS, |part| window.populate(part))
                 .map_err(Error::Map)?;
         }
-        Ok(Self { window, claim, is_held: true })
+        Ok(Self { window, claim, hold: Hold::GivenBack })
     }
 
     /// The name of the object.
@@ -144,9 +148,8 @@ impl GuardedWriter {
         if let Some(window) = &self.window {
             window.forbid_writing().map_err(Error::Map)?;
         }
-        let sealed = self.claim.seal(false);
-        self.is_held = sealed.is_ok();
-        sealed.map(|_location| ())
+        self.hold = self.claim.seal_and_hold()?;
+        Ok(())
     }
 
     /// Removes the object, as if it had never been created.
@@ -158,7 +161,6 @@ impl GuardedWriter {
         if let Some(window) = &self.window {
             window.replace_with_zeros().map_err(Error::Map)?;
         }
-        self.is_held = false;
         self.claim.abort()
     }
 
@@ -178,9 +180,7 @@ impl Drop for GuardedWriter {
     fn drop(&mut self) {
         // The memory goes before the object is given up, as always.
         self.window = None;
-        if self.is_held && !self.claim.is_open {
-            self.claim.connection.release(&[(self.claim.id, 1)]);
-        }
+        self.claim.connection.give_back(self.claim.id, self.hold);
     }
 }
 

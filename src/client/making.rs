@@ -9,9 +9,9 @@ use super::opening::pause;
 use super::options::{CreateOptions, Interrupt};
 use super::waiting::Answer;
 use super::{Client, ObjectWriter, Result};
-use crate::ids::{Location, ObjectId};
+use crate::ids::ObjectId;
 use crate::limits::{COPY_THREADS, PUT_INLINE_BYTES, RELEASE_GRACE};
-use crate::protocol::message::{NewObject, Reply, Request};
+use crate::protocol::message::{NewObject, Placed, Reply, Request};
 
 /// The data of an object that lies in several places.
 #[derive(Debug, Clone, Copy)]
@@ -192,10 +192,10 @@ impl Client {
             return connection.put(object, options, interrupt);
         }
         let sizes = (pieces.total as u64, metadata.len() as u64);
-        let (location, cut_short) =
+        let (placed, cut_short) =
             connection.create_at(id, sizes.0, sizes.1, options, interrupt)?;
         // Dropping the writer aborts the object.
-        let mut writer = ObjectWriter::not_ready(&connection, id, location)?;
+        let mut writer = ObjectWriter::not_ready(&connection, id, placed)?;
         if let Some(error) = cut_short {
             return Err(error);
         }
@@ -275,9 +275,9 @@ impl Connection {
         options: CreateOptions,
         interrupt: Interrupt<'_>,
     ) -> Result<ObjectWriter> {
-        let (location, cut_short) =
+        let (placed, cut_short) =
             self.create_at(id, data_size, metadata_size, options, interrupt)?;
-        let writer = ObjectWriter::new(self, id, location)?;
+        let writer = ObjectWriter::new(self, id, placed)?;
         // Dropping the writer aborts the object, which came too late.
         cut_short.map_or(Ok(writer), Err)
     }
@@ -291,7 +291,7 @@ impl Connection {
         metadata_size: u64,
         options: CreateOptions,
         interrupt: Interrupt<'_>,
-    ) -> Result<(Location, Option<Error>)> {
+    ) -> Result<(Placed, Option<Error>)> {
         if data_size.checked_add(metadata_size).is_none() {
             return Err(Error::InvalidArgument(format!(
                 "object {id} of {data_size} bytes of data and {metadata_size} bytes of metadata \
@@ -301,10 +301,11 @@ impl Connection {
         let create = || Request::Create { id, data_size, metadata_size, room: options.into() };
         let Answer { reply, cut_short } = self.call_for_room(create, options, interrupt)?;
         match reply {
-            Reply::Created(location)
-                if (location.data_size, location.metadata_size) == (data_size, metadata_size) =>
+            Reply::Created(placed)
+                if (placed.location.data_size, placed.location.metadata_size)
+                    == (data_size, metadata_size) =>
             {
-                Ok((location, cut_short))
+                Ok((placed, cut_short))
             }
             other => Err(self.unexpected("create", &other)),
         }

@@ -24,6 +24,7 @@
 //!
 //! Knows nothing of objects, and of replies only whose they are.
 
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -121,12 +122,16 @@ impl Transport {
         Ok(ticket)
     }
 
-    /// Sends a request that is not to be answered. Waits until the socket has taken all of it.
-    pub(super) fn tell(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
-        let halves = self.halves()?;
-        let fault = lock(&halves.inbox).fault().cloned();
-        fault.map_or(Ok(()), Err)?;
-        self.send(halves, RequestId::NONE, request, SendTime::Unlimited)
+    /// Sends a request that is not to be answered. Waits for nothing.
+    pub(super) fn nudge(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
+        self.send(self.halves()?, RequestId::NONE, request, SendTime::Nothing)
+    }
+
+    /// What ended the connection, as far as that is known here.
+    pub(super) fn fault(&self) -> Fault {
+        let known = self.halves().map(|halves| lock(&halves.inbox).fault().cloned());
+        let hung_up = || io::Error::from(io::ErrorKind::UnexpectedEof).into();
+        known.unwrap_or_else(Some).unwrap_or_else(hung_up)
     }
 
     /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.

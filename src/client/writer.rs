@@ -8,13 +8,14 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::Result;
-use super::buffers::ObjectBuffer;
+use super::buffers::{Hold, ObjectBuffer};
 use super::connection::Connection;
 use super::copying::{copy_and_make_ready, make_ready};
+use super::direct::DirectReader;
 use super::error::Error;
-use crate::ids::{Location, ObjectId};
+use crate::ids::{Location, ObjectId, SealPlace};
 use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
-use crate::protocol::message::{Granted, Reply, Request};
+use crate::protocol::message::{Granted, Placed, Reply, Request};
 use crate::shm::{Access, ViewMut};
 
 /// An object that this client is creating. Nobody sees it before it is sealed; if it is dropped
@@ -55,10 +56,10 @@ impl ObjectWriter {
     pub(super) fn new(
         connection: &Arc<Connection>,
         id: ObjectId,
-        location: Location,
+        placed: Placed,
     ) -> Result<Self> {
-        let mut writer = Self::not_ready(connection, id, location)?;
-        if location.size() >= POPULATE_BYTES_MIN {
+        let mut writer = Self::not_ready(connection, id, placed)?;
+        if placed.location.size() >= POPULATE_BYTES_MIN {
             // Also the moment to learn that the memory is not there: writing to it would be fatal.
             let data = writer.data.readiness();
             make_ready(writer.data.len(), COPY_THREADS, |part| data.make_ready(part))
@@ -77,9 +78,10 @@ impl ObjectWriter {
     pub(super) fn not_ready(
         connection: &Arc<Connection>,
         id: ObjectId,
-        location: Location,
+        placed: Placed,
     ) -> Result<Self> {
-        let claim = Claim::new(connection, id, location);
+        let claim = Claim::new(connection, id, placed);
+        let location = placed.location;
         let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
         let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
         let (data, metadata) = views.ok_or_else(|| connection.outside(id, &location))?;
@@ -158,14 +160,16 @@ impl ObjectWriter {
 
     /// Makes the object immutable and visible to everyone, and lets go of it.
     ///
-    /// The store is told and not waited for. When this has returned, whoever asks finds the object
-    /// sealed, also if this process has died since.
+    /// The store is not waited for: the seal is a note in memory that it shares with this client, and
+    /// looks at before it answers anybody. When this has returned, whoever asks finds the object
+    /// sealed, also if this process has died since. (A client that does not read the directory
+    /// waits for the store's answer.)
     ///
     /// # Errors
     /// [`Error::Disconnected`] if the store is known to have gone, and the object with it;
     /// [`Error::Inherited`] in a forked child.
     pub fn seal(self) -> Result<()> {
-        self.into_claim()?.seal(true).map(|_location| ())
+        self.into_claim()?.seal()
     }
 
     /// Makes the object immutable and visible to everyone, and keeps it for reading.
@@ -185,8 +189,8 @@ impl ObjectWriter {
     /// As [`Self::seal`]; [`Error::Map`] if the object was sealed but cannot be mapped for reading.
     pub fn seal_and_get(self) -> Result<ObjectBuffer> {
         let mut claim = self.into_claim()?;
-        let location = claim.seal(false)?;
-        claim.connection.keep_sealed(claim.id, location)
+        let hold = claim.seal_and_hold()?;
+        claim.connection.keep_sealed(claim.id, claim.placed.location, hold)
     }
 
     /// Removes the object, as if it had never been created.
@@ -248,23 +252,55 @@ impl fmt::Debug for ObjectWriter {
 pub(super) struct Claim {
     pub(super) connection: Arc<Connection>,
     pub(super) id: ObjectId,
-    location: Location,
+    placed: Placed,
     /// Neither sealed nor aborted.
     pub(super) is_open: bool,
 }
 
 impl Claim {
-    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, location: Location) -> Self {
-        Self { connection: Arc::clone(connection), id, location, is_open: true }
+    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Self {
+        Self { connection: Arc::clone(connection), id, placed, is_open: true }
     }
 
-    /// Tells the store, and does not wait for it: it grants this to the creator in any case, and
-    /// whoever asks afterwards, by whatever way he has learnt of it, is answered afterwards.
-    pub(super) fn seal(&mut self, release: bool) -> Result<Location> {
+    /// Seals, and lets go.
+    pub(super) fn seal(&mut self) -> Result<()> {
         self.is_open = false;
-        let told = self.connection.transport.tell(Request::Seal { id: self.id, release });
-        told.map_err(|fault| self.connection.error(fault))?;
-        Ok(self.location)
+        match self.table() {
+            Some((direct, place)) => self.tell(direct, place, true),
+            None => self.connection.call_for_done(Request::Seal { id: self.id, release: true }),
+        }
+    }
+
+    /// Seals, and says how the object is held from now on.
+    pub(super) fn seal_and_hold(&mut self) -> Result<Hold> {
+        self.is_open = false;
+        let Some((direct, place)) = self.table() else {
+            let seal = Request::Seal { id: self.id, release: false };
+            return self.connection.call_for_done(seal).map(|()| Hold::Counted);
+        };
+        // The store sees the pin when it sees the seal.
+        let is_pinned = direct.pin_own(place.slot);
+        let hold = if is_pinned { Hold::Pinned(place.slot) } else { Hold::Counted };
+        let told = self.tell(direct, place, is_pinned);
+        if told.is_err() {
+            self.connection.give_back(self.id, hold);
+        }
+        told.map(|()| hold)
+    }
+
+    /// Where to seal without the store.
+    fn table(&self) -> Option<(&DirectReader, SealPlace)> {
+        self.connection.transport.direct().zip(self.placed.seal)
+    }
+
+    /// The seal is what is written into the table. The message after it only saves the store from
+    /// finding out by itself, so it does not matter what becomes of it.
+    fn tell(&self, direct: &DirectReader, place: SealPlace, released: bool) -> Result<()> {
+        if !direct.tell_sealed(place, released) {
+            return Err(self.connection.error(self.connection.transport.fault()));
+        }
+        let _ = self.connection.transport.nudge(Request::Seal { id: self.id, release: released });
+        Ok(())
     }
 
     pub(super) fn abort(&mut self) -> Result<()> {
@@ -285,13 +321,22 @@ impl Drop for Claim {
 impl Connection {
     /// Turns the hold of a creator, who has sealed its object, into that of a reader. The writer's
     /// memory is not good enough for that: it is writable.
-    fn keep_sealed(self: &Arc<Self>, id: ObjectId, location: Location) -> Result<ObjectBuffer> {
+    fn keep_sealed(
+        self: &Arc<Self>,
+        id: ObjectId,
+        location: Location,
+        hold: Hold,
+    ) -> Result<ObjectBuffer> {
         if self.transport.segments.knows(location.segment, Access::ReadOnly) {
-            return self.admit_one(id, Granted { location, pin: None });
+            let pin = match hold {
+                Hold::Pinned(slot) => Some(slot),
+                Hold::Counted | Hold::GivenBack => None,
+            };
+            return self.admit_one(id, Granted { location, pin });
         }
         // A get brings the descriptor, and a hold of its own.
         let fetched = self.fetch_sealed(id);
-        self.release(&[(id, 1)]);
+        self.give_back(id, hold);
         fetched
     }
 

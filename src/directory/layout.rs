@@ -1,20 +1,24 @@
 //! What lies where in the directory and in a pin table, in words of 8 bytes.
 //!
 //! ```text
-//! directory │ header, 512 words │ buckets, 8 words each │ entries, 8 words each
-//! pin table │ blocks, a word each, rounded up to 512 words │ pins, a word for each slot │ end
+//! directory    │ header, 512 words │ buckets, 8 words each │ records, 16 words each
+//! client table │ header, 512 words │ blocks, a word each, rounded up to 512 words │
+//!              │ pins, a word for each record │ seals, a word for each record
 //! ```
 //!
-//! The header's first word is the *tick*, the number of things that the store was told; the
-//! second one says whether the store still lives ([`life_mark`]). A slot
-//! has the same number in both tables. A bucket has places for 16 slots, 4 bytes each: the slot
-//! plus one, and above its 24 bits the highest byte of the id's hash; 0 is a free place. An object
-//! whose bucket is full is not in the directory, which costs its readers a message and nothing
-//! else.
+//! The directory's header says in its first words what it is and never changes, and in a cache line
+//! of its own the *tick*, the number of things that the store was told, and whether the store still
+//! lives ([`life_mark`]). Every object has a record from its creation on, in the slot
+//! that is its number everywhere. The buckets only say where records of sealed objects are: each has
+//! places for 16 slots, 4 bytes each, the slot plus one, and above its 24 bits the highest byte of
+//! the id's hash; 0 is a free place. An object whose bucket is full, or whose slot has more than 24
+//! bits, is not found there, which costs its readers a message and nothing else.
 //!
-//! A pin word counts in its lowest 24 bits and has the tick of the last release above them. A block
+//! A client table is written by one client. A pin word counts in its lowest 24 bits and has the tick
+//! of the last release above them. A block
 //! is 512 slots: a page of pins. So whoever looks for pins has to touch those pages only on which
-//! there are some, and a table takes memory for what its client uses.
+//! there are some, and a table takes memory for what its client uses. A seal word names the
+//! generation of the object in this slot that the client has created and sealed.
 
 use std::io;
 use std::ops::Range;
@@ -22,13 +26,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::directory::protocol::{
-    AllSteps, ENTRY_WORDS, Entry, Pins, Sequence, count, is_pinned, tick,
+    self, AllSteps, Pins, RECORD_WORDS, Record, Sequence, Told, count, fold, is_pinned, tell_sealed,
+    tick, told_sealed,
 };
 use crate::ids::{ObjectId, Slot};
 use crate::shm::life_mark;
 use crate::shm::words::Words;
 
-/// Most slots of a directory: a place in a bucket has 24 bits for one.
+/// Most slots that buckets can name.
 pub const SLOTS_MAX: u32 = (1 << SLOT_BITS) - 1;
 
 const SLOT_BITS: u32 = 24;
@@ -36,15 +41,33 @@ const SLOT_BITS: u32 = 24;
 /// Words of a page, on which each part begins.
 const PAGE_WORDS: usize = 512;
 
-/// Words of the header, of which the first one is used.
+/// Words of a header.
 const HEADER_WORDS: usize = PAGE_WORDS;
 
-const TICK: usize = 0;
+// The directory's header.
+const MAGIC: usize = 0;
+const VERSION: usize = 1;
+const BUCKETS: usize = 2;
+const RECORDS: usize = 3;
+const CAPACITY: usize = 4;
+const PAGE_BYTES: usize = 5;
+const BOOT: Range<usize> = 6..8;
+const INCARNATION: usize = 8;
+const TICK: usize = 16;
+
+/// "plasmadr", little-endian.
+const MAGIC_WORD: u64 = u64::from_le_bytes(*b"plasmadr");
+
+/// Version of all that lies in a directory and in the tables of its clients.
+pub const LAYOUT_VERSION: u64 = 1;
 
 /// Words up to and including the one that says whether the store lives, and where that is.
 pub const LIFE_WORDS: usize = PAGE_WORDS;
 /// See [`LIFE_WORDS`].
-pub const LIFE: usize = 1;
+pub const LIFE: usize = 17;
+
+/// Where a client table says that it has ended.
+const ENDED: usize = 0;
 
 const BUCKET_WORDS: usize = 8;
 
@@ -54,52 +77,82 @@ const SLOTS_PER_BUCKET: u32 = 4;
 /// Slots in a block.
 pub const BLOCK_SLOTS: u32 = 512;
 
-/// The sizes of a directory and of its pin tables.
+/// The sizes of a directory and of its client tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    slots: u32,
+    records: u32,
     buckets: usize,
 }
 
+/// What a directory's header says beside its sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Bytes that objects may use.
+    pub capacity: u64,
+    /// Bytes of a page of the memory of the objects.
+    pub page_bytes: u64,
+    /// Which boot of the machine it belongs to.
+    pub boot: [u64; 2],
+    /// Counts the programs that have served it, from 1.
+    pub incarnation: u64,
+}
+
 impl Layout {
-    /// Tables for so many slots. `None` if that is nothing, or more than [`SLOTS_MAX`].
+    /// So many records, and buckets for so many slots. `None` if that is none, or more slots than
+    /// [`SLOTS_MAX`].
     #[must_use]
-    pub fn new(slots: u32) -> Option<Self> {
+    pub fn new(records: u32, slots: u32) -> Option<Self> {
         let buckets = slots.div_ceil(SLOTS_PER_BUCKET).checked_next_power_of_two()?;
-        let layout = Self { slots, buckets: usize::try_from(buckets).ok()? };
-        (1..=SLOTS_MAX).contains(&slots).then_some(layout)
+        let layout = Self { records, buckets: usize::try_from(buckets).ok()? };
+        (records > 0 && (1..=SLOTS_MAX).contains(&slots)).then_some(layout)
     }
 
-    /// Slots.
+    /// The layout of a directory of so many bytes with this header. `None` if it is no directory, or
+    /// of another version, or does not have room for what it says.
     #[must_use]
-    pub const fn slots(&self) -> u32 {
-        self.slots
+    pub fn read(header: &[AtomicU64], bytes: u64) -> Option<Self> {
+        let word = |index: usize| header.get(index).map(|word| word.load(Relaxed));
+        if word(MAGIC)? != MAGIC_WORD || word(VERSION)? != LAYOUT_VERSION {
+            return None;
+        }
+        let records = u32::try_from(word(RECORDS)?).ok()?;
+        let buckets = usize::try_from(word(BUCKETS)?).ok()?;
+        // Of a size that no sum below exceeds.
+        let is_possible = buckets.is_power_of_two() && buckets <= 1 << SLOT_BITS && records > 0;
+        let layout = is_possible.then_some(Self { records, buckets })?;
+        (layout.directory_words() as u64 <= bytes / 8).then_some(layout)
+    }
+
+    /// Records, and so words for pins and seals in a client table.
+    #[must_use]
+    pub const fn records(&self) -> u32 {
+        self.records
     }
 
     /// Words of the directory.
     #[must_use]
     pub const fn directory_words(&self) -> usize {
-        self.entries_at() + self.slots as usize * ENTRY_WORDS
+        self.records_at() + self.records as usize * RECORD_WORDS
     }
 
-    /// Words of a pin table.
+    /// Words of a client table.
     #[must_use]
-    pub const fn pin_table_words(&self) -> usize {
-        self.end_at() + 1
+    pub const fn client_table_words(&self) -> usize {
+        self.seals_at() + self.records as usize
     }
 
-    /// Where the entries begin: behind the header and all buckets.
-    pub(crate) const fn entries_at(&self) -> usize {
+    /// Where the records begin: behind the header and all buckets.
+    pub(crate) const fn records_at(&self) -> usize {
         HEADER_WORDS + self.buckets * BUCKET_WORDS
     }
 
-    /// Where a pin table says that it counts no more.
-    const fn end_at(&self) -> usize {
-        self.pins_at() + self.slots as usize
+    const fn pins_at(&self) -> usize {
+        let blocks = self.records.div_ceil(BLOCK_SLOTS) as usize;
+        HEADER_WORDS + blocks.next_multiple_of(PAGE_WORDS)
     }
 
-    const fn pins_at(&self) -> usize {
-        (self.slots.div_ceil(BLOCK_SLOTS) as usize).next_multiple_of(PAGE_WORDS)
+    const fn seals_at(&self) -> usize {
+        self.pins_at() + (self.records as usize).next_multiple_of(PAGE_WORDS)
     }
 }
 
@@ -114,18 +167,6 @@ pub fn hash(id: &ObjectId) -> u64 {
     };
     let first = fold(word(0..8) ^ 0x9e37_79b9_7f4a_7c15, word(8..16) ^ 0xc2b2_ae3d_27d4_eb4f);
     fold(first ^ word(16..20), 0x1656_67b1_9e37_79f9)
-}
-
-/// The two halves of a product, one over the other.
-fn fold(left: u64, right: u64) -> u64 {
-    let product = u128::from(left) * u128::from(right);
-    let halves = product.to_le_bytes();
-    let half = |range: Range<usize>| {
-        let mut half = [0; 8];
-        half.copy_from_slice(&halves[range]);
-        u64::from_le_bytes(half)
-    };
-    half(0..8) ^ half(8..16)
 }
 
 const fn tag(hash: u64) -> u32 {
@@ -146,13 +187,32 @@ impl DirectoryWords {
         (words.len() >= layout.directory_words()).then_some(Self { words, layout })
     }
 
+    /// Says what it is. For the store, before anybody else has it.
+    pub fn write_header(&self, origin: &Origin) {
+        let Origin { capacity, page_bytes, boot, incarnation } = *origin;
+        let words = [
+            (BUCKETS, self.layout.buckets as u64),
+            (RECORDS, u64::from(self.layout.records)),
+            (CAPACITY, capacity),
+            (PAGE_BYTES, page_bytes),
+            (BOOT.start, boot[0]),
+            (BOOT.start + 1, boot[1]),
+            (INCARNATION, incarnation),
+            (VERSION, LAYOUT_VERSION),
+            (MAGIC, MAGIC_WORD),
+        ];
+        for (index, value) in words {
+            self.words[index].store(value, Relaxed);
+        }
+    }
+
     /// Makes all buckets present at once. Ids are spread over all of them, so a few thousand
     /// objects touch every page: without this each of the first ones waits for one. For the store.
     ///
     /// # Errors
     /// There is no memory for them.
     pub fn make_ready(&self) -> io::Result<()> {
-        self.words.populate(self.layout.entries_at())
+        self.words.populate(self.layout.records_at())
     }
 
     /// Its sizes.
@@ -180,27 +240,27 @@ impl DirectoryWords {
         self.words[TICK].store(tick, Relaxed);
     }
 
-    /// The entry of a slot, if it has one.
+    /// The record in a slot.
     #[inline]
     #[must_use]
-    pub fn entry(&self, slot: Slot) -> Option<Entry<'_, AtomicU64>> {
-        if slot.0 >= self.layout.slots {
+    pub fn record(&self, slot: Slot) -> Option<Record<'_, AtomicU64>> {
+        if slot.0 >= self.layout.records {
             return None;
         }
-        let start = self.layout.entries_at() + slot.index() * ENTRY_WORDS;
-        self.words.get(start..)?.first_chunk().map(Entry)
+        let start = self.layout.records_at() + slot.index() * RECORD_WORDS;
+        self.words.get(start..)?.first_chunk().map(Record)
     }
 
     /// The slot that seems to have this object, sealed.
     #[inline]
     #[must_use]
-    pub fn look(&self, id: &ObjectId) -> Option<(Slot, Entry<'_, AtomicU64>, Sequence)> {
+    pub fn look(&self, id: &ObjectId) -> Option<(Slot, Record<'_, AtomicU64>, Sequence)> {
         let hash = hash(id);
         self.bucket(hash).iter().find_map(|word| {
             places(word.load(Relaxed)).into_iter().find_map(|place| {
                 let slot = slot_of(place, hash)?;
-                let entry = self.entry(slot)?;
-                Some((slot, entry, entry.look(id)?))
+                let record = self.record(slot)?;
+                Some((slot, record, record.look(id)?))
             })
         })
     }
@@ -209,17 +269,24 @@ impl DirectoryWords {
     #[inline]
     #[must_use]
     pub fn contains(&self, id: &ObjectId) -> bool {
-        self.look(id).is_some_and(|(_, entry, sequence)| entry.is_still::<AllSteps>(sequence))
+        self.look(id).is_some_and(|(_, record, sequence)| record.is_still::<AllSteps>(sequence))
     }
 
-    /// Makes an object known by its id. False if its bucket is full. For the store.
+    /// Makes an object known by its id. False if its bucket is full, or cannot name such a slot. For
+    /// the store.
     pub fn insert(&self, id: &ObjectId, slot: Slot) -> bool {
+        if slot.0 >= SLOTS_MAX {
+            return false;
+        }
         let hash = hash(id);
         self.replace(hash, 0, tag(hash) << SLOT_BITS | (slot.0 + 1))
     }
 
     /// Takes back what [`Self::insert`] has done. False if it has done nothing. For the store.
     pub fn remove(&self, id: &ObjectId, slot: Slot) -> bool {
+        if slot.0 >= SLOTS_MAX {
+            return false;
+        }
         let hash = hash(id);
         self.replace(hash, tag(hash) << SLOT_BITS | (slot.0 + 1), 0)
     }
@@ -264,42 +331,63 @@ const fn slot_of(place: u32, hash: u64) -> Option<Slot> {
     }
 }
 
-/// One client's pin table, mapped.
+/// One client's table, mapped: what it has pinned, and what it has sealed.
 #[derive(Debug)]
-pub struct PinTable {
+pub struct ClientTable {
     words: Words,
     layout: Layout,
 }
 
-impl PinTable {
-    /// A pin table of this layout. `None` if there are not so many words.
+impl ClientTable {
+    /// A client table of this layout. `None` if there are not so many words.
     #[must_use]
     pub fn new(words: Words, layout: Layout) -> Option<Self> {
-        (words.len() >= layout.pin_table_words()).then_some(Self { words, layout })
+        (words.len() >= layout.client_table_words()).then_some(Self { words, layout })
     }
 
-    /// The pins of a slot, if it has an entry.
+    /// The pins of a slot, if there is such a one.
     #[inline]
     #[must_use]
     pub fn pins(&self, slot: Slot) -> Option<Pins<'_, AtomicU64>> {
-        if slot.0 >= self.layout.slots {
+        if slot.0 >= self.layout.records {
             return None;
         }
-        let block = self.words.get((slot.0 / BLOCK_SLOTS) as usize)?;
+        let block = self.words.get(HEADER_WORDS + (slot.0 / BLOCK_SLOTS) as usize)?;
         let own = self.words.get(self.layout.pins_at() + slot.index())?;
         Some(Pins { block, own })
     }
 
-    /// Says that no pin in here counts any more: the connection has ended. For the store.
-    pub fn end(&self) {
-        self.words[self.layout.end_at()].store(1, Release);
+    fn seal(&self, slot: Slot) -> Option<&AtomicU64> {
+        let is_there = slot.0 < self.layout.records;
+        is_there.then(|| self.words.get(self.layout.seals_at() + slot.index())).flatten()
     }
 
-    /// Whether no pin in here counts any more.
+    /// Says that the object of this generation is sealed. False if the table has ended: the store
+    /// may not have seen it. For the client.
+    #[must_use]
+    pub fn tell_sealed(&self, slot: Slot, generation: u64, told: Told) -> bool {
+        let ended = &self.words[ENDED];
+        self.seal(slot).is_some_and(|seal| {
+            tell_sealed::<AllSteps, _>(seal, ended, generation, told)
+        })
+    }
+
+    /// Whether the client has sealed the object of this generation. For the store.
+    #[must_use]
+    pub fn told_sealed(&self, slot: Slot, generation: u64) -> Option<Told> {
+        told_sealed::<AllSteps, _>(self.seal(slot)?, generation)
+    }
+
+    /// Says that the connection has ended: there are no new pins. For the store.
+    pub fn end(&self) {
+        protocol::end::<AllSteps, _>(&self.words[ENDED]);
+    }
+
+    /// Whether the connection has ended.
     #[inline]
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.words[self.layout.end_at()].load(Acquire) != 0
+        self.words[ENDED].load(Acquire) != 0
     }
 
     /// Whether the client has this slot pinned.
@@ -323,8 +411,8 @@ impl PinTable {
     /// something, and when it last did, by the tick as far as a pin word has it. Returns where to
     /// go on, nothing at the end.
     pub fn releases(&self, slots: Range<u32>, mut each: impl FnMut(Slot, u64)) -> Option<Slot> {
-        let end = slots.end.min(self.layout.slots);
-        let is_used = |block: &u32| tick(self.words[*block as usize].load(Relaxed)) > 0;
+        let end = slots.end.min(self.layout.records);
+        let is_used = |block: &u32| tick(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
         let block = (slots.start / BLOCK_SLOTS..end.div_ceil(BLOCK_SLOTS)).find(is_used)?;
         let first = block * BLOCK_SLOTS;
         let next = first + BLOCK_SLOTS;
@@ -339,9 +427,9 @@ impl PinTable {
 
     /// The slots in this range that the client has pinned.
     pub fn pinned(&self, slots: Range<u32>) -> impl Iterator<Item = Slot> {
-        let slots = slots.start.min(self.layout.slots)..slots.end.min(self.layout.slots);
+        let slots = slots.start.min(self.layout.records)..slots.end.min(self.layout.records);
         let blocks = slots.start / BLOCK_SLOTS..slots.end.div_ceil(BLOCK_SLOTS);
-        let has_pins = |block: &u32| count(self.words[*block as usize].load(Relaxed)) > 0;
+        let has_pins = |block: &u32| count(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
         blocks
             .filter(has_pins)
             .flat_map(move |block| {

@@ -1,9 +1,10 @@
-//! What readers that do not ask the store share with it: the directory and the pin tables.
+//! What readers that do not ask the store share with it: the directory and the client tables.
 //!
-//! The store publishes every sealed object in the *directory*, which all clients may read and it
-//! alone writes. Each client has a *pin table*, which it writes and the store reads: an object that
-//! it has pinned there is neither evicted nor deleted. So to get an object is to look it up and to
-//! add one to a word of one's own, and to release it is to take that away.
+//! Every object has a *record* in the directory, which all clients may read and the store alone
+//! writes. Each client has a *table*, which it writes and the store reads. An object that it has
+//! pinned there is neither evicted nor deleted, so to get an object is to look it up and to add one
+//! to a word of one's own, and to release it is to take that away. An object that its creator says
+//! there to be sealed is sealed, whatever else the store has still to read.
 //!
 //! [`protocol`] says how the two sides come to an agreement without a message, and is what the
 //! model checker goes through. [`layout`] says what lies where; `proto/PROTOCOL.md` has the same
@@ -14,4 +15,4 @@
 pub mod layout;
 pub mod protocol;
 
-pub use layout::{DirectoryWords, Layout, PinTable};
+pub use layout::{ClientTable, DirectoryWords, Layout, Origin};

@@ -1,14 +1,18 @@
 //! The agreement between readers that pin an object and the store that wants its memory back.
 //!
 //! Neither sends the other a message. Each *writes before it reads*: a reader adds its pin, then
-//! looks whether the entry is still sealed; the store marks the entry as retiring, then looks for
+//! looks whether the record is still sealed; the store marks the record as retiring, then looks for
 //! pins. Between the two steps both have a fence, so at least one of them sees the other (Dekker's
 //! argument): a reader that goes on has a pin that the store sees, and a store that goes on has a
 //! mark that every later reader sees. If both see the other both step back, which costs nothing but
 //! a second try.
 //!
-//! Telling is the same argument the other way round: the store sets the flag of an entry and then
+//! Telling is the same argument the other way round: the store sets the flag of a record and then
 //! tries once more to retire it, a reader takes its pin back and then looks for the flag.
+//!
+//! So is sealing: a creator writes into its own table that it has sealed an object, then looks
+//! whether the table has ended; the store ends the table, then looks for what was sealed. So either
+//! the store sees the seal, or the creator sees that it may not have been seen.
 //!
 //! Both sides run these functions, over words that the other side writes at the same time. They are
 //! generic over the kind of word, so that a model checker runs the very same code, and over
@@ -18,7 +22,7 @@
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::compiler_fence;
 
-use crate::ids::{Location, ObjectId, SegmentId};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId};
 
 /// A word of shared memory.
 pub trait Word {
@@ -84,13 +88,13 @@ impl Word for std::sync::atomic::AtomicU64 {
 /// The steps without which something goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// A reader's fence between its pin and its look at the entry.
+    /// A reader's fence between its pin and its look at the record.
     FencePin,
     /// That look.
     CheckPinned,
     /// The store's fence between its mark and its look at the pins.
     FenceRetire,
-    /// The store's look at the pins of an entry that it has marked.
+    /// The store's look at the pins of a record that it has marked.
     CheckPins,
     /// A reader's fence between taking its pin back and its look at the flag.
     FenceUnpin,
@@ -100,17 +104,29 @@ pub enum Step {
     ReleaseUnpin,
     /// The store takes what it saw of the pins for a sign that their readers have read.
     AcquirePins,
-    /// An entry is sealed after everything that it says.
+    /// A record is sealed after everything that it says.
     ReleasePublish,
     /// A look without a pin is made twice.
     LookAgain,
     /// With a fence in between.
     FenceLook,
+    /// A seal comes after everything that its creator has written.
+    ReleaseSeal,
+    /// The store takes a seal for a sign that its creator has written.
+    AcquireSeal,
+    /// A creator's fence between its seal and its look at the end of its table.
+    FenceSeal,
+    /// That look.
+    CheckEnded,
+    /// The store's fence between the end of a table and its look at the seals in it.
+    FenceEnd,
+    /// That look.
+    CheckSeals,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::FencePin,
         Self::CheckPinned,
         Self::FenceRetire,
@@ -122,6 +138,12 @@ impl Step {
         Self::ReleasePublish,
         Self::LookAgain,
         Self::FenceLook,
+        Self::ReleaseSeal,
+        Self::AcquireSeal,
+        Self::FenceSeal,
+        Self::CheckEnded,
+        Self::FenceEnd,
+        Self::CheckSeals,
     ];
 }
 
@@ -144,10 +166,10 @@ pub struct AllSteps;
 
 impl Steps for AllSteps {}
 
-/// Words of an entry.
-pub const ENTRY_WORDS: usize = 8;
+/// Words of a record: 128 bytes, two cache lines. A get touches the first one only.
+pub const RECORD_WORDS: usize = 16;
 
-/// The entry's sequence: what generation of objects is in it, and its state in the two lowest bits.
+/// The record's sequence: the generation of its object, and its state in the three lowest bits.
 const SEQUENCE: usize = 0;
 /// Bytes 0 to 7 of the id, little-endian.
 const ID: usize = 1;
@@ -158,12 +180,24 @@ const DATA_SIZE: usize = 5;
 const METADATA_SIZE: usize = 6;
 /// Not zero if the store wants to be told when a client's last pin is gone.
 const TELL: usize = 7;
+/// The connection that created the object.
+const CREATOR: usize = 8;
+/// When it was created, nanoseconds since the Unix epoch.
+const CREATED: usize = 9;
+/// Nanoseconds from its creation to its seal.
+const CONSTRUCTION: usize = 10;
+/// Kept free, and zero: a deadline (11), flags and the place of a name (12), a version (13) and a
+/// location (14) in a tier.
+const RESERVED: std::ops::Range<usize> = 11..15;
+/// A sum over what is written once, when the object is created.
+const CHECK: usize = 15;
 
-const STATE: u64 = 3;
+const STATE: u64 = 7;
 const EMPTY: u64 = 0;
-const SEALED: u64 = 1;
-const RETIRING: u64 = 2;
-const GENERATION: u64 = 4;
+const WRITING: u64 = 1;
+const SEALED: u64 = 2;
+const RETIRING: u64 = 3;
+const STATE_BITS: u32 = 3;
 
 /// Bits of a pin word that count; those above are the tick of the last release.
 pub const COUNT_BITS: u32 = 24;
@@ -192,30 +226,30 @@ pub const fn short_tick(tick: u64) -> u64 {
     tick & (u64::MAX >> COUNT_BITS)
 }
 
-/// Which objects of which generation an entry had when it was looked at.
+/// Which objects of which generation a record had when it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence(u64);
 
-/// An entry of the directory.
+/// A record of the directory.
 #[derive(Debug)]
-pub struct Entry<'a, W>(pub &'a [W; ENTRY_WORDS]);
+pub struct Record<'a, W>(pub &'a [W; RECORD_WORDS]);
 
-/// One client's pins of one entry: the word of the block that the entry is in, and its own.
+/// One client's pins of one record: the word of the block that the record is in, and its own.
 #[derive(Debug)]
 pub struct Pins<'a, W> {
     /// Pins in the whole block.
     pub block: &'a W,
-    /// Pins of the entry.
+    /// Pins of the record.
     pub own: &'a W,
 }
 
-impl<W> Clone for Entry<'_, W> {
+impl<W> Clone for Record<'_, W> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<W> Copy for Entry<'_, W> {}
+impl<W> Copy for Record<'_, W> {}
 
 impl<W> Clone for Pins<'_, W> {
     fn clone(&self) -> Self {
@@ -232,7 +266,31 @@ pub struct Missed {
     pub tell: bool,
 }
 
-/// An id as it lies in an entry.
+/// What is written into a record when its object is created.
+#[derive(Debug, Clone, Copy)]
+pub struct Created<'a> {
+    /// Told the creator, who seals with it. Never used twice, and never zero.
+    pub generation: u64,
+    /// The object's name.
+    pub id: &'a ObjectId,
+    /// Where its bytes are.
+    pub location: Location,
+    /// The connection that writes it.
+    pub creator: ClientId,
+    /// When, nanoseconds since the Unix epoch.
+    pub at: u64,
+}
+
+/// An odd number with about as many ones as zeros.
+const SUM_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The two halves of a product, one over the other.
+pub const fn fold(left: u64, right: u64) -> u64 {
+    let product = left as u128 * right as u128;
+    (product >> u64::BITS) as u64 ^ (product & u64::MAX as u128) as u64
+}
+
+/// An id as it lies in a record.
 const fn id_words(id: &ObjectId) -> [u64; 3] {
     let bytes = id.as_bytes();
     let (first, rest) = bytes.split_at(8);
@@ -252,8 +310,8 @@ const fn word(bytes: &[u8]) -> u64 {
 
 // ---- the reader ---------------------------------------------------------------------------------
 
-impl<W: Word> Entry<'_, W> {
-    /// Whether the entry seems to have this object, sealed. Sure only after [`pin`], or
+impl<W: Word> Record<'_, W> {
+    /// Whether the record seems to have this object, sealed. Sure only after [`pin`], or
     /// [`Self::is_still`].
     #[inline]
     pub fn look(self, id: &ObjectId) -> Option<Sequence> {
@@ -268,7 +326,7 @@ impl<W: Word> Entry<'_, W> {
         is_it.then_some(Sequence(sequence))
     }
 
-    /// Whether the entry had the same object all the time since it was looked at.
+    /// Whether the record had the same object all the time since it was looked at.
     #[inline]
     pub fn is_still<S: Steps>(self, sequence: Sequence) -> bool {
         if S::makes(Step::FenceLook) {
@@ -290,14 +348,14 @@ impl<W: Word> Entry<'_, W> {
     }
 }
 
-/// Pins the object that an entry had when it was looked at. Then it stays as it is, and where it
+/// Pins the object that a record had when it was looked at. Then it stays as it is, and where it
 /// is, until it is unpinned.
 ///
 /// # Errors
 /// It has gone, or is about to, or this client has it pinned too often.
 #[inline]
 pub fn pin<S: Steps, W: Word>(
-    entry: Entry<'_, W>,
+    record: Record<'_, W>,
     sequence: Sequence,
     pins: Pins<'_, W>,
     now: u64,
@@ -307,18 +365,18 @@ pub fn pin<S: Steps, W: Word>(
     if S::makes(Step::FencePin) {
         W::fence_after_change();
     }
-    let is_same = !S::makes(Step::CheckPinned) || entry.0[SEQUENCE].load(Relaxed) == sequence.0;
+    let is_same = !S::makes(Step::CheckPinned) || record.0[SEQUENCE].load(Relaxed) == sequence.0;
     if is_same && count(others) < PINS_MAX && count(in_block) < PINS_MAX {
         return Ok(());
     }
-    let tell = unpin::<S, W>(entry, pins, now);
+    let tell = unpin::<S, W>(record, pins, now);
     Err(Missed { tell: tell && S::makes(Step::TellAfterAll) })
 }
 
 /// Takes one pin back, and notes when. Whether the store has to be told.
 #[inline]
-pub fn unpin<S: Steps, W: Word>(entry: Entry<'_, W>, pins: Pins<'_, W>, now: u64) -> bool {
-    // In this order: where a block has no pins none of its entries has one.
+pub fn unpin<S: Steps, W: Word>(record: Record<'_, W>, pins: Pins<'_, W>, now: u64) -> bool {
+    // In this order: where a block has no pins none of its records has one.
     let left = take_one::<S, W>(pins.own, now);
     take_one::<S, W>(pins.block, now);
     if left > 0 {
@@ -327,7 +385,7 @@ pub fn unpin<S: Steps, W: Word>(entry: Entry<'_, W>, pins: Pins<'_, W>, now: u64
     if S::makes(Step::FenceUnpin) {
         W::fence_after_change();
     }
-    entry.0[TELL].load(Relaxed) != 0
+    record.0[TELL].load(Relaxed) != 0
 }
 
 /// Counts one down, notes the tick, and returns the count.
@@ -346,34 +404,64 @@ fn take_one<S: Steps, W: Word>(word: &W, now: u64) -> u64 {
 
 // ---- the store ----------------------------------------------------------------------------------
 
-impl<W: Word> Entry<'_, W> {
-    /// An object is sealed: everybody may read it. There is none in the entry.
-    pub fn publish<S: Steps>(self, id: &ObjectId, location: &Location) {
-        let sequence = self.0[SEQUENCE].load(Relaxed);
-        debug_assert!(sequence & STATE != SEALED, "an entry has one object");
+impl<W: Word> Record<'_, W> {
+    /// An object has been created, and is being written. The record has no other one.
+    pub fn create(self, created: &Created<'_>) {
+        let Created { generation, id, location, creator, at } = *created;
         let [first, second, third] = id_words(id);
-        self.0[ID].store(first, Relaxed);
-        self.0[ID + 1].store(second, Relaxed);
         let segment = u64::from(location.segment.0) << u32::BITS;
-        self.0[ID_END_AND_SEGMENT].store(segment | third, Relaxed);
-        self.0[OFFSET].store(location.offset, Relaxed);
-        self.0[DATA_SIZE].store(location.data_size, Relaxed);
-        self.0[METADATA_SIZE].store(location.metadata_size, Relaxed);
-        let next = (sequence & !STATE).wrapping_add(GENERATION) | SEALED;
-        let order = if S::makes(Step::ReleasePublish) { Release } else { Relaxed };
-        self.0[SEQUENCE].store(next, order);
+        let words = [
+            (ID, first),
+            (ID + 1, second),
+            (ID_END_AND_SEGMENT, segment | third),
+            (OFFSET, location.offset),
+            (DATA_SIZE, location.data_size),
+            (METADATA_SIZE, location.metadata_size),
+            (CREATOR, creator.0),
+            (CREATED, at),
+            (CONSTRUCTION, 0),
+        ];
+        for (index, value) in words.into_iter().chain(RESERVED.map(|index| (index, 0))) {
+            self.0[index].store(value, Relaxed);
+        }
+        self.0[CHECK].store(self.sum(generation), Relaxed);
+        // Whoever finds the state finds all of it, also after the store was killed.
+        self.0[SEQUENCE].store(generation << STATE_BITS | WRITING, Release);
     }
 
-    /// Whether there is an object for readers.
-    pub fn is_published(self) -> bool {
-        self.0[SEQUENCE].load(Relaxed) & STATE == SEALED
+    /// The object is sealed, so many nanoseconds after its creation: everybody may read it.
+    pub fn seal<S: Steps>(self, construction: u64) {
+        let sequence = self.0[SEQUENCE].load(Relaxed);
+        debug_assert!(sequence & STATE == WRITING, "an object is sealed once");
+        self.0[CONSTRUCTION].store(construction, Relaxed);
+        let order = if S::makes(Step::ReleasePublish) { Release } else { Relaxed };
+        self.0[SEQUENCE].store(sequence & !STATE | SEALED, order);
+    }
+
+    /// When the object was created, nanoseconds since the Unix epoch, and how many it took from
+    /// there to its seal.
+    pub fn times(self) -> (u64, u64) {
+        (self.0[CREATED].load(Relaxed), self.0[CONSTRUCTION].load(Relaxed))
+    }
+
+    /// Whether the record is as it was when its object was created.
+    pub fn is_whole(self) -> bool {
+        let generation = self.0[SEQUENCE].load(Relaxed) >> STATE_BITS;
+        self.0[CHECK].load(Relaxed) == self.sum(generation)
+    }
+
+    /// The check word, in which any change shows.
+    fn sum(self, generation: u64) -> u64 {
+        let written = (ID..TELL).chain(CREATOR..CONSTRUCTION);
+        written.fold(fold(generation, SUM_FACTOR), |sum, index| {
+            fold(sum ^ self.0[index].load(Relaxed), SUM_FACTOR)
+        })
     }
 
     /// Nobody may pin the object any more. Whether somebody has done so before is to be looked up
     /// next, with [`is_pinned`], and until then nothing is decided.
     ///
-    /// An entry without an object stays as it is; pins that the store has made for clients may be
-    /// there all the same.
+    /// A record without a sealed object stays as it is.
     pub fn retire<S: Steps>(self) {
         let sequence = self.0[SEQUENCE].load(Relaxed);
         if sequence & STATE == SEALED {
@@ -392,14 +480,11 @@ impl<W: Word> Entry<'_, W> {
         }
     }
 
-    /// If the object was retired, it is gone for good. False if there was none.
-    pub fn withdraw(self) -> bool {
+    /// The object is gone for good. If it was sealed, it has been retired.
+    pub fn remove(self) {
         let sequence = self.0[SEQUENCE].load(Relaxed);
-        let is_retired = sequence & STATE == RETIRING;
-        if is_retired {
-            self.0[SEQUENCE].store(sequence & !STATE | EMPTY, Relaxed);
-        }
-        is_retired
+        debug_assert!(sequence & STATE != SEALED, "what readers may find is retired first");
+        self.0[SEQUENCE].store(sequence & !STATE | EMPTY, Relaxed);
     }
 
     /// Who takes back the last pin of a client has to tell the store. What counts is what is found
@@ -414,7 +499,7 @@ impl<W: Word> Entry<'_, W> {
     }
 }
 
-/// Whether a client has the entry pinned.
+/// Whether a client has the record pinned.
 #[inline]
 pub fn is_pinned<S: Steps, W: Word>(pins: Pins<'_, W>) -> bool {
     let order = if S::makes(Step::AcquirePins) { Acquire } else { Relaxed };
@@ -431,6 +516,47 @@ pub fn pin_for<W: Word>(pins: Pins<'_, W>) -> bool {
     pins.block.fetch_add(1, Relaxed);
     pins.own.fetch_add(1, Relaxed);
     true
+}
+
+// ---- the creator --------------------------------------------------------------------------------
+
+/// What a creator has said of its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// It has given up its hold together with the seal.
+    pub released: bool,
+}
+
+/// Writes into the creator's own table that it has sealed the object of this generation. If this
+/// returns true the object is sealed for everybody from now on, whatever becomes of the creator. If
+/// not, the table had ended: the store may have aborted the object.
+#[inline]
+pub fn tell_sealed<S: Steps, W: Word>(seal: &W, ended: &W, generation: u64, told: Told) -> bool {
+    let order = if S::makes(Step::ReleaseSeal) { Release } else { Relaxed };
+    seal.store(generation << 1 | u64::from(told.released), order);
+    if S::makes(Step::FenceSeal) {
+        W::fence(SeqCst);
+    }
+    !S::makes(Step::CheckEnded) || ended.load(Relaxed) == 0
+}
+
+/// Whether the creator has sealed the object of this generation. Asked before anything is said
+/// that depends on it. Only the creator's own table is ever asked.
+#[inline]
+pub fn told_sealed<S: Steps, W: Word>(seal: &W, generation: u64) -> Option<Told> {
+    let order = if S::makes(Step::AcquireSeal) { Acquire } else { Relaxed };
+    let word = seal.load(order);
+    let is_told = S::makes(Step::CheckSeals) && word >> 1 == generation;
+    is_told.then_some(Told { released: word & 1 == 1 })
+}
+
+/// Ends a table: it takes no new pins. What was sealed in it is to be looked up next, with
+/// [`told_sealed`], before anything is aborted.
+pub fn end<S: Steps, W: Word>(ended: &W) {
+    ended.store(1, Release);
+    if S::makes(Step::FenceEnd) {
+        W::fence(SeqCst);
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{ClientId, Location, ObjectId, Slot};
+use crate::ids::{ClientId, Location, ObjectId, SealPlace, Slot};
 use crate::protocol::refusal::Refusal;
 
 /// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
@@ -25,7 +25,7 @@ pub struct Connect {
     pub protocol_version: u32,
     /// The client's name for lists and logs.
     pub client_name: String,
-    /// The client can read the directory, and wants a pin table.
+    /// The client can read the directory, and wants a table.
     pub reads_directory: bool,
 }
 
@@ -135,6 +135,34 @@ pub enum Request {
 }
 
 impl Request {
+    /// On which objects the answer depends. If one of them is being created, it is looked up
+    /// whether it has been sealed.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Seal { id, .. } | Self::Abort { id } => Subject::Objects(std::slice::from_ref(id)),
+            Self::Get { ids, .. }
+            | Self::Wait { ids, .. }
+            | Self::GetState { ids }
+            | Self::Delete { ids }
+            | Self::Refresh { ids } => Subject::Objects(ids),
+            Self::Evict { .. }
+            | Self::List { .. }
+            | Self::GetStats
+            | Self::GetDebugText
+            | Self::ListClients { .. } => Subject::Everything,
+            // Creates look for themselves, when there is no room.
+            Self::Create { .. }
+            | Self::Put { .. }
+            | Self::SetOptions { .. }
+            | Self::Cancel { .. }
+            | Self::Release { .. }
+            | Self::Unpinned { .. }
+            | Self::Subscribe { .. }
+            | Self::Disconnect => Subject::Nothing,
+        }
+    }
+
     /// The name of the request, for counters and messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -161,6 +189,17 @@ impl Request {
             Self::Disconnect => "disconnect",
         }
     }
+}
+
+/// The objects on which the answer to a request depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// None, or none that others could be creating.
+    Nothing,
+    /// These.
+    Objects(&'a [ObjectId]),
+    /// All that there are.
+    Everything,
 }
 
 /// What a client sends in one frame.
@@ -193,11 +232,27 @@ pub struct Connected {
     pub batch_objects_max: usize,
     /// Whether the client must clear the memory of new objects.
     pub clear_new_objects: bool,
-    /// Slots of the directory and of the client's pin table; 0 if it has to read by message.
+    /// Records of the directory, and so slots of the client's table; 0 if it has to read by message.
     pub directory_slots: u32,
 }
 
-/// An object that a client with a pin table has been given.
+/// A new object for its creator to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it lies.
+    pub location: Location,
+    /// Where to tell that it is sealed, for a client with a table. Without one it asks the store to
+    /// seal it.
+    pub seal: Option<SealPlace>,
+}
+
+impl From<Location> for Placed {
+    fn from(location: Location) -> Self {
+        Self { location, seal: None }
+    }
+}
+
+/// An object that a client with a table has been given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Granted {
     /// Where it lies.
@@ -361,9 +416,9 @@ pub enum Event {
 pub enum Reply {
     Connected(Connected),
     Done,
-    Created(Location),
+    Created(Placed),
     Objects(Vec<Option<Location>>),
-    /// For a client with a pin table.
+    /// For a client with a table.
     Granted(Vec<Option<Granted>>),
     Ready(Vec<bool>),
     States(Vec<ObjectState>),

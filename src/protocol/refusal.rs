@@ -57,6 +57,12 @@ pub enum Refusal {
     /// The creator of an object aborted it or died while this request waited for it.
     #[error("the creator of object {0} aborted it or went away")]
     Abandoned(ObjectId),
+    /// Too many connections of this process have ended while buffers of theirs are still in use.
+    #[error(
+        "{0} connections of this process have ended while it keeps buffers of theirs; it has to \
+         drop some before it connects again"
+    )]
+    TooManyEnded(u64),
     /// This connection is a stream of events already.
     #[error("this connection is subscribed already")]
     AlreadySubscribed,

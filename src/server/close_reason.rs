@@ -11,6 +11,7 @@ use log::Level;
 use super::metrics::ServerCounters;
 use crate::limits::PROTOCOL_VERSION;
 use crate::protocol::ProtocolError;
+use crate::protocol::refusal::Refusal;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum CloseReason {
     /// The peer speaks another version of the protocol, and was told so.
     #[error("it speaks version {0} of the protocol, and not {PROTOCOL_VERSION}")]
     Version(u32),
+    /// The store takes no more connections of this process, and has told it why.
+    #[error("turned away: {0}")]
+    TurnedAway(Refusal),
     /// A subscriber did not keep up, and was told so.
     #[error("a subscriber fell too far behind")]
     Lagged,
@@ -44,7 +48,7 @@ impl CloseReason {
     pub fn level(&self) -> Level {
         match self {
             Self::Goodbye => Level::Debug,
-            Self::CutOff | Self::Lagged => Level::Info,
+            Self::CutOff | Self::Lagged | Self::TurnedAway(_) => Level::Info,
             Self::Socket(error) if is_departure(error) => Level::Info,
             Self::Protocol(_) | Self::Version(_) | Self::Socket(_) => Level::Warn,
             Self::BadReply(_) => Level::Error,
@@ -54,7 +58,7 @@ impl CloseReason {
     /// Counts the end of a connection.
     pub fn count(&self, counters: &mut ServerCounters) {
         match self {
-            Self::Goodbye => {}
+            Self::Goodbye | Self::TurnedAway(_) => {}
             Self::Protocol(_) | Self::Version(_) => counters.protocol_errors += 1,
             Self::CutOff | Self::Lagged | Self::Socket(_) | Self::BadReply(_) => {
                 counters.connections_lost += 1;

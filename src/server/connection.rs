@@ -27,7 +27,7 @@ use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
-use crate::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
+use crate::protocol::message::{ClientMessage, Connect, Reply, RequestId, ServerMessage};
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::store::Peer;
@@ -64,8 +64,6 @@ pub struct Connection {
     held_back: bool,
     /// The peer takes nothing any more. What it said before is still to be read.
     is_deaf: bool,
-    /// A request that is to be served in a later turn, and before anything behind it.
-    postponed: Option<(RequestId, Request)>,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
 }
@@ -95,7 +93,6 @@ impl Connection {
             outbox: Outbox::default(),
             held_back: false,
             is_deaf: false,
-            postponed: None,
             descriptors: Vec::new(),
         })
     }
@@ -130,6 +127,23 @@ impl Connection {
         self.outbox.len()
     }
 
+    /// The store knows the peer from now on.
+    pub fn open(&mut self) {
+        self.stage = Stage::Open;
+    }
+
+    /// Ends the connection of a peer that the store does not want to know.
+    pub fn turn_away(
+        &mut self,
+        request: RequestId,
+        refusal: Refusal,
+        counters: &mut ServerCounters,
+    ) {
+        let reply = Reply::Refused(refusal.clone());
+        self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
+        self.drain(CloseReason::TurnedAway(refusal));
+    }
+
     /// Begins the end, unless it has begun already.
     pub fn drain(&mut self, reason: CloseReason) {
         self.stage.drain(reason);
@@ -138,16 +152,6 @@ impl Connection {
     /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
         self.hung_up = true;
-    }
-
-    /// Puts a request off: it is what [`Self::receive`] says next.
-    pub fn postpone(&mut self, request_id: RequestId, request: Request) {
-        self.postponed = Some((request_id, request));
-    }
-
-    /// Whether a request was put off.
-    pub fn has_postponed(&self) -> bool {
-        self.postponed.is_some()
     }
 
     /// The next thing that the peer said.
@@ -274,9 +278,6 @@ impl Connection {
             if self.is_draining() {
                 return Ok(Received::Nothing);
             }
-            if let Some((request_id, request)) = self.postponed.take() {
-                return Ok(Received::Postponed(request_id, request));
-            }
             if self.outbox.len() > limits::OUTBOX_BYTES_MAX {
                 self.held_back = true;
                 return Ok(Received::Nothing);
@@ -356,7 +357,7 @@ impl Connection {
                 Ok(Received::Request(request_id, request))
             }
             (Stage::Handshake, ClientMessage::Connect(connect)) => {
-                self.open(request_id, connect, counters)
+                self.introduce(request_id, connect, counters)
             }
             (Stage::Open, ClientMessage::Connect(_)) => {
                 Err(ProtocolError::Handshake("a second Connect").into())
@@ -415,7 +416,7 @@ impl Connection {
         Ok(())
     }
 
-    fn open(
+    fn introduce(
         &mut self,
         request: RequestId,
         connect: Connect,
@@ -428,7 +429,6 @@ impl Connection {
             self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
             return Err(CloseReason::Version(connect.protocol_version));
         }
-        self.stage = Stage::Open;
         Ok(Received::Opened(request))
     }
 }

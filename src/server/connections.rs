@@ -23,7 +23,6 @@ use super::memory::Memory;
 use super::metrics::ServerCounters;
 use crate::ids::ClientId;
 use crate::limits;
-use crate::protocol::message::{Request, RequestId};
 use crate::store::Peer;
 use crate::time::{Clock, Timestamp};
 
@@ -39,10 +38,6 @@ pub struct Connections {
     last_id: ClientId,
     /// May have something to be read.
     pub to_read: Agenda,
-    /// Have a request that was put off, and the poll after which it is served.
-    postponed: VecDeque<(u64, ClientId)>,
-    /// Number of polls.
-    polls: u64,
     /// Those that could not send descriptors, and when to try again.
     starved: Vec<ClientId>,
     starved_until: Option<Timestamp>,
@@ -63,8 +58,6 @@ impl Connections {
             table: HashMap::default(),
             last_id: ClientId(0),
             to_read: Agenda::default(),
-            postponed: VecDeque::new(),
-            polls: 0,
             starved: Vec::new(),
             starved_until: None,
             to_flush: Agenda::default(),
@@ -107,29 +100,11 @@ impl Connections {
             connection.note_hang_up();
         }
         let has_something = event.is_readable() || event.is_read_closed() || event.is_error();
-        if has_something && !connection.has_postponed() {
+        if has_something {
             self.to_read.push(client);
         }
         if event.is_writable() || event.is_write_closed() || event.is_error() {
             self.to_flush.push(client);
-        }
-    }
-
-    /// Puts off a request of this connection, and all that is behind it, until everything has been
-    /// read that other clients had sent before it was read.
-    pub fn postpone(&mut self, client: ClientId, request_id: RequestId, request: Request) {
-        let Some(connection) = self.table.get_mut(&client) else { return };
-        connection.postpone(request_id, request);
-        // The selector names sockets in the order in which they have become ready, so many at once.
-        let polls = 1 + self.table.len() / limits::TURN_EVENTS_MAX;
-        self.postponed.push_back((self.polls + polls as u64, client));
-    }
-
-    /// All events of a poll have been noted: what was put off until then comes after them.
-    pub fn note_poll_end(&mut self) {
-        self.polls += 1;
-        while let Some((_, client)) = self.postponed.pop_front_if(|(due, _)| *due <= self.polls) {
-            self.to_read.push(client);
         }
     }
 
@@ -149,7 +124,7 @@ impl Connections {
     /// Whether there is something to do that no event will tell of.
     pub fn has_backlog(&self) -> bool {
         let agendas = [&self.to_read, &self.to_flush, &self.to_close];
-        agendas.iter().any(|agenda| !agenda.is_empty()) || !self.postponed.is_empty()
+        agendas.iter().any(|agenda| !agenda.is_empty())
     }
 
     /// When [`Self::next_to_close`] has something to say, or something is to be sent again.

@@ -12,7 +12,7 @@ use super::metrics::ServerCounters;
 use super::outbox::DescriptorKind;
 use super::streams::Streams;
 use crate::ids::{ClientId, SegmentId};
-use crate::protocol::message::{Event, Reply, RequestId};
+use crate::protocol::message::{Event, Placed, Reply, RequestId};
 use crate::store::{Effect, Effects};
 
 /// Everything that effects act on: the world outside of the store.
@@ -74,8 +74,9 @@ impl Outside {
         if let Reply::Stats(stats) = &mut reply {
             self.counters.append_to(stats);
         }
+        let has_life = matches!(reply, Reply::Connected(_)) && self.memory.has_life(client);
         let has = |kind| connection.has_descriptor(kind);
-        let kinds = needed_descriptors(&reply, self.memory.segment(), has);
+        let kinds = needed_descriptors(&reply, self.memory.segment(), has_life, has);
         connection.queue(request, reply, kinds, &self.memory, &mut self.counters);
         self.connections.note_output(client);
     }
@@ -85,6 +86,7 @@ impl Outside {
 fn needed_descriptors(
     reply: &Reply,
     segment: SegmentId,
+    has_life: bool,
     has: impl Fn(DescriptorKind) -> bool,
 ) -> Vec<DescriptorKind> {
     // Allocates only when there is one: the first time on a connection.
@@ -95,22 +97,26 @@ fn needed_descriptors(
         }
     };
     match reply {
-        Reply::Created(location) => {
+        Reply::Created(Placed { location, .. }) => {
             need(DescriptorKind { segment: location.segment, writable: true });
         }
         // Who reads the directory learns from it where objects are, and not from us.
-        Reply::Connected(connected) if connected.directory_slots > 0 => {
-            need(DescriptorKind { segment, writable: false });
-            need(DescriptorKind { segment: SegmentId::DIRECTORY, writable: false });
-            need(DescriptorKind { segment: SegmentId::PIN_TABLE, writable: true });
+        Reply::Connected(connected) => {
+            if connected.directory_slots > 0 {
+                need(DescriptorKind { segment, writable: false });
+                need(DescriptorKind { segment: SegmentId::DIRECTORY, writable: false });
+                need(DescriptorKind { segment: SegmentId::CLIENT_TABLE, writable: true });
+            }
+            if has_life {
+                need(DescriptorKind { segment: SegmentId::LIFE, writable: false });
+            }
         }
         Reply::Objects(locations) => {
             for location in locations.iter().flatten() {
                 need(DescriptorKind { segment: location.segment, writable: false });
             }
         }
-        Reply::Connected(_)
-        | Reply::Granted(_)
+        Reply::Granted(_)
         | Reply::Done
         | Reply::Ready(_)
         | Reply::States(_)

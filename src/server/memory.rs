@@ -6,6 +6,7 @@
 //! known here.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::committing::Committer;
@@ -15,7 +16,7 @@ use super::trimming::Trimmer;
 use crate::ids::{ClientId, Extent, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::DescriptorInfo;
-use crate::shm::{Access, Backing, Mapping, Segment, SegmentError};
+use crate::shm::{Access, Backing, Mapping, Segment, SegmentError, life_lock};
 
 /// The one segment.
 const SEGMENT: SegmentId = SegmentId(0);
@@ -39,7 +40,7 @@ pub struct Memory {
     committer: Option<Committer>,
     /// `None` if all memory stays with the store.
     trimmer: Option<Trimmer>,
-    /// `None` if all clients read by message.
+    /// `None` in tests of the memory alone.
     directory: Option<DirectoryFiles>,
 }
 
@@ -106,13 +107,18 @@ impl Memory {
         self.directory = Some(directory);
     }
 
-    /// A client has got this descriptor.
+    /// A client has got what was made for it.
     pub fn note_sent(&self, client: ClientId, kind: DescriptorKind) {
-        if kind.segment == SegmentId::PIN_TABLE
+        if matches!(kind.segment, SegmentId::CLIENT_TABLE | SegmentId::LIFE)
             && let Some(directory) = &self.directory
         {
             directory.unsent.forget(client);
         }
+    }
+
+    /// Whether it can be told that this client lives.
+    pub fn has_life(&self, client: ClientId) -> bool {
+        self.directory.as_ref().is_some_and(|directory| directory.unsent.life(client).is_some())
     }
 
     /// What gives memory back, if anything does.
@@ -139,6 +145,11 @@ impl Memory {
         self.segment.id()
     }
 
+    /// Bytes of a page of the segment.
+    pub fn page_bytes(&self) -> u64 {
+        self.segment.page_bytes()
+    }
+
     /// Bytes of the segment: at least the capacity, and some more for rounding.
     pub fn bytes(&self) -> u64 {
         self.segment.size()
@@ -152,16 +163,20 @@ impl Memory {
     }
 
     /// The file that a client has to be given for this kind of descriptor.
-    pub fn file(&self, client: ClientId, kind: DescriptorKind) -> Arc<Segment> {
+    pub fn file(&self, client: ClientId, kind: DescriptorKind) -> File {
         let directory = || self.directory.as_ref().expect("only those who read it are told of it");
         match kind.segment {
-            SegmentId::DIRECTORY => Arc::clone(&directory().directory),
-            SegmentId::PIN_TABLE => {
-                directory().unsent.get(client).expect("a pin table is sent once")
+            SegmentId::DIRECTORY => File::Segment(Arc::clone(&directory().directory)),
+            SegmentId::CLIENT_TABLE => {
+                let table = directory().unsent.table(client);
+                File::Segment(table.expect("a table is sent once"))
+            }
+            SegmentId::LIFE => {
+                File::Life(directory().unsent.life(client).expect("it is sent once"))
             }
             segment => {
                 assert_eq!(segment, self.segment.id(), "there is one segment of objects");
-                Arc::clone(&self.segment)
+                File::Segment(Arc::clone(&self.segment))
             }
         }
     }
@@ -170,6 +185,32 @@ impl Memory {
     pub fn describe(&self, client: ClientId, kind: DescriptorKind) -> DescriptorInfo {
         let DescriptorKind { segment, writable } = kind;
         DescriptorInfo { segment, segment_size: self.file(client, kind).size(), writable }
+    }
+}
+
+/// A file whose descriptor a client is given.
+#[derive(Debug)]
+pub enum File {
+    /// Memory.
+    Segment(Arc<Segment>),
+    /// Nothing but a lock.
+    Life(Arc<OwnedFd>),
+}
+
+impl File {
+    /// Its descriptor, if there is one of that kind.
+    pub fn descriptor(&self, writable: bool) -> BorrowedFd<'_> {
+        match self {
+            Self::Segment(segment) => segment.descriptor(writable),
+            Self::Life(life) => life.as_fd(),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Segment(segment) => segment.size(),
+            Self::Life(_) => life_lock::FILE_BYTES,
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod stage;
 mod streams;
 mod trimming;
 
+use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -47,12 +48,12 @@ use self::config::Config;
 use self::listener::{ListenError, Listener, SocketFile};
 use self::memory::Memory;
 use self::reactor::Reactor;
-use crate::directory::Layout;
+use crate::directory::{Layout, Origin};
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::message::Connected;
 use crate::shm::{Segment, fork};
-use crate::store::directory::{Directory, Unpublished};
+use crate::store::directory::Directory;
 use crate::store::{Store, StoreConfig, TrimConfig};
 use crate::threads;
 use crate::time::Clock;
@@ -98,7 +99,7 @@ pub fn run(config: Config) -> Result<(), StartupError> {
         .stop_on(&mut SourceFd(&signals.as_raw_fd()))
         .map_err(out_of_descriptors("wait for signals"))?;
     log::info!("ready: {config}");
-    serve(&mut reactor, socket_file, directory.as_deref());
+    serve(&mut reactor, socket_file, &directory);
     let name = signals.read_signal().ok().flatten().and_then(|info| signal_name(info.ssi_signo));
     log::info!("ended by {}", name.unwrap_or("a signal"));
     Ok(())
@@ -128,7 +129,7 @@ pub fn run(config: Config) -> Result<(), StartupError> {
 pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
     let Started { mut reactor, socket_file, directory } = start(&config)?;
     let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
-    let serve = move || serve(&mut reactor, socket_file, directory.as_deref());
+    let serve = move || serve(&mut reactor, socket_file, &directory);
     let thread = threads::spawn("plasma-store", serve).map_err(|reason| StartupError::System {
         step: "start a thread",
         reason,
@@ -181,7 +182,7 @@ struct Started {
     reactor: Reactor,
     socket_file: SocketFile,
     /// Where its clients look whether it lives.
-    directory: Option<Arc<Segment>>,
+    directory: Arc<Segment>,
 }
 
 /// Makes everything that can fail. Clients can connect when this returns.
@@ -200,7 +201,7 @@ fn start(config: &Config) -> Result<Started, StartupError> {
         trim: trim(config, &mut memory),
         unix_start: clock.unix_start(),
     };
-    let (directory, directory_file) = directory(config.directory_slots, &mut memory)?;
+    let (directory, directory_file) = directory(config, &mut memory)?;
     let store = Store::with_directory(store_config, directory);
     let reactor = Reactor::new(
         UnixListener::from_std(socket),
@@ -227,8 +228,8 @@ fn trim(config: &Config, memory: &mut Memory) -> Option<TrimConfig> {
 }
 
 /// Turns the loop until it is told to stop, and cleans up.
-fn serve(reactor: &mut Reactor, socket_file: SocketFile, directory: Option<&Segment>) {
-    let life = directory.and_then(publishing::mark_life);
+fn serve(reactor: &mut Reactor, socket_file: SocketFile, directory: &Segment) {
+    let life = publishing::mark_life(directory);
     let counters = reactor.run();
     // Whoever looks from now on asks, and learns from the end of its connection what is the matter.
     drop(life);
@@ -249,23 +250,41 @@ fn welcome(config: &Config) -> Connected {
         inline_bytes_max: limits::INLINE_BYTES_MAX,
         batch_objects_max: limits::BATCH_OBJECTS_MAX,
         clear_new_objects: config.clear_new_objects,
-        directory_slots: config.directory_slots,
+        directory_slots: config.objects_max,
     }
 }
 
-type DirectoryAndFile = (Box<dyn Directory>, Option<Arc<Segment>>);
-
-/// Where clients that can read it find sealed objects.
-fn directory(slots: u32, memory: &mut Memory) -> Result<DirectoryAndFile, StartupError> {
-    let Some(layout) = Layout::new(slots) else { return Ok((Box::new(Unpublished), None)) };
-    let (directory, files) = publishing::create(layout).map_err(|reason| StartupError::System {
-        step: "make the directory of objects",
+/// The records of all objects, which clients may read unless they are told to ask.
+fn directory(
+    config: &Config,
+    memory: &mut Memory,
+) -> Result<(Box<dyn Directory>, Arc<Segment>), StartupError> {
+    let is_offered = config.directory_slots > 0;
+    let layout = Layout::new(config.objects_max, config.directory_slots.max(1))
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
+    let origin = Origin {
+        capacity: config.capacity,
+        page_bytes: memory.page_bytes(),
+        boot: boot_id(),
+        incarnation: 1,
+    };
+    let created = layout.and_then(|layout| publishing::create(layout, &origin, is_offered));
+    let (directory, files) = created.map_err(|reason| StartupError::System {
+        step: "make the records of objects",
         reason,
-        cure: "ask for fewer slots (--directory-slots), or none (--no-directory)",
+        cure: "ask for fewer objects (--max-objects), or a larger address space (ulimit -v)",
     })?;
     let file = Arc::clone(&files.directory);
     memory.offer(files);
-    Ok((Box::new(directory), Some(file)))
+    Ok((Box::new(directory), file))
+}
+
+/// Which boot of the machine this is; zero if the system does not say.
+fn boot_id() -> [u64; 2] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let half = |range| digits.get(range).and_then(|half| u64::from_str_radix(half, 16).ok());
+    [half(0..16).unwrap_or(0), half(16..32).unwrap_or(0)]
 }
 
 /// Not being able to is no reason not to start: the store then serves fewer clients.

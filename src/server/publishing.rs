@@ -1,54 +1,67 @@
-//! The directory in shared memory, and the pin tables of those who read it: the store's side.
+//! The directory in shared memory, and the tables of those who read it: the store's side.
 //!
-//! The directory is made at the start, a pin table when a client that can read connects. Its
-//! descriptor is kept until it has been sent, and is closed then: a table lives as long as it is
+//! The directory is made at the start, a table when a client that can read connects. Descriptors
+//! are kept until they have been sent, and are closed then: a table lives as long as it is
 //! mapped here or there. So a connection costs one descriptor, as without, once its client has
 //! taken what it was sent. What a client writes into its table is a number like any other; the
-//! worst that it can say is that it has something pinned.
+//! worst that it can say is that it has something pinned, or that it has sealed what is its own.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::memory_limit::available_bytes;
 use crate::directory::layout::{LIFE, LIFE_WORDS};
-use crate::directory::protocol::{AllSteps, pin_for, short_tick};
-use crate::directory::{DirectoryWords, Layout, PinTable};
-use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::directory::protocol::{AllSteps, Created, Record, pin_for, short_tick};
+use crate::directory::{ClientTable, DirectoryWords, Layout, Origin};
+use crate::ids::{ClientId, ObjectId, SegmentId, Slot};
 use crate::limits;
+use crate::shm::life_lock::LifeLocks;
 use crate::shm::life_mark::LifeMark;
 use crate::shm::words::Words;
 use crate::shm::{Access, Backing, Segment};
-use crate::store::directory::Directory;
+use crate::store::directory::{Directory, Object};
 
 const WORD_BYTES: u64 = size_of::<u64>() as u64;
 
-/// The directory of a store whose clients are other processes.
+/// The records of a store whose clients are other processes, and the tables of these.
 #[derive(Debug)]
 pub struct SharedDirectory {
     words: DirectoryWords,
+    /// Whether clients may read it.
+    is_offered: bool,
     /// In the order of the clients' numbers.
-    tables: Vec<(ClientId, PinTable)>,
+    tables: Vec<(ClientId, ClientTable)>,
     /// Of clients that have gone, until they have been read.
-    left: BTreeMap<ClientId, PinTable>,
-    unsent: UnsentTables,
+    left: BTreeMap<ClientId, ClientTable>,
+    lives: LifeLocks,
+    unsent: Unsent,
     tick: u64,
 }
 
-/// The files of pin tables that their clients have not got yet.
+/// What clients have been promised and have not got yet.
 #[derive(Debug, Clone, Default)]
-pub struct UnsentTables(Arc<Mutex<BTreeMap<ClientId, Arc<Segment>>>>);
+pub struct Unsent(Arc<Mutex<BTreeMap<ClientId, Parcel>>>);
+
+/// What is made for one client.
+#[derive(Debug, Default)]
+struct Parcel {
+    table: Option<Arc<Segment>>,
+    life: Option<Arc<OwnedFd>>,
+}
 
 /// What the server needs to let clients read the directory.
 #[derive(Debug)]
 pub struct DirectoryFiles {
     /// The directory.
     pub directory: Arc<Segment>,
-    /// The pin tables that are still to be sent.
-    pub unsent: UnsentTables,
+    /// What is still to be sent.
+    pub unsent: Unsent,
 }
 
 /// Says to all readers of a directory, as long as it exists, that the store lives, which runs in
@@ -62,43 +75,62 @@ pub fn mark_life(directory: &Segment) -> Option<LifeMark> {
     .ok()
 }
 
-impl UnsentTables {
+impl Unsent {
     /// The file of a client's table, unless it has been sent.
-    pub fn get(&self, client: ClientId) -> Option<Arc<Segment>> {
-        self.lock().get(&client).cloned()
+    pub fn table(&self, client: ClientId) -> Option<Arc<Segment>> {
+        self.lock().get(&client)?.table.clone()
     }
 
-    /// The client has it, or never will.
+    /// The descriptor whose lock says that this client lives, unless it has been sent.
+    pub fn life(&self, client: ClientId) -> Option<Arc<OwnedFd>> {
+        self.lock().get(&client)?.life.clone()
+    }
+
+    /// The client has all of it, or never will.
     pub fn forget(&self, client: ClientId) {
         self.lock().remove(&client);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, Arc<Segment>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, Parcel>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes a directory, and its hash table ready if there is memory in plenty: that takes 16 to 32
-/// bytes for each slot.
+/// Makes a directory, and its hash table ready if there is memory in plenty and clients may read
+/// it: that takes 16 to 32 bytes for each slot.
 ///
 /// # Errors
 /// There is no memory for it.
-pub fn create(layout: Layout) -> io::Result<(SharedDirectory, DirectoryFiles)> {
+pub fn create(
+    layout: Layout,
+    origin: &Origin,
+    is_offered: bool,
+) -> io::Result<(SharedDirectory, DirectoryFiles)> {
     let count = layout.directory_words();
     let directory = file(SegmentId::DIRECTORY, count)?;
     let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
     let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-    make_ready(&words, available_bytes(Path::new("/")));
-    let unsent = UnsentTables::default();
-    let (tables, left) = (Vec::new(), BTreeMap::new());
-    let shared = SharedDirectory { words, tables, left, unsent: unsent.clone(), tick: 0 };
+    words.write_header(origin);
+    if is_offered {
+        make_ready(&words, available_bytes(Path::new("/")));
+    }
+    let unsent = Unsent::default();
+    let shared = SharedDirectory {
+        words,
+        is_offered,
+        tables: Vec::new(),
+        left: BTreeMap::new(),
+        lives: LifeLocks::create()?,
+        unsent: unsent.clone(),
+        tick: 0,
+    };
     Ok((shared, DirectoryFiles { directory: Arc::new(directory), unsent }))
 }
 
 /// The first objects come quicker then. It is no reason not to start: the memory may be in use by
 /// others, or be set aside for huge pages.
 fn make_ready(words: &DirectoryWords, available: u64) {
-    let bytes = words.layout().entries_at() as u64 * WORD_BYTES;
+    let bytes = words.layout().records_at() as u64 * WORD_BYTES;
     if bytes > available / limits::TABLE_READY_DIVISOR {
         log::info!("the directory's {bytes} bytes of hash table come when they are touched");
     } else if let Err(error) = words.make_ready() {
@@ -111,30 +143,54 @@ const fn full_tick(short: u64, now: u64) -> u64 {
     if short == 0 { 0 } else { now.saturating_sub(short_tick(now.wrapping_sub(short))) }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Shared memory for so many words, all zero. Takes memory as it is touched.
 fn file(id: SegmentId, words: usize) -> io::Result<Segment> {
     Segment::create(id, &Backing::Memfd, words as u64 * WORD_BYTES).map_err(io::Error::other)
 }
 
 impl SharedDirectory {
-    fn table(&self, client: ClientId) -> Option<&PinTable> {
-        let index = self.tables.binary_search_by_key(&client, |(client, _)| *client).ok()?;
-        self.tables.get(index).map(|(_, table)| table)
+    fn index(&self, client: ClientId) -> Option<usize> {
+        self.tables.binary_search_by_key(&client, |(client, _)| *client).ok()
     }
 
-    fn make_table(&self, client: ClientId) -> io::Result<PinTable> {
+    fn table(&self, client: ClientId) -> Option<&ClientTable> {
+        self.index(client).and_then(|index| self.tables.get(index)).map(|(_, table)| table)
+    }
+
+    fn record(&self, slot: Slot) -> Record<'_, AtomicU64> {
+        self.words.record(slot).expect("there is a record for each object that there can be")
+    }
+
+    fn make_table(&self, client: ClientId) -> io::Result<ClientTable> {
         let layout = self.words.layout();
-        let count = layout.pin_table_words();
-        let segment = file(SegmentId::PIN_TABLE, count)?;
+        let count = layout.client_table_words();
+        let segment = file(SegmentId::CLIENT_TABLE, count)?;
         let words = Words::map(segment.descriptor(true).as_fd(), count, Access::ReadWrite)?;
-        let table = PinTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-        self.unsent.lock().insert(client, Arc::new(segment));
+        let table = ClientTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+        self.unsent.lock().entry(client).or_default().table = Some(Arc::new(segment));
         Ok(table)
     }
 }
 
 impl Directory for SharedDirectory {
+    fn connect(&mut self, client: ClientId) {
+        match self.lives.grant(client.0) {
+            Ok(life) => {
+                self.unsent.lock().entry(client).or_default().life = Some(Arc::new(life));
+            }
+            // It is taken for dead when its connection ends.
+            Err(error) => log::warn!("nobody will see whether client {client} lives on: {error}"),
+        }
+    }
+
     fn join(&mut self, client: ClientId) -> bool {
+        if !self.is_offered {
+            return false;
+        }
         match self.make_table(client) {
             Ok(table) => {
                 // Clients say who they are in whatever order they come to it.
@@ -143,20 +199,33 @@ impl Directory for SharedDirectory {
                 true
             }
             Err(error) => {
-                log::warn!("client {client} reads by message, there is no pin table: {error}");
+                log::warn!("client {client} reads by message, there is no table for it: {error}");
                 false
             }
         }
     }
 
-    fn leave(&mut self, client: ClientId) {
+    fn end(&mut self, client: ClientId) {
         self.unsent.forget(client);
-        if let Ok(index) = self.tables.binary_search_by_key(&client, |(client, _)| *client) {
-            let (client, table) = self.tables.remove(index);
-            // Whoever pins something from now on, and looks, sees that it is void.
+        if let Some(table) = self.table(client) {
             table.end();
+        }
+    }
+
+    fn is_alive(&self, client: ClientId) -> bool {
+        self.lives.is_held(client.0)
+    }
+
+    fn leave(&mut self, client: ClientId) {
+        if let Some(index) = self.index(client) {
+            let (client, table) = self.tables.remove(index);
             self.left.insert(client, table);
         }
+    }
+
+    fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool> {
+        let told = self.table(client)?.told_sealed(slot, generation);
+        told.map(|told| told.released)
     }
 
     fn releases_left(
@@ -183,52 +252,50 @@ impl Directory for SharedDirectory {
         self.table(client).is_some()
     }
 
-    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location) {
-        let Some(entry) = self.words.entry(slot).filter(|entry| !entry.is_published()) else {
-            return;
-        };
-        if self.words.insert(id, slot) {
-            entry.publish::<AllSteps>(id, location);
-        }
+    fn create(&mut self, slot: Slot, object: &Object, creator: ClientId, at: Duration) {
+        let Object { id, location, generation, .. } = object;
+        let (generation, location) = (*generation, *location);
+        self.record(slot).create(&Created { generation, id, location, creator, at: nanos(at) });
+    }
+
+    fn publish(&mut self, slot: Slot, id: &ObjectId, at: Duration) {
+        let record = self.record(slot);
+        let (created, _) = record.times();
+        self.words.insert(id, slot);
+        record.seal::<AllSteps>(nanos(at).saturating_sub(created));
+    }
+
+    fn times(&self, slot: Slot) -> (Duration, Duration) {
+        let (created, construction) = self.record(slot).times();
+        (Duration::from_nanos(created), Duration::from_nanos(construction))
     }
 
     fn retire(&mut self, slot: Slot) -> Result<(), ClientId> {
-        let Some(entry) = self.words.entry(slot) else { return Ok(()) };
-        entry.retire::<AllSteps>();
+        self.record(slot).retire::<AllSteps>();
         match self.pinned_by(slot) {
             None => Ok(()),
             Some(client) => {
-                entry.restore();
+                self.record(slot).restore();
                 Err(client)
             }
         }
     }
 
     fn restore(&mut self, slot: Slot) {
-        if let Some(entry) = self.words.entry(slot) {
-            entry.restore();
-        }
+        self.record(slot).restore();
     }
 
-    fn withdraw(&mut self, slot: Slot, id: &ObjectId) {
-        if let Some(entry) = self.words.entry(slot)
-            && entry.withdraw()
-        {
-            let is_removed = self.words.remove(id, slot);
-            debug_assert!(is_removed, "what is published can be found");
-        }
+    fn remove(&mut self, slot: Slot, id: &ObjectId) {
+        self.record(slot).remove();
+        self.words.remove(id, slot);
     }
 
     fn ask_to_tell(&mut self, slot: Slot) {
-        if let Some(entry) = self.words.entry(slot) {
-            entry.ask_to_tell();
-        }
+        self.record(slot).ask_to_tell();
     }
 
     fn stop_asking(&mut self, slot: Slot) {
-        if let Some(entry) = self.words.entry(slot) {
-            entry.stop_asking();
-        }
+        self.record(slot).stop_asking();
     }
 
     fn pinned_by(&self, slot: Slot) -> Option<ClientId> {
@@ -274,8 +341,8 @@ mod tests {
 
     #[test]
     fn the_hash_table_is_made_ready_only_where_there_is_memory_in_plenty() {
-        let layout = Layout::new(1 << 16).unwrap();
-        let bytes = layout.entries_at() as u64 * WORD_BYTES;
+        let layout = Layout::new(1 << 16, 1 << 16).unwrap();
+        let bytes = layout.records_at() as u64 * WORD_BYTES;
         for (available, is_ready) in [(0, false), (16 * bytes - 1, false), (16 * bytes, true)] {
             let count = layout.directory_words();
             let file = file(SegmentId::DIRECTORY, count).unwrap();

@@ -163,7 +163,6 @@ impl Reactor {
                 _ => self.outside.connections.note_event(event),
             }
         }
-        self.outside.connections.note_poll_end();
     }
 
     /// Looks for something to do for a while, and sleeps until there is something.
@@ -307,13 +306,7 @@ impl Reactor {
                 return;
             };
             match connection.receive(&mut budget, counters) {
-                Received::Request(request_id, request)
-                    if self.store.depends_on_seals(client, &request) =>
-                {
-                    return connections.postpone(client, request_id, request);
-                }
-                Received::Request(request_id, request)
-                | Received::Postponed(request_id, request) => {
+                Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.effects);
                     self.store.publish();
@@ -323,7 +316,11 @@ impl Reactor {
                 }
                 Received::Opened(request_id) => {
                     let reads_directory = connection.reads_directory();
-                    self.store.connect(client, connection.peer().clone());
+                    if let Err(refusal) = self.store.connect(client, connection.peer().clone()) {
+                        connection.turn_away(request_id, refusal, counters);
+                        return connections.note_output(client);
+                    }
+                    connection.open();
                     let mut welcome = Connected { client, ..self.welcome.clone() };
                     if !(reads_directory && self.store.let_read(client)) {
                         welcome.directory_slots = 0;

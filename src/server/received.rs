@@ -7,9 +7,7 @@ use crate::protocol::message::{Request, RequestId};
 pub enum Received {
     /// A request to be served.
     Request(RequestId, Request),
-    /// The request that was put off: its time has come.
-    Postponed(RequestId, Request),
-    /// The peer has introduced itself and waits to be welcomed.
+    /// The peer has introduced itself and waits to be welcomed, or turned away.
     Opened(RequestId),
     /// Nothing, until the socket or the outbox gives a reason to try again.
     Nothing,

@@ -4,7 +4,8 @@
 //! hands out bounds-checked bytes, [`window`] maps one object for code in other languages,
 //! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
 //! socket, [`fork`] tells a process from its parent, [`life_mark`] a
-//! thread of another one that lives from one that has ended. Client and server use the same code.
+//! thread of another one that lives from one that has ended, and [`life_lock`] whether anybody is
+//! left who has what a client was given. Client and server use the same code.
 //! None of it knows what an object, a frame or a message is.
 //!
 //! # Policy for unsafe code
@@ -35,6 +36,7 @@
 
 pub mod fd_passing;
 pub mod fork;
+pub mod life_lock;
 pub mod life_mark;
 pub mod mapping;
 pub mod segment;

@@ -61,6 +61,10 @@ pub struct Client {
     pub held_bytes: u64,
     /// How many of them it is creating.
     pub unsealed: u64,
+    /// Its connection has ended, and a process is left that has what it was given.
+    pub survives: bool,
+    /// It has said that nothing is left of what it was given.
+    pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
     pub waiting: usize,
     /// What those requests cost together.
@@ -157,6 +161,8 @@ impl Clients {
             holds: BTreeMap::new(),
             held_bytes: 0,
             unsealed: 0,
+            survives: false,
+            said_goodbye: false,
             waiting: 0,
             waited: WaitCost::default(),
             is_leaving: false,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::ids::{ClientId, Extent, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
-use crate::protocol::message::{Reply, Room};
+use crate::protocol::message::{Placed, Reply, RequestId, Room};
 use crate::protocol::refusal::Refusal;
 use crate::store::clearing::Clearing;
 use crate::store::clients::Hold;
@@ -39,6 +39,10 @@ impl Store {
                 }
                 Err(NoRoom::TooLong) => is_long = true,
                 Err(NoRoom::Resting) => is_resting = true,
+                // It may be that somebody has sealed, or let go of, what could be evicted.
+                Err(NoRoom::Full { .. }) if self.catch_up(asked.now, effects) => {
+                    return self.create(asked, creation, room, effects);
+                }
                 Err(NoRoom::Full { .. }) if must_not_wait => {
                     return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
                 }
@@ -134,8 +138,8 @@ impl Store {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
                 let location = self.location(offsets[0], data_size, metadata_size);
-                self.insert(asked, id, location);
-                Reply::Created(location)
+                let slot = self.insert(asked, id, location);
+                Reply::Created(Placed { location, seal: self.seal_place(asked.client, slot) })
             }
             Creation::Filled { objects } => {
                 let mut slots = Vec::with_capacity(objects.len());
@@ -170,15 +174,17 @@ impl Store {
             id,
             location,
             state: State::Created { creator },
-            created_at: asked.now,
+            generation: 0,
             holders: 0,
             delete_pending: false,
             account: has_quota.then_some(creator),
         });
         self.quotas.change(creator, |account| account.charge(slot, size));
         self.used += size;
-        self.unsealed += 1;
+        self.unsealed.insert((creator, slot));
         self.clients.get_mut(creator).unsealed += 1;
+        let at = self.unix_time(asked.now);
+        self.directory.create(slot, self.objects.get(slot), creator, at);
         self.hold(creator, slot, Hold::granted(1));
         // A create that waits is refused when its name is taken or its quota is used up, so that
         // the next one can try.
@@ -201,7 +207,13 @@ impl Store {
         release: bool,
         effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
-        let slot = self.find_own_unsealed(asked.client, id)?;
+        let slot = match self.find_own_unsealed(asked.client, id) {
+            // It was told in the creator's table, and this is the message after it.
+            Err(Refusal::AlreadySealed(_)) if asked.request == RequestId::NONE => {
+                return Ok(Reply::Done);
+            }
+            found => found?,
+        };
         self.seal_slot(slot, asked.client, asked.now, effects);
         if release {
             self.release_hold(asked.client, slot, Hold::granted(1), effects);
@@ -209,14 +221,20 @@ impl Store {
         Ok(Reply::Done)
     }
 
-    fn seal_slot(&mut self, slot: Slot, creator: ClientId, now: Timestamp, effects: &mut Effects) {
+    pub(super) fn seal_slot(
+        &mut self,
+        slot: Slot,
+        creator: ClientId,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
         let event = self.subscriptions.sequence();
         let object = self.objects.get_mut(slot);
-        object.state = State::Sealed { at: now, event };
+        object.state = State::Sealed { event };
         let sealed = sealed_event(object);
-        self.unsealed -= 1;
+        self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
-        self.unpublished.push(slot);
+        self.unpublished.push((slot, now));
         self.counters.objects_sealed += 1;
         self.record(sealed);
         self.wake_waiters(slot, effects);
@@ -247,8 +265,12 @@ impl Store {
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
     pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot, effects: &mut Effects) {
         let object = self.remove_object(slot);
-        self.free_memory(&object);
-        self.unsealed -= 1;
+        if self.clients.get(creator).survives {
+            self.quarantine(creator, &object);
+        } else {
+            self.free_memory(&object);
+        }
+        self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
         self.fail_waiters(object.id, effects);

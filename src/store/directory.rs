@@ -1,28 +1,44 @@
-//! The seam between the store and whatever lets clients read without asking it.
+//! The seam between the store and what it shares with its clients: records of objects that they
+//! read without asking, and a table of each client that the store reads.
 //!
-//! A directory publishes sealed objects to clients, who may pin them there unseen: those that have
-//! joined have a pin table each. So before the memory of a sealed object is reused the store asks
-//! the directory to retire it, and if a client has it pinned asks that one to tell when it lets go
-//! (`pinned`). Shared memory and processes are not known here: the store sees this
-//! trait only. What a table says is the word of its client, and is never relied on beyond "it is
-//! pinned".
+//! In its table a client pins objects and says which of its own it has sealed, without a message. So
+//! before the memory of a sealed object is reused the store asks the directory to retire it, and if
+//! a client has it pinned asks that one to tell when it lets go (`pinned`); and before it denies
+//! that an object is sealed it looks whether the creator has said so (`told`). Shared memory and
+//! processes are not known here: the store sees this trait only. What a table says is the word of
+//! its client, and is never relied on beyond "it is pinned" and "what I have created is sealed".
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::time::Duration;
 
-use crate::ids::{ClientId, Location, ObjectId, Slot};
+use crate::ids::{ClientId, ObjectId, Slot};
+use crate::slab::Slab;
+pub use crate::store::object_table::Object;
 
-/// Where sealed objects are made known to readers that do not ask the store.
-///
-/// A slot that the directory has no room for is not published, and not pinned; every call for it is
-/// legal and does nothing.
+/// Records of all objects, and the tables of clients.
 pub trait Directory: Debug + Send {
-    /// Gives a client a pin table. False if it has to read by message.
+    /// A client has connected: from now on it can be told whether it lives.
+    fn connect(&mut self, client: ClientId);
+
+    /// Gives a client a table. False if it has to read by message.
     fn join(&mut self, client: ClientId) -> bool;
 
-    /// All pins of a client are void. If it has a pin table, that is to be asked for what the
-    /// client released, with [`Directory::releases_left`], and until then it is kept.
+    /// The connection of a client has ended. Its table takes no new pins; those that are there
+    /// count as long as [`Directory::is_alive`]. What the client has sealed is known after this.
+    fn end(&mut self, client: ClientId);
+
+    /// Whether any process is left that has what a client was given, although its connection has
+    /// ended.
+    fn is_alive(&self, client: ClientId) -> bool;
+
+    /// All pins of a client are void. If it has a table, that is to be asked for what the client
+    /// released, with [`Directory::releases_left`], and until then it is kept.
     fn leave(&mut self, client: ClientId);
+
+    /// Whether a client has said in its table that it has sealed its object of this generation, and
+    /// if so whether it has given up its hold with that.
+    fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool>;
 
     /// Names some of these slots, from the first on, in which a client that has left released
     /// something, and at which tick it last did. Returns where to go on; at the end nothing, and
@@ -38,11 +54,19 @@ pub trait Directory: Debug + Send {
     /// none did. It is what clients say, and may be in the future.
     fn last_release(&self, slot: Slot) -> u64;
 
-    /// Whether a client has a pin table.
+    /// Whether a client has a table.
     fn has_joined(&self, client: ClientId) -> bool;
 
+    /// An object has been created in this slot, at a time since the Unix epoch. It has its record
+    /// from now on.
+    fn create(&mut self, slot: Slot, object: &Object, creator: ClientId, at: Duration);
+
     /// The object in this slot is sealed, its bytes are there, and anybody may read it.
-    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location);
+    fn publish(&mut self, slot: Slot, id: &ObjectId, at: Duration);
+
+    /// When the object in this slot was created, since the Unix epoch, and how long it took to its
+    /// seal.
+    fn times(&self, slot: Slot) -> (Duration, Duration);
 
     /// Takes the object back, for eviction or deletion.
     ///
@@ -53,8 +77,8 @@ pub trait Directory: Debug + Send {
     /// Undoes [`Directory::retire`]: the object stays after all.
     fn restore(&mut self, slot: Slot);
 
-    /// The sealed object in this slot, which was retired, is gone for good.
-    fn withdraw(&mut self, slot: Slot, id: &ObjectId);
+    /// The object in this slot is gone for good. If it was sealed, it has been retired.
+    fn remove(&mut self, slot: Slot, id: &ObjectId);
 
     /// Whoever takes the last pin of this slot out of its table, from now on, has to tell the
     /// store. Sure for those whose pin is found by the next [`Directory::retire`] or later.
@@ -66,7 +90,7 @@ pub trait Directory: Debug + Send {
     /// A client that has this slot pinned.
     fn pinned_by(&self, slot: Slot) -> Option<ClientId>;
 
-    /// Number of pin tables, all of which are looked at for one object.
+    /// Number of tables, all of which are looked at for one object.
     fn tables(&self) -> usize;
 
     /// Whether this client has this slot pinned.
@@ -86,17 +110,31 @@ pub trait Directory: Debug + Send {
     fn advance(&mut self, tick: u64);
 }
 
-/// The directory of a store whose clients all read by message: nothing is published, so nothing
-/// can be pinned behind the store's back.
-#[derive(Debug)]
-pub struct Unpublished;
+/// Records of a store whose clients all read by message: they have no tables, so nothing can be
+/// pinned or sealed behind the store's back.
+#[derive(Debug, Default)]
+pub struct Unshared {
+    times: Slab<(Duration, Duration)>,
+}
 
-impl Directory for Unpublished {
+impl Directory for Unshared {
+    fn connect(&mut self, _client: ClientId) {}
+
     fn join(&mut self, _client: ClientId) -> bool {
         false
     }
 
+    fn end(&mut self, _client: ClientId) {}
+
+    fn is_alive(&self, _client: ClientId) -> bool {
+        false
+    }
+
     fn leave(&mut self, _client: ClientId) {}
+
+    fn told_sealed(&self, _client: ClientId, _slot: Slot, _generation: u64) -> Option<bool> {
+        None
+    }
 
     fn releases_left(
         &mut self,
@@ -115,7 +153,18 @@ impl Directory for Unpublished {
         false
     }
 
-    fn publish(&mut self, _slot: Slot, _id: &ObjectId, _location: &Location) {}
+    fn create(&mut self, slot: Slot, _object: &Object, _creator: ClientId, at: Duration) {
+        *self.times.entry(slot.index()) = (at, Duration::ZERO);
+    }
+
+    fn publish(&mut self, slot: Slot, _id: &ObjectId, at: Duration) {
+        let (created, construction) = self.times.entry(slot.index());
+        *construction = at.saturating_sub(*created);
+    }
+
+    fn times(&self, slot: Slot) -> (Duration, Duration) {
+        self.times.get(slot.index()).copied().unwrap_or_default()
+    }
 
     fn retire(&mut self, _slot: Slot) -> Result<(), ClientId> {
         Ok(())
@@ -123,7 +172,7 @@ impl Directory for Unpublished {
 
     fn restore(&mut self, _slot: Slot) {}
 
-    fn withdraw(&mut self, _slot: Slot, _id: &ObjectId) {}
+    fn remove(&mut self, _slot: Slot, _id: &ObjectId) {}
 
     fn ask_to_tell(&mut self, _slot: Slot) {}
 

@@ -64,6 +64,7 @@ impl Store {
             assert_eq!(object.holders, counted, "an object's holders are the clients holding it");
             if let State::Created { creator } = object.state {
                 unsealed += 1;
+                assert!(self.unsealed.contains(&(creator, slot)), "what is unsealed is listed");
                 assert_eq!(object.holders, 1, "an unsealed object has one holder");
                 let holds = &self.clients.get(creator).holds;
                 assert!(holds.contains_key(&slot), "the creator holds its unsealed object");
@@ -74,7 +75,7 @@ impl Store {
                 "every object is found by its id"
             );
         }
-        assert_eq!(self.unsealed, unsealed, "the number of unsealed objects is kept");
+        assert_eq!(self.unsealed.len(), unsealed, "the number of unsealed objects is kept");
     }
 
     /// Extents are disjoint and inside the segment; used and free memory make up all of it.
@@ -91,6 +92,8 @@ impl Store {
         assert!(self.used <= self.config.capacity, "the capacity is not exceeded");
         assert!(self.objects.len() <= self.config.objects_max as usize, "nor the object count");
         extents.extend(self.trimming.resting().map(|resting| (resting.start, resting.len())));
+        let quarantined = self.survivors.quarantined();
+        extents.extend(quarantined.map(|(at, size)| (at, size.next_multiple_of(ALIGNMENT))));
         extents.sort_unstable();
         for pair in extents.windows(2) {
             assert!(pair[0].0 + pair[0].1 <= pair[1].0, "no two objects overlap");

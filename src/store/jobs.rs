@@ -14,12 +14,13 @@ use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
+use crate::store::told::Later;
 use crate::store::waitlist::WaiterId;
 use crate::store::{Asked, Effects, Outcome, Store};
 use crate::time::Timestamp;
 
 /// Kinds of jobs.
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 /// What is to be gone on with, the oldest of each kind first.
 #[derive(Debug, Default)]
@@ -32,7 +33,9 @@ pub struct Jobs {
     /// Numbers that are being counted.
     pub counts: VecDeque<Count>,
     /// Clients that have gone.
-    leaving: VecDeque<ClientId>,
+    pub leaving: VecDeque<ClientId>,
+    /// Requests that are served when what others have sealed is known.
+    pub later: VecDeque<Later>,
     /// The kind that had the last slice.
     kind: usize,
 }
@@ -68,7 +71,8 @@ impl Jobs {
     /// Who waits for the end of a job: of an eviction, or of a count.
     pub fn askers(&self) -> impl Iterator<Item = ClientId> {
         let evictions = self.evictions.iter().map(|eviction| eviction.asked.client);
-        evictions.chain(self.counts.iter().map(|count| count.asked.client))
+        let later = self.later.iter().map(|later| later.asked.client);
+        evictions.chain(self.counts.iter().map(|count| count.asked.client)).chain(later)
     }
 
     /// Jobs that free memory, for which a create may wait.
@@ -77,8 +81,8 @@ impl Jobs {
     }
 
     fn is_any_open(&self) -> bool {
-        let Self { wakes, abandoned, evictions, counts, leaving, kind: _ } = self;
-        let others = wakes.len() + abandoned.len() + counts.len();
+        let Self { wakes, abandoned, evictions, counts, leaving, later, kind: _ } = self;
+        let others = wakes.len() + abandoned.len() + counts.len() + later.len();
         others + evictions.len() + leaving.len() > 0
     }
 }
@@ -104,6 +108,7 @@ impl Store {
             3 => self.work_on_leaving(now, effects),
             4 => self.work_on_room(now, effects),
             5 => self.work_on_counts(effects),
+            6 => self.work_on_later(now, effects),
             _ => self.drop_waste(),
         }
         self.trimming.plan_look(&self.pool, now);
@@ -121,6 +126,7 @@ impl Store {
             3 => !self.jobs.leaving.is_empty(),
             4 => self.may_work_on_room(),
             5 => !self.jobs.counts.is_empty(),
+            6 => !self.jobs.later.is_empty(),
             _ => !self.waste.is_empty(),
         }
     }
@@ -197,7 +203,7 @@ impl Store {
     }
 
     /// A job that freed memory is over.
-    fn has_freed(&mut self) {
+    pub(super) fn has_freed(&mut self) {
         if let Some(clearing) = &mut self.clearing {
             clearing.note_job_ended();
         }
@@ -234,79 +240,6 @@ impl Store {
             eviction.freed += size;
             eviction.evicted += 1;
         }
-    }
-
-    /// A client has gone. What it was creating is removed, what it held is released, what it waited
-    /// for is forgotten.
-    pub(super) fn begin_leaving(
-        &mut self,
-        client: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
-        let has_table = self.directory.has_joined(client);
-        self.directory.leave(client);
-        let idle = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
-        let leaving = self.clients.get_mut(client);
-        leaving.looks_left = 2 * idle;
-        leaving.is_leaving = true;
-        leaving.notes_from = has_table.then_some(Slot(0));
-        if self.leave_some(client, effects) {
-            self.room_appeared = true;
-            self.serve_create_queue(now, effects);
-        } else {
-            self.jobs.leaving.push_back(client);
-        }
-    }
-
-    fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
-        let Some(client) = self.jobs.leaving.pop_front() else { return };
-        if self.leave_some(client, effects) {
-            self.has_freed();
-            self.room_appeared = true;
-            self.serve_create_queue(now, effects);
-        } else {
-            self.jobs.leaving.push_front(client);
-        }
-    }
-
-    /// Removes what a client has left, for one slice. Whether nothing is left then.
-    fn leave_some(&mut self, client: ClientId, effects: &mut Effects) -> bool {
-        while self.steps > 0 {
-            self.steps -= 1;
-            if let Some(from) = self.clients.get(client).notes_from {
-                // Its notes first, before its quota and what it holds are everybody's.
-                let next = self.read_notes_left(client, from);
-                self.clients.get_mut(client).notes_from = next;
-            } else if let Some(create) = self.creates.abandoned(client) {
-                self.clients.get_mut(client).wait_ended(create.cost());
-            } else if let Some(waiter) = self.waits.disconnected(client) {
-                self.steps = self.steps.saturating_sub(waiter.ids.len());
-                self.clients.get_mut(client).wait_ended(waiter.cost());
-            } else if let Some(slot) = self.first_charged(client) {
-                let looks_left = &mut self.clients.get_mut(client).looks_left;
-                let may_step_back = *looks_left > 0;
-                *looks_left = looks_left.saturating_sub(1);
-                if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
-                    self.becomes_everybodys(slot);
-                }
-            } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
-                self.let_go(client, slot, effects);
-            } else if self.look_at_one_left(client) {
-                // One step, as each of the others.
-            } else {
-                self.quotas.remove(client);
-                self.clients.remove(client);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// An object that counts against the quota of a client: its idle ones in order, then others.
-    fn first_charged(&self, client: ClientId) -> Option<Slot> {
-        let account = self.quotas.get(client)?;
-        account.idle.first().or_else(|| account.busy().next())
     }
 
     fn drop_waste(&mut self) {

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
@@ -39,6 +40,7 @@ mod id_index;
 mod idleness;
 mod invariants;
 mod jobs;
+mod leaving;
 mod object_table;
 mod pinned;
 pub mod pool;
@@ -51,6 +53,7 @@ mod room;
 mod runs;
 mod subscriptions;
 mod sums;
+mod told;
 mod trimming;
 mod using;
 mod waitlist;
@@ -68,8 +71,9 @@ use clearing::Clearing;
 use clients::Clients;
 use counting::Numbers;
 use create_queue::CreateQueue;
-use directory::{Directory, Unpublished};
+use directory::{Directory, Unshared};
 use jobs::Jobs;
+use leaving::Survivors;
 use object_table::ObjectTable;
 use pinned::Parked;
 use pool::Pool;
@@ -110,8 +114,8 @@ pub struct Store {
     used_end: u64,
     /// Bytes of all objects, as asked for.
     used: u64,
-    /// Number of objects that are being created.
-    unsealed: u64,
+    /// The objects that are being created, by their creators.
+    unsealed: BTreeSet<(ClientId, Slot)>,
     /// The idle objects that count against no quota.
     idle: Box<dyn EvictionPolicy>,
     quotas: Quotas,
@@ -121,8 +125,10 @@ pub struct Store {
     directory: Box<dyn Directory>,
     /// Objects that would be idle, if readers of the directory had not pinned them.
     parked: Parked,
-    /// What has been sealed and is not in the directory yet.
-    unpublished: Vec<Slot>,
+    /// What has been sealed, and when, and is not in the directory yet.
+    unpublished: Vec<(Slot, Timestamp)>,
+    /// Clients whose connections have ended and of which processes are left.
+    survivors: Survivors,
     counters: StoreCounters,
     /// The head of the create queue has to be tried again: something was freed or became idle, so
     /// it may fit now, or it can only be refused now.
@@ -171,7 +177,7 @@ impl Store {
     /// An empty store whose clients read by message.
     #[must_use]
     pub fn new(config: StoreConfig) -> Self {
-        Self::with_directory(config, Box::new(Unpublished))
+        Self::with_directory(config, Box::new(Unshared::default()))
     }
 
     /// An empty store that publishes its sealed objects in a directory.
@@ -184,7 +190,7 @@ impl Store {
             trimming: Trimming::new(config.trim.clone(), config.segment_bytes),
             used_end: 0,
             used: 0,
-            unsealed: 0,
+            unsealed: BTreeSet::new(),
             idle: config.policy.build(Population::Most),
             quotas: Quotas::new(config.capacity, config.policy),
             waits: Waitlist::default(),
@@ -193,6 +199,7 @@ impl Store {
             directory,
             parked: Parked::default(),
             unpublished: Vec::new(),
+            survivors: Survivors::default(),
             counters: StoreCounters::default(),
             room_appeared: false,
             clearing: None,
@@ -214,9 +221,15 @@ impl Store {
     }
 
     /// A client has connected. Its id has never been used before.
-    pub fn connect(&mut self, client: ClientId, peer: Peer) {
+    ///
+    /// # Errors
+    /// Its process has too many connections that have ended and of which something is still in use.
+    pub fn connect(&mut self, client: ClientId, peer: Peer) -> Result<(), Refusal> {
+        self.check_survivors_of(&peer)?;
         self.clients.insert(client, peer);
+        self.directory.connect(client);
         self.counters.clients_connected += 1;
+        Ok(())
     }
 
     /// Serves one request of a connected client. The reply is among the effects, unless the request
@@ -231,7 +244,18 @@ impl Store {
     ) {
         self.counters.requests += 1;
         self.begin_slice();
-        let outcome = self.serve(client, request_id, request, now, effects);
+        let asked = Asked { client, request: request_id, now };
+        let outcome = self.serve(asked, request, effects);
+        self.conclude(asked, outcome, effects);
+    }
+
+    fn conclude(
+        &mut self,
+        asked: Asked,
+        outcome: Result<Outcome, Refusal>,
+        effects: &mut Effects,
+    ) {
+        let Asked { client, request: request_id, now } = asked;
         match outcome {
             Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
             Ok(Outcome::Waits) => {}
@@ -244,13 +268,26 @@ impl Store {
 
     fn serve(
         &mut self,
-        client: ClientId,
-        request_id: RequestId,
+        asked: Asked,
         request: Request,
-        now: Timestamp,
         effects: &mut Effects,
     ) -> Result<Outcome, Refusal> {
-        let asked = Asked { client, request: request_id, now };
+        // Nearly always nobody is creating anything.
+        if !self.unsealed.is_empty()
+            && let Some(next) = self.settle_for(request.subject(), asked.now, effects)
+        {
+            return self.serve_later(asked, request, next);
+        }
+        self.serve_now(asked, request, effects)
+    }
+
+    fn serve_now(
+        &mut self,
+        asked: Asked,
+        request: Request,
+        effects: &mut Effects,
+    ) -> Result<Outcome, Refusal> {
+        let Asked { client, request: request_id, .. } = asked;
         match request {
             Request::SetOptions { client_name, quota } => {
                 self.set_options(client, client_name, quota).map(Into::into)
@@ -275,8 +312,8 @@ impl Store {
                 Ok(Reply::Done.into())
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
-            Request::Cancel { request } => Ok(self.cancel(client, request, effects).into()),
-            Request::Release { holds } => self.release(client, &holds, effects).map(Into::into),
+            Request::Cancel { request } => Ok(self.cancel(asked, request, effects).into()),
+            Request::Release { holds } => self.release(asked, &holds, effects).map(Into::into),
             Request::GetState { ids } => Ok(self.states(&ids).into()),
             Request::Delete { ids } => Ok(self.delete(&ids).into()),
             Request::Evict { bytes } => self.evict(asked, bytes),
@@ -287,6 +324,7 @@ impl Store {
             Request::GetDebugText => self.count(asked, Numbers::DebugText),
             Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
             Request::Disconnect => {
+                self.clients.get_mut(client).said_goodbye = true;
                 effects.reply(client, request_id, Reply::Done);
                 effects.push(Effect::HangUp { client });
                 Ok(Outcome::Waits)
@@ -302,13 +340,18 @@ impl Store {
             && let Some(waiter) = self.waits.expired(now)
         {
             self.counters.waits_timed_out += 1;
-            self.answers -= 1;
-            self.answer_waiter(waiter, effects);
+            self.answers = self.answers.saturating_sub(1 + waiter.missing.len());
+            self.answer_late(waiter, now, effects);
         }
         // What is being given back to the system must not be the reason for a refusal.
         if self.may_expire_creates() {
+            let is_due = self.creates.next_deadline().is_some_and(|deadline| deadline <= now);
+            if is_due && self.catch_up(now, effects) {
+                self.serve_create_queue(now, effects);
+            }
             self.expire_creates(now, effects);
         }
+        self.look_at_survivors(now);
         self.trimming.look(&self.pool, now);
         self.finish(now, effects);
         self.trim_next(now, effects);
@@ -344,13 +387,15 @@ impl Store {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let creates = self.creates.next_deadline().filter(|_| self.may_expire_creates());
-        let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look()];
+        let survivors = self.survivors.next_look();
+        let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look(), survivors];
         deadlines.into_iter().flatten().min()
     }
 
-    /// A client has gone, in whatever way. What it was creating is removed, what it held is
-    /// released, what it waited for is forgotten. If that is very much, it stays among the clients
-    /// until the last of it is done.
+    /// The connection of a client has ended, in whatever way. What it waited for is forgotten, and
+    /// what it was creating is removed, unless it has told in its table that it is sealed. What it
+    /// held is released when no process is left that has it; until then, and until the last of it
+    /// is done, it stays among the clients.
     pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
         self.counters.clients_disconnected += 1;
         self.begin_slice();
@@ -418,6 +463,11 @@ impl Store {
         effects.reply(asked.client, asked.request, Reply::Done);
         effects.push(Effect::Stream { client: asked.client, one_by_one });
         Ok(Outcome::Waits)
+    }
+
+    /// A time as the rest of the world has it.
+    fn unix_time(&self, at: Timestamp) -> Duration {
+        self.config.unix_start + Duration::from_nanos(at.as_nanos())
     }
 
     fn record(&mut self, event: Event) {

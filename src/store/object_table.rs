@@ -9,7 +9,6 @@
 use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::slab::Slab;
 use crate::store::id_index::IdIndex;
-use crate::time::Timestamp;
 
 /// Where an object stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +20,6 @@ pub enum State {
     },
     /// It never changes any more.
     Sealed {
-        /// When it was sealed.
-        at: Timestamp,
         /// The number of its event, which tells whether a snapshot has to name it.
         event: u64,
     },
@@ -37,8 +34,8 @@ pub struct Object {
     pub location: Location,
     /// Created or sealed.
     pub state: State,
-    /// When it was created.
-    pub created_at: Timestamp,
+    /// No other object has or had the same. Given by the table, from 1 on.
+    pub generation: u64,
     /// Number of distinct clients that hold it.
     pub holders: u32,
     /// It goes when the last holder lets go. A field of the object, so that it cannot survive it.
@@ -69,6 +66,8 @@ pub struct ObjectTable {
     free: Slab<u32>,
     free_count: usize,
     index: IdIndex,
+    /// The last generation that was given.
+    generation: u64,
 }
 
 impl ObjectTable {
@@ -98,11 +97,13 @@ impl ObjectTable {
         object.expect("the slot is in use")
     }
 
-    /// Adds an object whose id is not there yet.
+    /// Adds an object whose id is not there yet, and gives it its generation.
     pub fn insert(&mut self, object: Object) -> Slot {
         debug_assert!(self.find(&object.id).is_none(), "an id is inserted once");
         let slot = self.take_slot();
         self.index.insert(&object.id, slot);
+        self.generation += 1;
+        let object = Object { generation: self.generation, ..object };
         *self.slots.entry(slot.index()) = Some(object);
         slot
     }
@@ -153,7 +154,7 @@ mod tests {
             id: ObjectId::from([byte; 20]),
             location: Location { segment: SegmentId(0), offset: 0, data_size: 1, metadata_size: 0 },
             state: State::Created { creator: ClientId(1) },
-            created_at: Timestamp::ZERO,
+            generation: 0,
             holders: 1,
             delete_pending: false,
             account: None,

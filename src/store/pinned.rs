@@ -31,6 +31,11 @@ impl Parked {
         self.witnesses.contains_key(&slot)
     }
 
+    /// Number of them.
+    pub fn len(&self) -> usize {
+        self.witnesses.len()
+    }
+
     /// Whether this one is parked because of this client.
     fn is_witness(&self, client: ClientId, slot: Slot) -> bool {
         self.by_witness.contains(&(client, slot))
@@ -136,6 +141,15 @@ impl Store {
         }
     }
 
+    /// Looks again at objects that are parked because of a client that cannot tell any more, from
+    /// this slot on, but still has its table. Returns where to go on.
+    pub(super) fn look_at_parked_of(&mut self, client: ClientId, from: Slot) -> Option<Slot> {
+        let parked = self.parked.by_witness.range((client, from)..).next();
+        let (_, slot) = parked.filter(|(witness, _)| *witness == client).copied()?;
+        self.look_at_parked(slot);
+        Some(Slot(slot.0 + 1))
+    }
+
     /// Looks again at one of the objects that are parked because of a client whose table is gone.
     /// False if there is none.
     pub(super) fn look_at_one_left(&mut self, client: ClientId) -> bool {
@@ -149,9 +163,10 @@ impl Store {
     /// Makes known to readers what has been sealed since. To be called when all effects so far have
     /// been carried out: the bytes of what was put in one message are among them.
     pub fn publish(&mut self) {
-        for slot in self.unpublished.drain(..) {
+        for (slot, at) in std::mem::take(&mut self.unpublished) {
             if let Some(object) = self.objects.try_get(slot).filter(|object| object.is_sealed()) {
-                self.directory.publish(slot, &object.id, &object.location);
+                let at = self.unix_time(at);
+                self.directory.publish(slot, &object.id, at);
             }
         }
     }

@@ -73,9 +73,7 @@ impl Store {
     /// Takes an object that nobody holds out of the tables. Its memory is the caller's business.
     pub(super) fn remove_object(&mut self, slot: Slot) -> Object {
         let object = self.objects.remove(slot);
-        if object.is_sealed() {
-            self.directory.withdraw(slot, &object.id);
-        }
+        self.directory.remove(slot, &object.id);
         self.used -= object.size();
         self.leaves_order(slot, &object);
         self.room_appeared = true;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::ops::Range;
-use std::time::Duration;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::limits;
@@ -39,10 +38,10 @@ impl Store {
     }
 
     fn object_info(&self, slot: Slot, object: &Object) -> ObjectInfo {
-        let created = object.created_at;
+        let (create_time, construction) = self.directory.times(slot);
         let (state, creator, construct_duration) = match object.state {
             State::Created { creator } => (ObjectState::Created, Some(creator), None),
-            State::Sealed { at, .. } => (ObjectState::Sealed, None, Some(at.since(created))),
+            State::Sealed { .. } => (ObjectState::Sealed, None, Some(construction)),
         };
         ObjectInfo {
             id: object.id,
@@ -50,7 +49,7 @@ impl Store {
             metadata_size: object.location.metadata_size,
             // What the store holds for readers that it does not see is not one of them.
             ref_count: object.holders - u32::from(self.parked.contains(slot)),
-            create_time: self.config.unix_start + Duration::from_nanos(created.as_nanos()),
+            create_time,
             construct_duration,
             state,
             delete_pending: object.delete_pending,
@@ -125,7 +124,7 @@ impl Store {
             evictable,
             largest_free_run: self.largest_free_run(),
             objects: self.objects.len() as u64,
-            unsealed_objects: self.unsealed,
+            unsealed_objects: self.unsealed.len() as u64,
             clients: self.clients.len() as u64,
             waiting_requests: (self.waits.len() + self.creates.len() + self.jobs.askers().count())
                 as u64,

@@ -154,7 +154,7 @@ impl Subscriber {
         let Some(snapshot) = &mut self.snapshot else { return };
         let is_old = |object: &Object| match object.state {
             State::Created { .. } => false,
-            State::Sealed { event, .. } => event < snapshot.began,
+            State::Sealed { event } => event < snapshot.began,
         };
         for (looked, (slot, object)) in objects.slots_from(snapshot.cursor).enumerate() {
             if out.len() == max || looked == limits::LIST_LOOKS_MAX {

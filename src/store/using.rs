@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{ClientId, ObjectId, Slot};
-use crate::protocol::message::{Granted, ObjectState, Reply, Request, RequestId, Timeout};
+use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
-use crate::store::object_table::State;
 use crate::store::waitlist::{Waiter, WaiterId, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
+use crate::time::Timestamp;
 
 impl Store {
     pub(super) fn get(
@@ -119,6 +119,28 @@ impl Store {
         effects.reply(waiter.client, waiter.request, reply);
     }
 
+    /// Answers a request that has waited in vain, after a last look at what it misses.
+    pub(super) fn answer_late(
+        &mut self,
+        mut waiter: Waiter,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        for (id, named) in std::mem::take(&mut waiter.missing) {
+            let slot = self.objects.find(&id).filter(|slot| self.settle(*slot, now, effects));
+            match (slot, waiter.want) {
+                (None, _) => {
+                    waiter.missing.insert(id, named);
+                }
+                (Some(slot), Want::Get { .. }) => {
+                    self.hold(waiter.client, slot, Hold::waiting(u64::from(named)));
+                }
+                (Some(_), Want::Seen { .. }) => {}
+            }
+        }
+        self.answer_waiter(waiter, effects);
+    }
+
     /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
     fn grant_waited(&mut self, waiter: &Waiter, effects: &mut Effects) -> Reply {
         let mut grant_one = |id: &ObjectId| {
@@ -186,12 +208,13 @@ impl Store {
 
     pub(super) fn cancel(
         &mut self,
-        client: ClientId,
+        asked: Asked,
         request: RequestId,
         effects: &mut Effects,
     ) -> Reply {
+        let client = asked.client;
         if let Some(waiter) = self.waits.cancelled(client, request) {
-            self.answer_waiter(waiter, effects);
+            self.answer_late(waiter, asked.now, effects);
         } else if let Some(create) = self.creates.cancelled(client, request) {
             self.clients.get_mut(client).wait_ended(create.cost());
             self.refuse(client, request, Refusal::Cancelled, effects);
@@ -202,10 +225,17 @@ impl Store {
 
     pub(super) fn release(
         &mut self,
-        client: ClientId,
+        asked: Asked,
         holds: &[(ObjectId, u32)],
         effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
+        let client = asked.client;
+        if self.clients.get(client).unsealed > 0 {
+            for (id, _) in holds {
+                // An object that is sealed does not go with the hold of its creator.
+                self.objects.find(id).map(|slot| self.settle(slot, asked.now, effects));
+            }
+        }
         let held = &self.clients.get(client).holds;
         let granted = |slot| held.get(&slot).map_or(0, |hold| hold.granted);
         let mut released = Vec::with_capacity(holds.len());
@@ -234,50 +264,6 @@ impl Store {
             Some(_) => ObjectState::Created,
         };
         Reply::States(ids.iter().map(state).collect())
-    }
-
-    /// Whether the answer to this request depends on whether another client has sealed something,
-    /// which it may have done already without our knowing: a seal is not answered, so what comes
-    /// after it, on whatever way, may be read before it.
-    #[must_use]
-    pub fn depends_on_seals(&self, client: ClientId, request: &Request) -> bool {
-        // Nearly always nobody else is creating anything.
-        if self.unsealed == self.clients.get(client).unsealed {
-            return false;
-        }
-        match request {
-            Request::Get { ids, timeout, .. } | Request::Wait { ids, timeout, .. } => {
-                is_now(*timeout) && self.names_unsealed(client, ids)
-            }
-            Request::GetState { ids } | Request::Delete { ids } | Request::Refresh { ids } => {
-                self.names_unsealed(client, ids)
-            }
-            Request::List { .. }
-            | Request::Evict { .. }
-            | Request::GetStats
-            | Request::GetDebugText
-            | Request::ListClients { .. } => true,
-            Request::SetOptions { .. }
-            | Request::Create { .. }
-            | Request::Put { .. }
-            | Request::Seal { .. }
-            | Request::Abort { .. }
-            | Request::Unpinned { .. }
-            | Request::Cancel { .. }
-            | Request::Release { .. }
-            | Request::Subscribe { .. }
-            | Request::Disconnect => false,
-        }
-    }
-
-    /// Whether one of these objects is being created by another client.
-    fn names_unsealed(&self, client: ClientId, ids: &[ObjectId]) -> bool {
-        let slots = ids.iter().filter_map(|id| self.objects.find(id));
-        let is_others = |slot| match self.objects.get(slot).state {
-            State::Created { creator } => creator != client,
-            State::Sealed { .. } => false,
-        };
-        slots.into_iter().any(is_others)
     }
 
     pub(super) fn find_sealed(&self, id: &ObjectId) -> Option<Slot> {

@@ -11,7 +11,7 @@ fn create(client: &Client, store: &mut Peer, data_size: u64) -> GuardedWriter {
         move || client.create_guarded(id(1), data_size, b"md", CreateOptions::default(), None)
     });
     let (create, _) = store.next();
-    store.reply_with_memory(create, Reply::Created(at(64, data_size, 2)), true);
+    store.reply_with_memory(create, Reply::Created(at(64, data_size, 2).into()), true);
     let writer = outcome(creator).unwrap();
     assert_eq!(store.read(64 + data_size, 2), b"md");
     writer
@@ -33,8 +33,11 @@ fn a_sealed_object_is_held_until_the_writer_goes() {
     let (client, mut store) = connected();
     let mut writer = create(&client, &mut store, 1000);
     assert_eq!((writer.len(), writer.is_open()), (1000, true));
-    writer.seal().unwrap();
-    store.expect_seal(id(1), false);
+    let (writer, request) = answered(&mut store, move || {
+        writer.seal().unwrap();
+        writer
+    });
+    assert_eq!(request, Request::Seal { id: id(1), release: false });
     assert!(!writer.is_open());
     drop(writer);
     assert_eq!(store.next().1, Request::Release { holds: vec![(id(1), 1)] });

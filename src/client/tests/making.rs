@@ -39,9 +39,9 @@ fn a_large_put_is_written_in_place() {
         let data_size = data_size as u64;
         let expected = Request::Create { id: id(1), data_size, metadata_size: 2, room: AT_ONCE };
         assert_eq!(request, expected);
-        store.reply_with_memory(create, Reply::Created(at(64, data_size, 2)), true);
+        store.reply_with_memory(create, Reply::Created(at(64, data_size, 2).into()), true);
+        store.grant_seal(id(1), true);
         outcome(putter).unwrap();
-        store.expect_seal(id(1), true);
         assert_eq!(store.read(64, data.len()), data);
         assert_eq!(store.read(64 + data_size, 2), b"md");
         assert_eq!(store.next_or_end(), None);
@@ -132,8 +132,9 @@ fn a_writer_that_is_dropped_aborts_and_one_that_was_sealed_does_not() {
 
     let writer = create(&client, &mut store, 8, 2);
     store.reply(abort, Reply::Done);
-    writer.seal().unwrap();
-    store.expect_seal(id(1), true);
+    let sealer = beside(move || writer.seal());
+    store.grant_seal(id(1), true);
+    outcome(sealer).unwrap();
 
     let writer = create(&client, &mut store, 8, 2);
     let aborter = beside(move || writer.abort());
@@ -187,7 +188,7 @@ fn a_sealed_object_can_be_kept_through_memory_that_is_read_only() {
         let mut writer = create(&client, &mut store, 4, 0);
         writer.data_mut().copy_from_slice(b"kept");
         let sealer = beside(move || writer.seal_and_get());
-        store.expect_seal(id(1), false);
+        store.grant_seal(id(1), false);
         if is_first {
             let (get, request) = store.next();
             assert!(matches!(request, Request::Get { .. }), "{request:?}");
@@ -208,7 +209,7 @@ fn a_created_object_of_another_size_is_refused() {
         let (client, mut store) = connected();
         let creator = beside(move || client.create(id(1), 8, 2, CreateOptions::default()));
         let (create, _) = store.next();
-        store.reply_with_memory(create, Reply::Created(place), true);
+        store.reply_with_memory(create, Reply::Created(place.into()), true);
         assert!(matches!(outcome(creator), Err(Error::Protocol { .. })));
     }
 }
@@ -218,7 +219,7 @@ fn a_created_object_outside_of_the_memory_is_given_back() {
     let (client, mut store) = connected();
     let creator = beside(move || client.create(id(1), 8, 2, CreateOptions::default()));
     let (create, _) = store.next();
-    store.reply_with_memory(create, Reply::Created(at(1 << 40, 8, 2)), true);
+    store.reply_with_memory(create, Reply::Created(at(1 << 40, 8, 2).into()), true);
     assert!(matches!(outcome(creator), Err(Error::Protocol { .. })));
     let (_, request) = store.next();
     assert_eq!(request, Request::Abort { id: id(1) });
@@ -248,7 +249,7 @@ fn an_interrupted_create_leaves_nothing_behind() {
         let (cancel, request) = store.next();
         assert_eq!(request, Request::Cancel { request: create });
         if comes_too_late {
-            store.reply_with_memory(create, Reply::Created(at(0, 8, 0)), true);
+            store.reply_with_memory(create, Reply::Created(at(0, 8, 0).into()), true);
         } else {
             store.reply(create, Reply::Refused(Refusal::Cancelled));
         }
@@ -296,6 +297,6 @@ fn create(client: &Client, store: &mut Peer, data_size: u64, metadata_size: u64)
     });
     let (create, request) = store.next();
     assert!(matches!(request, Request::Create { .. }), "{request:?}");
-    store.reply_with_memory(create, Reply::Created(at(0, data_size, metadata_size)), true);
+    store.reply_with_memory(create, Reply::Created(at(0, data_size, metadata_size).into()), true);
     outcome(creator).unwrap()
 }

@@ -115,7 +115,7 @@ fn what_is_left_unsent_goes_out_though_answers_fill_the_way_back() {
     let mut unanswered = Vec::new();
     for _ in 0..aborted {
         let (create, _) = store.next();
-        let created = Reply::Created(at(0, 1, 0));
+        let created = Reply::Created(at(0, 1, 0).into());
         if unanswered.is_empty() {
             store.reply_with_memory(create, created, true);
         } else {
@@ -169,7 +169,7 @@ fn an_interrupted_create_that_is_granted_late_is_aborted() {
     let (create, _) = store.next();
     let (cancel, request) = store.next();
     assert_eq!(request, Request::Cancel { request: create });
-    store.reply_with_memory(create, Reply::Created(at(0, 8, 0)), true);
+    store.reply_with_memory(create, Reply::Created(at(0, 8, 0).into()), true);
     store.reply(cancel, Reply::Done);
     serve_one_call(&client, &mut store, |store| {
         let (abort, request) = store.next();

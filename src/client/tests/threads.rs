@@ -172,7 +172,7 @@ fn a_thread_that_cannot_send_reads() {
     let mut unanswered = Vec::new();
     for _ in 0..aborted {
         let (create, _) = store.next();
-        let created = Reply::Created(at(0, 1, 0));
+        let created = Reply::Created(at(0, 1, 0).into());
         if unanswered.is_empty() {
             store.reply_with_memory(create, created, true);
         } else {
@@ -267,12 +267,13 @@ fn a_writer_can_be_sealed_after_disconnect() {
         move || client.create(id(1), 4, 0, CreateOptions::default())
     });
     let (create, _) = store.next();
-    store.reply_with_memory(create, Reply::Created(at(128, 4, 0)), true);
+    store.reply_with_memory(create, Reply::Created(at(128, 4, 0).into()), true);
     let mut writer = outcome(creator).unwrap();
     client.disconnect();
     writer.write_all(b"late").unwrap();
-    writer.seal().unwrap();
-    store.expect_seal(id(1), true);
+    let sealer = beside(move || writer.seal());
+    store.grant_seal(id(1), true);
+    outcome(sealer).unwrap();
     assert_eq!(store.read(128, 4), b"late");
     assert_eq!(store.next_or_end(), None);
 }

@@ -43,7 +43,7 @@ const PREEMPTIONS: usize = 3;
 
 /// Memory that everybody sees.
 struct Shared {
-    entry: [AtomicU64; ENTRY_WORDS],
+    record: [AtomicU64; RECORD_WORDS],
     tables: [[AtomicU64; 2]; READERS],
     /// The bytes of the object, and what finds any access to them that is not ordered with another.
     bytes: AtomicU64,
@@ -51,21 +51,34 @@ struct Shared {
 }
 
 impl Shared {
-    /// With the first object in the entry.
+    /// With the first object in the record.
     fn new() -> Arc<Self> {
         let word = |_| AtomicU64::new(0);
         let shared = Self {
-            entry: std::array::from_fn(word),
+            record: std::array::from_fn(word),
             tables: std::array::from_fn(|_| std::array::from_fn(word)),
             bytes: AtomicU64::new(1),
             access: UnsafeCell::new(()),
         };
-        shared.entry().publish::<AllSteps>(&id(1, 1), &location(1));
+        shared.put::<AllSteps>(1);
         Arc::new(shared)
     }
 
-    fn entry(&self) -> Entry<'_, AtomicU64> {
-        Entry(&self.entry)
+    fn record(&self) -> Record<'_, AtomicU64> {
+        Record(&self.record)
+    }
+
+    /// The store creates and seals an object.
+    fn put<S: Steps>(&self, number: u8) {
+        let generation = number.into();
+        self.record().create(&Created {
+            generation,
+            id: &id(number, number),
+            location: location(generation),
+            creator: ClientId(1),
+            at: 0,
+        });
+        self.record().seal::<S>(0);
     }
 
     fn pins(&self, reader: usize) -> Pins<'_, AtomicU64> {
@@ -99,14 +112,14 @@ fn location(number: u64) -> Location {
 
 /// A reader: whether the store has to be told.
 fn get<S: Steps>(shared: &Shared, reader: usize, number: u8) -> bool {
-    let (entry, pins) = (shared.entry(), shared.pins(reader));
-    let Some(sequence) = entry.look(&id(number, number)) else { return false };
-    match pin::<S, _>(entry, sequence, pins, 0) {
+    let (record, pins) = (shared.record(), shared.pins(reader));
+    let Some(sequence) = record.look(&id(number, number)) else { return false };
+    match pin::<S, _>(record, sequence, pins, 0) {
         Err(missed) => missed.tell,
         Ok(()) => {
-            assert_eq!(entry.location().offset, u64::from(number), "it lies where it lay");
+            assert_eq!(record.location().offset, u64::from(number), "it lies where it lay");
             assert_eq!(shared.read(), u64::from(number), "the bytes are those of the object");
-            unpin::<S, _>(entry, pins, 0)
+            unpin::<S, _>(record, pins, 0)
         }
     }
 }
@@ -118,14 +131,14 @@ fn evict<S: Steps>() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || get::<S>(&shared, reader, 1))
     });
-    let entry = shared.entry();
-    entry.retire::<S>();
+    let record = shared.record();
+    record.retire::<S>();
     if shared.is_pinned::<S>() {
-        entry.restore();
+        record.restore();
     } else {
-        entry.withdraw();
+        record.remove();
         shared.write(2);
-        entry.publish::<S>(&id(2, 2), &location(2));
+        shared.put::<S>(2);
     }
     for reader in readers {
         reader.join().unwrap();
@@ -142,14 +155,14 @@ fn publish<S: Steps>() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || get::<S>(&shared, 0, 2))
     };
-    let entry = shared.entry();
-    entry.retire::<S>();
+    let record = shared.record();
+    record.retire::<S>();
     if shared.is_pinned::<S>() {
-        entry.restore();
+        record.restore();
     } else {
-        entry.withdraw();
+        record.remove();
         shared.write(2);
-        entry.publish::<S>(&id(2, 2), &location(2));
+        shared.put::<S>(2);
     }
     reader.join().unwrap();
 }
@@ -161,19 +174,19 @@ fn tell<S: Steps>() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || get::<S>(&shared, reader, 1))
     });
-    let entry = shared.entry();
+    let record = shared.record();
     let mut is_gone = false;
     for attempt in 0..2 {
         if attempt > 0 {
-            entry.ask_to_tell();
+            record.ask_to_tell();
         }
-        entry.retire::<S>();
+        record.retire::<S>();
         is_gone = !shared.is_pinned::<S>();
         if is_gone {
-            entry.withdraw();
+            record.remove();
             break;
         }
-        entry.restore();
+        record.restore();
     }
     let told = readers.map(|reader| reader.join().unwrap());
     assert!(is_gone || told.contains(&true), "somebody tells the store that it can go on");
@@ -186,16 +199,86 @@ fn look<S: Steps>() {
     let reader = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let entry = shared.entry();
-            let found = entry.look(&id(2, 1)).is_some_and(|found| entry.is_still::<S>(found));
+            let record = shared.record();
+            let found = record.look(&id(2, 1)).is_some_and(|found| record.is_still::<S>(found));
             assert!(!found, "there was no such object");
         })
     };
-    let entry = shared.entry();
-    entry.retire::<S>();
-    entry.withdraw();
-    entry.publish::<S>(&id(2, 2), &location(2));
+    let record = shared.record();
+    record.retire::<S>();
+    record.remove();
+    shared.put::<S>(2);
     reader.join().unwrap();
+}
+
+/// What a creator and the store share, beside the bytes.
+struct Creation {
+    seal: AtomicU64,
+    ended: AtomicU64,
+    bytes: AtomicU64,
+    access: UnsafeCell<()>,
+}
+
+impl Creation {
+    fn new() -> Arc<Self> {
+        let [seal, ended, bytes] = [0; 3].map(AtomicU64::new);
+        Arc::new(Self { seal, ended, bytes, access: UnsafeCell::new(()) })
+    }
+
+    /// The creator: whether its object is sealed for sure.
+    fn seal<S: Steps>(&self) -> bool {
+        self.access.with_mut(|_| self.bytes.store(7, Relaxed));
+        tell_sealed::<S, _>(&self.seal, &self.ended, 3, Told { released: true })
+    }
+
+    /// The store: whether the object is sealed. If so, its bytes are there.
+    fn is_sealed<S: Steps>(&self) -> bool {
+        let told = told_sealed::<S, _>(&self.seal, 3);
+        if told.is_some() {
+            assert_eq!(told, Some(Told { released: true }));
+            assert_eq!(self.access.with(|_| self.bytes.load(Relaxed)), 7);
+        }
+        told.is_some()
+    }
+}
+
+/// The store ends the connection of a creator, who seals at this moment.
+fn end_creator<S: Steps>() {
+    let creation = Creation::new();
+    let creator = {
+        let creation = Arc::clone(&creation);
+        thread::spawn(move || creation.seal::<S>())
+    };
+    end::<S, _>(&creation.ended);
+    let is_sealed = creation.is_sealed::<S>();
+    let is_sure = creator.join().unwrap();
+    assert!(is_sealed || !is_sure, "what its creator believes to be sealed is not aborted");
+}
+
+/// A creator has sealed, and tells somebody, who asks the store.
+fn tell_others<S: Steps>() {
+    let creation = Creation::new();
+    let pipe = Arc::new(AtomicU64::new(0));
+    let creator = {
+        let (creation, pipe) = (Arc::clone(&creation), Arc::clone(&pipe));
+        thread::spawn(move || {
+            assert!(creation.seal::<S>(), "nobody ends it");
+            pipe.store(1, Release);
+        })
+    };
+    let was_told = pipe.load(Acquire) == 1;
+    assert!(creation.is_sealed::<S>() || !was_told, "what is said to be sealed is sealed");
+    creator.join().unwrap();
+}
+
+#[test]
+fn a_seal_of_an_earlier_object_says_nothing() {
+    loom::model(|| {
+        let creation = Creation::new();
+        assert!(creation.seal::<AllSteps>());
+        assert_eq!(told_sealed::<AllSteps, _>(&creation.seal, 4), None);
+        assert_eq!(told_sealed::<AllSteps, _>(&creation.seal, 2), None);
+    });
 }
 
 fn check(model: fn()) {
@@ -246,6 +329,12 @@ needed! {
     a_pin_in_vain_is_told_too: TellAfterAll in tell;
     a_look_is_made_twice: LookAgain in look;
     with_a_fence_in_between: FenceLook in look;
+    a_seal_comes_after_the_bytes: ReleaseSeal in tell_others;
+    the_store_reads_after_the_seal: AcquireSeal in end_creator;
+    a_creator_needs_its_fence: FenceSeal in end_creator;
+    a_creator_has_to_look_for_the_end: CheckEnded in end_creator;
+    the_store_needs_a_fence_before_its_look_at_seals: FenceEnd in end_creator;
+    the_store_has_to_look_at_seals: CheckSeals in tell_others;
 }
 
 #[test]
@@ -261,6 +350,12 @@ fn what_is_found_is_complete() {
 #[test]
 fn the_store_is_told() {
     check(tell::<AllSteps>);
+}
+
+#[test]
+fn a_seal_is_never_lost() {
+    check(end_creator::<AllSteps>);
+    check(tell_others::<AllSteps>);
 }
 
 #[test]

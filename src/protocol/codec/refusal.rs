@@ -46,6 +46,7 @@ pub(super) fn write_refusal(refusal: &Refusal) -> wire::Refusal {
         }
         Refusal::Cancelled => bare(Code::Cancelled),
         Refusal::Abandoned(id) => about(Code::Abandoned, *id),
+        Refusal::TooManyEnded(limit) => wire::Refusal { limit: *limit, ..bare(Code::TooManyEnded) },
         Refusal::AlreadySubscribed => bare(Code::AlreadySubscribed),
         Refusal::VersionMismatch(version) => {
             wire::Refusal { limit: u64::from(*version), ..bare(Code::VersionMismatch) }
@@ -87,6 +88,7 @@ pub(super) fn read_refusal(refusal: &wire::Refusal) -> Result<Refusal, ProtocolE
         Code::TooManyWaiting => Refusal::TooManyWaiting(refusal.limit),
         Code::Cancelled => Refusal::Cancelled,
         Code::Abandoned => Refusal::Abandoned(id()?),
+        Code::TooManyEnded => Refusal::TooManyEnded(refusal.limit),
         Code::AlreadySubscribed => Refusal::AlreadySubscribed,
         Code::VersionMismatch => Refusal::VersionMismatch(
             u32::try_from(refusal.limit)

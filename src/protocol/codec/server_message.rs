@@ -12,13 +12,13 @@ use super::listing::{
 };
 use super::refusal::{read_refusal, write_refusal};
 use super::{append, check_sum, invalid, malformed, read_id};
-use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::limits::FRAME_DESCRIPTORS_MAX;
 use crate::protocol::ProtocolError;
 use crate::protocol::generated::server_frame::Reply as WireReply;
 use crate::protocol::generated::{self as wire, ServerFrame, event};
 use crate::protocol::message::{
-    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Reply, RequestId, ServerMessage,
+    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Placed, Reply, RequestId, ServerMessage,
 };
 
 /// Appends the payload of a frame of the store.
@@ -72,7 +72,11 @@ fn write_reply(reply: &Reply) -> WireReply {
     match reply {
         Reply::Connected(connected) => WireReply::Connected(write_connected(connected)),
         Reply::Done => WireReply::Done(wire::Done {}),
-        Reply::Created(location) => WireReply::Created(write_location(Some(location))),
+        Reply::Created(Placed { location, seal }) => WireReply::Created(wire::Location {
+            seal_slot: seal.map_or(0, |seal| seal.slot.0.saturating_add(1)),
+            generation: seal.map_or(0, |seal| seal.generation),
+            ..write_location(Some(location))
+        }),
         Reply::Objects(objects) => WireReply::Objects(wire::Objects {
             objects: objects.iter().map(|location| write_location(location.as_ref())).collect(),
             pins: Vec::new(),
@@ -144,6 +148,7 @@ fn write_location(location: Option<&Location>) -> wire::Location {
             data_size: location.data_size,
             metadata_size: location.metadata_size,
             missing: false,
+            ..wire::Location::default()
         },
         None => wire::Location { missing: true, ..wire::Location::default() },
     }
@@ -185,10 +190,14 @@ fn read_reply(reply: WireReply) -> Result<Reply, ProtocolError> {
     Ok(match reply {
         WireReply::Connected(connected) => Reply::Connected(read_connected(connected)?),
         WireReply::Done(wire::Done {}) => Reply::Done,
-        WireReply::Created(location) => Reply::Created(
-            read_location(&location)?
-                .ok_or_else(|| invalid("ServerFrame.created", "a new object cannot be missing"))?,
-        ),
+        WireReply::Created(created) => {
+            let location = read_location(&created)?
+                .ok_or_else(|| invalid("ServerFrame.created", "a new object cannot be missing"))?;
+            let generation = created.generation;
+            let slot = created.seal_slot.checked_sub(1).map(Slot);
+            let seal = slot.map(|slot| SealPlace { slot, generation });
+            Reply::Created(Placed { location, seal })
+        }
         WireReply::Objects(objects) => read_objects(&objects)?,
         WireReply::Ready(ready) => Reply::Ready(ready.ready),
         WireReply::States(states) => Reply::States(
@@ -257,7 +266,7 @@ fn read_objects(objects: &wire::Objects) -> Result<Reply, ProtocolError> {
 }
 
 fn read_location(location: &wire::Location) -> Result<Option<Location>, ProtocolError> {
-    let wire::Location { segment, offset, data_size, metadata_size, missing } = *location;
+    let wire::Location { segment, offset, data_size, metadata_size, missing, .. } = *location;
     if missing {
         return Ok(None);
     }

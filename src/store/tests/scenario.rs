@@ -24,8 +24,8 @@ use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, Location, ObjectId, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{
-    DeleteOutcome, Event, NewObject, ObjectInfo, ObjectState, Reply, Request, RequestId, Room,
-    Timeout,
+    DeleteOutcome, Event, NewObject, ObjectInfo, ObjectState, Placed, Reply, Request, RequestId,
+    Room, Timeout,
 };
 use crate::protocol::refusal::Refusal;
 use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig};
@@ -132,7 +132,7 @@ impl World {
         self.clients_seen += 1;
         let client = ClientId(self.clients_seen);
         let peer = Peer { name: name.to_owned(), pid: 1, uid: 2, gid: 3 };
-        self.store.connect(client, peer);
+        self.store.connect(client, peer).expect("nobody is turned away");
         self.clients.insert(name.to_owned(), client);
         client
     }
@@ -273,7 +273,7 @@ impl World {
         match reply {
             Reply::Connected(_) | Reply::Events(_) => panic!("not the store's: {reply:?}"),
             Reply::Done => "done".into(),
-            Reply::Created(Location { offset, .. }) => {
+            Reply::Created(Placed { location: Location { offset, .. }, .. }) => {
                 assert_eq!(offset % ALIGNMENT, 0);
                 "created".into()
             }

@@ -242,7 +242,7 @@ impl Simulation {
                 self.last_client += 1;
                 let client = ClientId(self.last_client);
                 let peer = Peer { name: format!("client {client}"), pid: 7, uid: 8, gid: 9 };
-                self.store.connect(client, peer.clone());
+                self.store.connect(client, peer.clone()).expect("nobody is turned away");
                 self.twin.state().may_join = is_reader;
                 assert_eq!(self.store.let_read(client), is_reader);
                 self.model.connect(client, peer, is_reader);

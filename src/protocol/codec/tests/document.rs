@@ -117,7 +117,7 @@ fn conversation() -> Vec<Sent> {
         opening(),
         from_store(1, vec![], Reply::Connected(connected())),
         from_client(2, Request::Create { id: id(), data_size: 5, metadata_size: 2, room }),
-        from_store(2, vec![descriptor(true)], Reply::Created(location)),
+        from_store(2, vec![descriptor(true)], Reply::Created(location.into())),
         from_client(3, Request::Seal { id: id(), release: true }),
         from_store(3, vec![], Reply::Done),
         from_client(4, Request::Get { ids: vec![id()], timeout, fail_if_abandoned: false }),

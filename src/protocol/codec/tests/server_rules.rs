@@ -43,7 +43,7 @@ fn unknown_enumeration_values_are_errors() {
 
 #[test]
 fn an_unknown_refusal_is_still_a_refusal() {
-    for code in [-1, 0, 15, i32::MAX] {
+    for code in [-1, 0, 16, i32::MAX] {
         let refusal = wire::Refusal { code, object_id: vec![1, 2, 3], ..wire::Refusal::default() };
         let reply = decode_reply(WireReply::Refusal(refusal)).unwrap();
         assert_eq!(reply, Reply::Refused(Refusal::Other { code }));
@@ -73,7 +73,7 @@ fn a_refusal_about_an_object_names_it() {
 fn locations_stay_inside_the_address_range() {
     let location = |offset, data_size, metadata_size| {
         let location =
-            wire::Location { segment: 1, offset, data_size, metadata_size, missing: false };
+            wire::Location { segment: 1, offset, data_size, metadata_size, ..Default::default() };
         decode_reply(WireReply::Created(location))
     };
     assert!(location(u64::MAX - 2, 1, 1).is_ok());

@@ -6,13 +6,19 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::ids::{ClientId, Location, ObjectId, SegmentId, Slot};
+use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::{
     ClientInfo, ClientMessage, Connect, Connected, DeleteOutcome, DescriptorInfo, Event, Granted,
-    NewObject, ObjectInfo, ObjectState, Reply, Request, RequestId, Room, ServerMessage, Stats,
+    NewObject, ObjectInfo, ObjectState, Placed, Reply, Request, RequestId, Room, ServerMessage, Stats,
     Timeout,
 };
 use crate::protocol::refusal::{FullStore, Refusal};
+
+fn placed() -> impl Strategy<Value = Placed> {
+    let place = (0..u32::MAX, any::<u64>())
+        .prop_map(|(slot, generation)| SealPlace { slot: Slot(slot), generation });
+    (location(), option::of(place)).prop_map(|(location, seal)| Placed { location, seal })
+}
 
 pub(super) fn client_frame() -> impl Strategy<Value = (RequestId, ClientMessage)> {
     let connect = (any::<u32>(), name()).prop_map(|(protocol_version, client_name)| {
@@ -118,7 +124,7 @@ fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
         connected().prop_map(Reply::Connected),
         Just(Reply::Done),
-        location().prop_map(Reply::Created),
+        placed().prop_map(Reply::Created),
         vec(option::of(location()), 0..12).prop_map(Reply::Objects),
         vec(option::of(granted()), 1..12).prop_map(Reply::Granted),
         vec(any::<bool>(), 0..12).prop_map(Reply::Ready),
@@ -168,6 +174,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::Cancelled),
         id().prop_map(Refusal::Abandoned),
         Just(Refusal::AlreadySubscribed),
+        any::<u64>().prop_map(Refusal::TooManyEnded),
         any::<u32>().prop_map(Refusal::VersionMismatch),
         prop_oneof![i32::MIN..=0, 15..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]

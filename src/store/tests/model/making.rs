@@ -214,7 +214,7 @@ impl Model {
             }
             seen.reply(call, Reply::Done);
         } else {
-            seen.reply(call, Reply::Created(self.objects[&ids[0]].location));
+            seen.reply(call, Reply::Created(self.objects[&ids[0]].location.into()));
         }
     }
 

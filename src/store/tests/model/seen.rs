@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Call;
 use super::making::NewObject;
 use crate::ids::{Location, ObjectId, SegmentId, Slot};
-use crate::protocol::message::{Reply, RequestId};
+use crate::protocol::message::{Placed, Reply, RequestId};
 use crate::store::Effect;
 
 /// What the store did in one step, to be used up by the model from the front.
@@ -68,7 +68,7 @@ impl Seen<'_> {
     /// Where the store has put the object of a create, which it must tell next.
     pub(super) fn created_at(&self, call: Call) -> u64 {
         match self.effects.front() {
-            Some(Effect::Reply { client, request, reply: Reply::Created(location) })
+            Some(Effect::Reply { client, request, reply: Reply::Created(Placed { location, .. }) })
                 if (*client, *request) == (call.client, call.request) =>
             {
                 location.offset

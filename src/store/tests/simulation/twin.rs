@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::ids::{ClientId, Location, ObjectId, Slot};
-use crate::store::directory::Directory;
+use crate::store::directory::{Directory, Object};
 
 /// Shared by the store, which publishes, and the simulation, which reads.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +17,9 @@ pub struct Twin(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 pub struct State {
+    records: BTreeMap<Slot, Record>,
+    /// What creators have told: the generation, and whether they have let go.
+    pub seals: BTreeMap<(ClientId, Slot), (u64, bool)>,
     published: BTreeMap<Slot, (ObjectId, Location)>,
     /// What has been taken back, and neither restored nor withdrawn.
     retired: BTreeMap<Slot, (ObjectId, Location)>,
@@ -34,6 +38,14 @@ pub struct State {
     newly_asked: Vec<Slot>,
     /// Clients that shall get a table when they join.
     pub may_join: bool,
+}
+
+#[derive(Debug)]
+struct Record {
+    id: ObjectId,
+    location: Location,
+    /// When it was created, and how long it took to its seal.
+    times: (Duration, Duration),
 }
 
 impl Twin {
@@ -91,6 +103,8 @@ impl State {
 }
 
 impl Directory for Twin {
+    fn connect(&mut self, _client: ClientId) {}
+
     fn join(&mut self, client: ClientId) -> bool {
         let mut state = self.state();
         if state.may_join {
@@ -99,8 +113,20 @@ impl Directory for Twin {
         state.may_join
     }
 
+    fn end(&mut self, _client: ClientId) {}
+
+    fn is_alive(&self, _client: ClientId) -> bool {
+        false
+    }
+
     fn leave(&mut self, client: ClientId) {
         self.state().tables.remove(&client);
+    }
+
+    fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool> {
+        let state = self.state();
+        let (told, released) = *state.seals.get(&(client, slot))?;
+        (told == generation).then_some(released)
     }
 
     fn releases_left(
@@ -128,10 +154,24 @@ impl Directory for Twin {
         self.state().tables.contains_key(&client)
     }
 
-    fn publish(&mut self, slot: Slot, id: &ObjectId, location: &Location) {
-        let former = self.state().published.insert(slot, (*id, *location));
-        let is_same = former.is_none_or(|former| former == (*id, *location));
-        assert!(is_same, "what was in the slot has been withdrawn before");
+    fn create(&mut self, slot: Slot, object: &Object, _creator: ClientId, at: Duration) {
+        let record = Record { id: object.id, location: object.location, times: (at, at) };
+        let former = self.state().records.insert(slot, record);
+        assert!(former.is_none(), "what was in the slot has been removed before");
+    }
+
+    fn publish(&mut self, slot: Slot, id: &ObjectId, at: Duration) {
+        let mut state = self.state();
+        let record = state.records.get_mut(&slot).expect("what is sealed was created");
+        assert_eq!(record.id, *id, "it is the object of its record");
+        record.times.1 = at - record.times.0;
+        let object = (record.id, record.location);
+        let former = state.published.insert(slot, object);
+        assert!(former.is_none_or(|former| former == object), "it was removed before");
+    }
+
+    fn times(&self, slot: Slot) -> (Duration, Duration) {
+        self.state().records[&slot].times
     }
 
     fn retire(&mut self, slot: Slot) -> Result<(), ClientId> {
@@ -154,14 +194,18 @@ impl Directory for Twin {
         }
     }
 
-    fn withdraw(&mut self, slot: Slot, id: &ObjectId) {
+    fn remove(&mut self, slot: Slot, id: &ObjectId) {
         assert_eq!(self.pinned_by(slot), None, "what is pinned does not go");
         let mut state = self.state();
+        let record = state.records.remove(&slot);
+        assert_eq!(record.map(|record| record.id), Some(*id), "every object has its record");
         let retired = state.retired.remove(&slot);
         assert!(retired.is_none_or(|(retired, _)| retired == *id), "it has its own slot");
         assert!(!state.published.contains_key(&slot), "it is retired before it goes");
         assert!(!state.asked.contains(&slot), "nobody is asked about what has gone");
-        state.gone.push(*id);
+        if retired.is_some() {
+            state.gone.push(*id);
+        }
     }
 
     fn ask_to_tell(&mut self, slot: Slot) {

@@ -1,0 +1,133 @@
+//! Seals that creators have told in their tables, and that the store has not read a message of.
+//! Part of [`Store`].
+//!
+//! A creator writes into a word of its own table that an object is sealed, and whoever it tells of
+//! that may ask the store at once, by any way. So before an answer depends on an object that is
+//! being created, the store looks at that word, whatever lies unread in whichever socket: then the
+//! object is *settled*. The message that follows the word only saves others from waiting. Waits end
+//! in [`using`](super::using), which looks there once more.
+
+use crate::ids::{ClientId, SealPlace, Slot};
+use crate::limits::SURVIVORS_LOOKS_MAX;
+use crate::protocol::message::{Request, Subject};
+use crate::protocol::refusal::Refusal;
+use crate::store::clients::Hold;
+use crate::store::jobs::EVICTION_COST;
+use crate::store::object_table::State;
+use crate::store::{Asked, Effects, Outcome, Store};
+use crate::time::Timestamp;
+
+/// Where the look at all that is being created goes on.
+type Next = (ClientId, Slot);
+
+/// A request that is served when all that is being created has been looked at.
+#[derive(Debug)]
+pub struct Later {
+    /// Who asks.
+    pub asked: Asked,
+    request: Request,
+    next: Next,
+}
+
+impl Store {
+    /// Where this client tells that the object is sealed, if it has a table.
+    pub(super) fn seal_place(&self, client: ClientId, slot: Slot) -> Option<SealPlace> {
+        let generation = self.objects.get(slot).generation;
+        self.directory.has_joined(client).then_some(SealPlace { slot, generation })
+    }
+
+    /// Whether an object is sealed, also if only its creator knows that so far.
+    pub(super) fn settle(&mut self, slot: Slot, now: Timestamp, effects: &mut Effects) -> bool {
+        let object = self.objects.get(slot);
+        let State::Created { creator } = object.state else { return true };
+        let told = self.directory.told_sealed(creator, slot, object.generation);
+        if let Some(released) = told {
+            self.seal_slot(slot, creator, now, effects);
+            if released {
+                self.release_hold(creator, slot, Hold::granted(1), effects);
+            }
+        }
+        told.is_some()
+    }
+
+    /// Looks at what a request depends on. If that is more than fits into a slice, returns where to
+    /// go on.
+    pub(super) fn settle_for(
+        &mut self,
+        subject: Subject<'_>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> Option<Next> {
+        match subject {
+            Subject::Nothing => None,
+            Subject::Objects(ids) if ids.len() <= self.unsealed.len() => {
+                for id in ids {
+                    if let Some(slot) = self.objects.find(id) {
+                        self.settle(slot, now, effects);
+                    }
+                }
+                None
+            }
+            Subject::Objects(_) | Subject::Everything => {
+                self.settle_from((ClientId(0), Slot(0)), now, effects)
+            }
+        }
+    }
+
+    fn settle_from(
+        &mut self,
+        mut next: Next,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> Option<Next> {
+        while let Some((creator, slot)) = self.unsealed.range(next..).next().copied() {
+            if self.steps == 0 {
+                return Some((creator, slot));
+            }
+            self.steps -= 1;
+            self.settle(slot, now, effects);
+            next = (creator, Slot(slot.0 + 1));
+        }
+        None
+    }
+
+    pub(super) fn serve_later(
+        &mut self,
+        asked: Asked,
+        request: Request,
+        next: Next,
+    ) -> Result<Outcome, Refusal> {
+        self.may_wait(asked.client, EVICTION_COST)?;
+        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
+        self.jobs.later.push_back(Later { asked, request, next });
+        Ok(Outcome::Waits)
+    }
+
+    pub(super) fn work_on_later(&mut self, now: Timestamp, effects: &mut Effects) {
+        let Some(later) = self.jobs.later.pop_front() else { return };
+        let Later { asked, request, next } = later;
+        if !self.clients.is_here(asked.client) {
+            return;
+        }
+        if let Some(next) = self.settle_from(next, now, effects) {
+            return self.jobs.later.push_front(Later { asked, request, next });
+        }
+        self.clients.get_mut(asked.client).wait_ended(EVICTION_COST);
+        let asked = Asked { now, ..asked };
+        let outcome = self.serve_now(asked, request, effects);
+        self.conclude(asked, outcome, effects);
+    }
+
+    /// Looks at everything that clients may have told in their tables, and at which of them have
+    /// gone. Whether anything has come of it: then there may be room where there was none.
+    pub(super) fn catch_up(&mut self, now: Timestamp, effects: &mut Effects) -> bool {
+        let unsealed = self.unsealed.len();
+        let mut next = Some((ClientId(0), Slot(0)));
+        while let Some(from) = next {
+            self.steps = self.slice.steps;
+            next = self.settle_from(from, now, effects);
+        }
+        let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        unsealed != self.unsealed.len() || survivors_change
+    }
+}
