@@ -39,5 +39,6 @@ step "pytest, Python $version"
 "$environment/bin/pytest" python
 
 step "pytest, the client on stores without a directory"
-client=(python/tests/test_{client,buffers,in_place,aio,values,threads,outliving,zero_copy}.py)
+client=(python/tests/test_{client,buffers,in_place,aio,values,threads,outliving,zero_copy}.py
+    python/tests/test_{told_seals,outliving_faults}.py)
 PLASMA_TEST_NO_DIRECTORY=1 "$environment/bin/pytest" "${client[@]}"

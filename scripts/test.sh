@@ -33,7 +33,8 @@ cargo test --all-features
 step "tests of the client, on stores without a directory"
 PLASMA_TEST_NO_DIRECTORY=1 cargo test --all-features --lib client::
 PLASMA_TEST_NO_DIRECTORY=1 cargo test --all-features --test client_behaviour --test client_liveness \
-    --test direct_sharing --test fork --test arrow --test memory --test many_clients
+    --test direct_sharing --test fork --test arrow --test memory --test many_clients \
+    --test told_seals --test outliving_faults
 
 step "the main job on real data, from CSV and from Parquet"
 scripts/quickstart.sh

@@ -24,14 +24,6 @@ fn put_many(client: &Client, numbers: std::ops::Range<u64>) -> Vec<ObjectId> {
     ids
 }
 
-fn stopped(store: &StoreProcess) {
-    store.signal(Signal::SIGSTOP);
-    let stat = format!("/proc/{}/stat", store.pid());
-    wait_until("the store has stopped", || {
-        std::fs::read_to_string(&stat).expect("it exists").contains(") T ")
-    });
-}
-
 fn waiting_requests(observer: &Client) -> u64 {
     observer.stats().expect("stats work").waiting_requests
 }
@@ -50,11 +42,11 @@ fn drops_do_not_wait_for_a_stopped_store() {
     let writer = client.create(numbered(MANY), 8, 0, CreateOptions::default()).expect("room");
     assert!(pinned(&observer) > 0);
 
-    stopped(&store);
+    store.pause();
     // Each one is a message of its own.
     drop(buffers);
     drop(writer);
-    store.signal(Signal::SIGCONT);
+    store.resume();
     wait_until("all of it has been given back", || pinned(&observer) == 0);
     assert!(!observer.contains(numbered(MANY)).expect("contains works"));
     // The client is as good as before.
@@ -72,7 +64,7 @@ fn calls_to_a_stopped_store_can_be_interrupted() {
     let (here, missing, new) = (numbered(1), numbered(2), numbered(3));
     client.put(here, b"data", b"").expect("there is room");
 
-    stopped(&store);
+    store.pause();
     let got = client.get_with(&[here], GetOptions::default(), Some(&mut || true));
     assert!(matches!(got, Err(Error::Interrupted)), "{got:?}");
     let waited = client.wait_with(&[missing], 1, None, Some(&mut || true));
@@ -80,7 +72,7 @@ fn calls_to_a_stopped_store_can_be_interrupted() {
     let patient = CreateOptions { timeout: None, ..CreateOptions::default() };
     let created = client.create_with(new, 8, 0, patient, Some(&mut || true));
     assert!(matches!(created, Err(Error::Interrupted)), "{created:?}");
-    store.signal(Signal::SIGCONT);
+    store.resume();
 
     // The store grants the get and the create, and learns later that nobody wants them.
     assert!(client.contains(here).expect("contains works"));
@@ -101,10 +93,10 @@ fn a_timeout_ends_though_the_store_is_stopped() {
     client
         .put_with(id, b"data", b"", CreateOptions { evict: true, timeout: None }, None)
         .expect("there is room");
-    stopped(&store);
+    store.pause();
     let got = client.get(&[id], Some(Duration::ZERO));
     assert!(matches!(got, Err(Error::Unresponsive { .. })), "{got:?}");
-    store.signal(Signal::SIGCONT);
+    store.resume();
     wait_until("it answers again", || match client.get(&[id], Some(PATIENCE)) {
         Ok(found) => found[0].is_some(),
         Err(error) => panic!("{error}"),
@@ -120,10 +112,10 @@ fn a_disconnect_does_not_wait_for_a_stopped_store() {
     let client = builder.connect(store.socket()).expect("the store is there");
     let pending = client.start_get(&[numbered(1)], GetOptions::default()).expect("it is sent");
     wait_until("it waits", || waiting_requests(&observer) == 1);
-    stopped(&store);
+    store.pause();
     client.disconnect();
     drop((client, pending));
-    store.signal(Signal::SIGCONT);
+    store.resume();
     wait_until("the store has let go", || {
         waiting_requests(&observer) == 0 && observer.clients().expect("clients work").len() == 1
     });
@@ -219,11 +211,11 @@ fn what_is_in_the_directory_is_read_though_the_store_is_stopped() {
     let store = StoreProcess::start("1000000");
     let client = store.client();
     client.put(numbered(1), b"data", b"").expect("there is room");
-    stopped(&store);
+    store.pause();
     let object = client.get_one(numbered(1), None).expect("get works").expect("it is there");
     assert_eq!(object.data(), b"data");
     assert!(client.contains(numbered(1)).expect("contains works"));
     drop(object);
-    store.signal(Signal::SIGCONT);
+    store.resume();
     store.stop();
 }

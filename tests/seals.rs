@@ -10,11 +10,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use plasma::client::{CreateOptions, DeleteOutcome, Error, GetOptions, ObjectState};
+use plasma::client::{CreateOptions, DeleteOutcome, Error, GetOptions};
 use plasma::{Client, ObjectId};
-use support::{PATIENCE, StoreProcess, Worker, numbered, wait_until, worker_part};
-
-const NOW: Option<Duration> = Some(Duration::ZERO);
+use support::{Ends, PATIENCE, StoreProcess, Worker, is_found, numbered, wait_until, worker_part};
 
 /// Objects that are sealed one after the other and told of.
 const ROUNDS: u64 = 3000;
@@ -26,30 +24,6 @@ fn seal(client: &Client, id: ObjectId) {
     let mut writer = client.create(id, 8, 0, CreateOptions::default()).expect("there is room");
     writer.data_mut().copy_from_slice(b"the data");
     writer.seal().expect("the store is there");
-}
-
-/// Finds an object as somebody does who was told that it is sealed.
-fn find(client: &Client, id: ObjectId, number: u64) {
-    let is_there = match number % 5 {
-        0 => client.contains(id).expect("contains works"),
-        1 => client.state(id).expect("state works") == ObjectState::Sealed,
-        2 => client.get_one(id, NOW).expect("get works").is_some(),
-        3 => client.wait(&[id], 1, NOW).expect("wait works") == [true],
-        _ => client.list().any(|it| {
-            let it = it.expect("list works");
-            it.id == id && it.state == ObjectState::Sealed
-        }),
-    };
-    assert!(is_there, "object {number} was sealed");
-}
-
-/// Says that it is over, also after a panic.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]
@@ -83,7 +57,7 @@ fn who_is_told_of_a_seal_finds_the_object_sealed() {
         for number in told {
             let id = numbered(number);
             let client = if number.is_multiple_of(2) { &finder } else { &asker };
-            find(client, id, number);
+            assert!(is_found(client, id, number), "object {number} was sealed");
             // Who has let go of it is its creator, and that came with the seal.
             assert_eq!(client.delete_one(id).expect("delete works"), DeleteOutcome::Deleted);
         }
@@ -129,9 +103,9 @@ fn a_seal_does_not_wait_for_a_store_that_is_stopped() {
     let store = StoreProcess::start("10000000");
     let (client, observer) = (store.client(), store.client());
     let writer = client.create(numbered(1), 8, 0, CreateOptions::default()).expect("room");
-    store.signal(Signal::SIGSTOP);
+    store.pause();
     writer.seal().expect("the socket takes it");
-    store.signal(Signal::SIGCONT);
+    store.resume();
     assert!(observer.contains(numbered(1)).expect("contains works"));
 }
 
@@ -156,7 +130,7 @@ fn more_seals_than_a_socket_takes_wait_and_none_is_lost() {
     let count = 20_000;
     let create = |number| client.create(numbered(number), 8, 0, CreateOptions::default());
     let writers: Vec<_> = (0..count).map(|number| create(number).expect("room")).collect();
-    store.signal(Signal::SIGSTOP);
+    store.pause();
     thread::scope(|scope| {
         let sealer = scope.spawn(|| {
             for writer in writers {
@@ -166,7 +140,7 @@ fn more_seals_than_a_socket_takes_wait_and_none_is_lost() {
         // Until the socket is full, or longer.
         thread::park_timeout(Duration::from_millis(100));
         assert!(!sealer.is_finished());
-        store.signal(Signal::SIGCONT);
+        store.resume();
     });
     let stats = observer.stats().expect("stats work");
     assert_eq!((stats.objects, stats.unsealed_objects), (count, 0));

@@ -7,16 +7,23 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use plasma::client::ObjectState;
 use plasma::protocol::codec;
 use plasma::protocol::frame::{self, FrameReader};
 use plasma::protocol::message::{
@@ -200,9 +207,37 @@ impl StoreProcess {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
-        nix::sys::signal::kill(pid, signal).expect("the store can be signalled");
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        kill(pid, signal).expect("the store can be signalled");
+    }
+
+    /// Stops it (`SIGSTOP`); when this returns it has stopped.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_until("the store has stopped", || {
+            fs::read_to_string(&stat).expect("it exists").contains(") T ")
+        });
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Kills it when so much time has passed and this is still there: everybody who waits for it
+    /// fails then, so that a test that hangs ends.
+    pub fn limit(&self, time: Duration) -> TimeLimit {
+        let (is_over, over) = mpsc::channel::<()>();
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        let thread = thread::spawn(move || {
+            if over.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("this takes longer than {time:?}: the store is killed");
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        TimeLimit { is_over: Some(is_over), thread: Some(thread) }
     }
 
     /// Waits for its end. The log is complete then.
@@ -220,7 +255,7 @@ impl StoreProcess {
 
     /// Ends it with SIGTERM: the exit code must be 0 and the socket gone.
     pub fn stop(mut self) {
-        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "a clean end\n{}", self.log());
         assert!(!self.socket.exists(), "the socket is gone");
@@ -278,6 +313,46 @@ impl Drop for StoreProcess {
     }
 }
 
+/// See [`StoreProcess::limit`]. To be dropped before the store is.
+#[derive(Debug)]
+pub struct TimeLimit {
+    is_over: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for TimeLimit {
+    fn drop(&mut self) {
+        drop(self.is_over.take());
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+/// Finds an object as somebody does who was told that it is sealed: by another call for each
+/// number. Whether it was there.
+pub fn is_found(client: &Client, id: ObjectId, number: u64) -> bool {
+    let now = Some(Duration::ZERO);
+    match number % 5 {
+        0 => client.contains(id).expect("contains works"),
+        1 => client.state(id).expect("state works") == ObjectState::Sealed,
+        2 => client.get_one(id, now).expect("get works").is_some(),
+        3 => client.wait(&[id], 1, now).expect("wait works") == [true],
+        _ => client.list().any(|it| {
+            let it = it.expect("list works");
+            it.id == id && it.state == ObjectState::Sealed
+        }),
+    }
+}
+
+/// Says that it is over, also after a panic.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const WORKER_PART: &str = "PLASMA_TEST_WORKER_PART";
 const WORKER_SOCKET: &str = "PLASMA_TEST_WORKER_SOCKET";
 
@@ -296,6 +371,28 @@ pub struct Worker {
 /// The part and the store's socket, if this process is a [`Worker`].
 pub fn worker_part() -> Option<(String, PathBuf)> {
     Some((std::env::var(WORKER_PART).ok()?, std::env::var_os(WORKER_SOCKET)?.into()))
+}
+
+/// In a worker, or a child that it has forked: waits for a line; `None` when there is nobody any
+/// more who could say one. Takes no lock, which a thread that was not forked might hold.
+pub fn hear() -> Option<String> {
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        match nix::unistd::read(io::stdin(), &mut byte) {
+            Ok(1) if byte == *b"\n" => return String::from_utf8(line).ok(),
+            Ok(1) => line.push(byte[0]),
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+}
+
+/// In a worker, or a child that it has forked: says a line, all at once.
+pub fn say(line: impl fmt::Display) {
+    let line = format!("{line}\n");
+    let written = nix::unistd::write(io::stderr(), line.as_bytes());
+    assert_eq!(written, Ok(line.len()), "somebody listens");
 }
 
 impl Worker {
