@@ -145,11 +145,14 @@ fn a_client_whose_connection_is_cut_reads_no_more() {
     // As somebody does who closes all descriptors that he finds.
     let cut = client.descriptor().expect("it is connected");
     nix::sys::socket::shutdown(cut.as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("cut");
-    wait_until("the store knows", || other.stats().expect("stats work").clients == 1);
-    let found = client.get_one(numbered(2), NOT_AT_ALL);
-    assert!(matches!(found, Err(Error::Disconnected { .. })), "{found:?}");
+    wait_until("it is told", || {
+        let found = client.get_one(numbered(2), NOT_AT_ALL);
+        matches!(found, Err(Error::Disconnected { .. }))
+    });
     assert!(client.contains(numbered(2)).is_err());
+    assert_eq!(other.stats().expect("stats work").clients, 2, "it has a buffer still");
     drop(held);
+    wait_until("nothing is left of it", || other.stats().expect("stats work").clients == 1);
 }
 
 #[test]
