@@ -125,6 +125,12 @@ impl Segment {
         self.bytes
     }
 
+    /// The unit in which the memory comes, bytes.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        huge_page_bytes(&self.read_write).unwrap_or(page_bytes() as u64)
+    }
+
     /// The descriptor for those who create objects, or the one for readers.
     #[must_use]
     pub fn descriptor(&self, writable: bool) -> BorrowedFd<'_> {

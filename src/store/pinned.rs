@@ -145,14 +145,4 @@ impl Store {
         }
         left.is_some()
     }
-
-    /// Makes known to readers what has been sealed since. To be called when all effects so far have
-    /// been carried out: the bytes of what was put in one message are among them.
-    pub fn publish(&mut self) {
-        for slot in self.unpublished.drain(..) {
-            if let Some(object) = self.objects.try_get(slot).filter(|object| object.is_sealed()) {
-                self.directory.publish(slot, &object.id, &object.location);
-            }
-        }
-    }
 }

@@ -169,7 +169,8 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         id().prop_map(Refusal::Abandoned),
         Just(Refusal::AlreadySubscribed),
         any::<u32>().prop_map(Refusal::VersionMismatch),
-        prop_oneof![i32::MIN..=0, 15..=i32::MAX].prop_map(|code| Refusal::Other { code }),
+        Just(Refusal::MemoryLost),
+        prop_oneof![i32::MIN..=0, 16..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]
 }
 
