@@ -1,9 +1,10 @@
-//! Micro-benchmarks of the parts without I/O, one by one: frame, codec, store, pool, policy.
+//! Micro-benchmarks of the parts without I/O, one by one: frame, codec, store, filling, pool, policy.
 //!
 //! `cargo bench`, or `cargo bench -- pool` for some. They tell where the time of a request goes in
 //! the store; what users wait for is measured in `side_by_side`. Times are printed, never asserted.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
@@ -16,8 +17,9 @@ use plasma::protocol::frame::{FrameReader, append_frame};
 use plasma::protocol::message::{
     ClientMessage, NewObject, ObjectState, Reply, Request, RequestId, Room, ServerMessage,
 };
+use plasma::shm::{Backing, Filler, Segment};
 use plasma::store::pool::Pool;
-use plasma::store::{Effects, Peer, Store, StoreConfig};
+use plasma::store::{Effect, Effects, Peer, Store, StoreConfig, WorkOutcome};
 use plasma::time::Timestamp;
 
 /// Objects in the store, or idle objects, or runs of free memory: few, and what it should be ready
@@ -171,7 +173,11 @@ mod store {
         fn apply(&mut self, client: ClientId, request: Request) {
             let Self { store, effects } = self;
             store.apply(client, RequestId(1), request, Timestamp::ZERO, effects);
-            effects.drain().for_each(|effect| drop(black_box(effect)));
+            while let Some(effect) = effects.pop() {
+                if let Effect::Start { ticket, .. } = black_box(effect) {
+                    store.done(ticket, WorkOutcome::Done, Timestamp::ZERO, effects);
+                }
+            }
         }
 
         fn put(&mut self, number: u32) {
@@ -218,6 +224,26 @@ mod store {
         let mut played = Played::with_objects(objects, 0);
         let mut numbers = objects..;
         bencher.bench_local(|| played.put(numbers.next().expect("there are enough")));
+    }
+}
+
+/// Bytes of puts on their way into shared memory that has been used before.
+mod filling {
+    use super::*;
+
+    #[divan::bench(args = [100, KILOBYTE, 3 * KILOBYTE])]
+    fn write(bencher: Bencher<'_, '_>, bytes: usize) {
+        const SEGMENT_BYTES: u64 = 4 << 20;
+        let segment = Segment::create(SegmentId(0), &Backing::Memfd, SEGMENT_BYTES);
+        let mut filler = segment.map(Arc::new).ok().and_then(|segment| Filler::new(segment).ok());
+        let filler = filler.as_mut().expect("there is memory");
+        let source = vec![1; bytes];
+        let offsets = (0..SEGMENT_BYTES - 4096).step_by(bytes.next_multiple_of(64));
+        offsets.clone().for_each(|offset| filler.write(offset, &source).expect("it is there"));
+        let mut offsets = offsets.cycle();
+        bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+            filler.write(offsets.next().expect("it goes round"), black_box(&source))
+        });
     }
 }
 

@@ -1,7 +1,8 @@
 //! Names of things: objects, clients, segments, and where an object lies in memory.
 //!
 //! Every identity is a type of its own and none of them is a file descriptor or a pointer, because
-//! the system reuses those. [`ClientId`] and [`SegmentId`] only count up. A [`Slot`] is the one
+//! the system reuses those. [`ClientId`], [`Ticket`] and [`SegmentId`] only
+//! count up. A [`Slot`] is the one
 //! name here that comes back after use: it is a place in the store's tables.
 
 use std::fmt;
@@ -110,6 +111,17 @@ pub struct ClientId(pub u64);
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
+    }
+}
+
+/// Outside work that the store has started. Counts up from 1; the one who does it reports under this
+/// name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
     }
 }
 

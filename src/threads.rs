@@ -3,14 +3,15 @@
 //! A signal for a process goes to any of its threads that has it unblocked. A program that reads
 //! its signals with `sigwait` or a `signalfd` blocks them in its own threads, and a thread of ours
 //! that did not would take them, or let them end the process. So ours have all of them blocked,
-//! from their first instruction on.
+//! from their first instruction on; but for SIGBUS, which is a fault of the thread itself: blocked,
+//! it would end the process although somebody handles it (`shm::filling`).
 //!
 //! Knows nothing of what the threads do.
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 /// Starts a thread that takes no signals.
 ///
@@ -36,8 +37,9 @@ pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
 
 /// A new thread inherits the mask of the one that starts it.
 fn with_signals_blocked<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    let (mut blocked, mut before) = (SigSet::all(), SigSet::empty());
+    blocked.remove(Signal::SIGBUS);
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&blocked), Some(&mut before))?;
     let started = start();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     started
@@ -45,8 +47,6 @@ fn with_signals_blocked<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::Signal;
-
     use super::*;
 
     fn blocks(signal: Signal) -> bool {
@@ -57,6 +57,8 @@ mod tests {
     fn a_thread_of_ours_takes_no_signal_and_its_starter_takes_them_as_before() {
         let blocked = spawn("quiet", || (blocks(Signal::SIGTERM), blocks(Signal::SIGUSR1)));
         assert_eq!(blocked.expect("started").join().expect("ended"), (true, true));
+        let blocked = spawn("faulty", || blocks(Signal::SIGBUS)).expect("started");
+        assert!(!blocked.join().expect("ended"), "a fault of its own is not for others");
         std::thread::scope(|scope| {
             let blocked = spawn_scoped(scope, || blocks(Signal::SIGINT)).expect("started");
             assert!(blocked.join().expect("ended"));

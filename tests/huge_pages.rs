@@ -6,13 +6,18 @@
 mod support;
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
 use nix::unistd::Uid;
 use plasma::ObjectId;
-use support::{PATIENCE, StoreProcess};
+use plasma::protocol::message::{Reply, Request};
+use plasma::protocol::refusal::Refusal;
+use support::{AT_ONCE, PATIENCE, StoreProcess, put_numbered};
 
 const PAGES: &str = "/proc/sys/vm/nr_hugepages";
 const GROUP: &str = "/proc/sys/vm/hugetlb_shm_group";
@@ -45,6 +50,44 @@ fn a_store_of_huge_pages() {
         store.stop();
     }
     huge.put_back();
+}
+
+#[test]
+fn a_hole_for_which_there_are_no_huge_pages_costs_puts_and_nothing_else() {
+    let Some(huge) = HugePages::set_up("20M") else { return };
+    let mut store = StoreProcess::start_with(&["-m", "10M", "-h"], |_| {});
+    let mut hostile = store.raw_client();
+    let (id, room) = (ObjectId::random(), AT_ONCE);
+    let create = Request::Create { id, data_size: 1, metadata_size: 0, room };
+    assert!(matches!(hostile.call(create), Reply::Created(_)));
+    let file = hostile.descriptors.pop_front().expect("the descriptor for writing");
+    let size = fstat(&file).expect("its size").st_size;
+    let kind = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(&file, kind, 0, size).expect("nobody hinders him");
+    let taken = take_all_huge_pages();
+    for _ in 0..10 {
+        assert_eq!(hostile.call(put_numbered([1])), Reply::Refused(Refusal::MemoryLost));
+    }
+    let client = store.client();
+    let error = client.put(ObjectId::random(), &[1; 3000], b"").expect_err("no memory");
+    assert_eq!(error.refusal(), Some(&Refusal::MemoryLost), "{error}");
+    drop(taken);
+    store.assert_serves();
+    drop((client, hostile));
+    store.stop();
+    huge.put_back();
+}
+
+/// A file that has all of them.
+fn take_all_huge_pages() -> OwnedFd {
+    let file = memfd_create(c"taker", MFdFlags::MFD_HUGETLB).expect("there are huge pages");
+    let step = fstat(&file).expect("its size").st_blksize;
+    let mut offset = 0;
+    while fallocate(&file, FallocateFlags::empty(), offset, step).is_ok() {
+        offset += step;
+    }
+    assert!(offset > 0, "there were some");
+    file
 }
 
 /// Huge pages for one test at a time. The machine is as before when it is gone.

@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -16,7 +15,7 @@ use plasma::client::{CreateOptions, DeleteOutcome, Error, Refusal};
 use plasma::protocol::message::{Reply, Request};
 use plasma::shm::{Access, Mapping};
 use plasma::{Client, ObjectBuffer, ObjectId, limits};
-use support::{PATIENCE, StoreProcess, store_program, wait_until};
+use support::{PATIENCE, SmallFileSystem, StoreProcess, store_program, wait_until};
 
 const NO_EVICTION: CreateOptions =
     CreateOptions { evict: false, timeout: Some(std::time::Duration::ZERO) };
@@ -193,49 +192,6 @@ fn b12_memory_is_a_limit_more_than_the_file_system_has_is_refused_at_the_start()
     assert!(text.contains("67108864"), "{text}");
     mount.fill();
     refusal("10000");
-}
-
-/// 64 MiB of files.
-struct SmallFileSystem(tempfile::TempDir);
-
-impl SmallFileSystem {
-    /// `None`, and a line about it, where this process may not mount.
-    fn mount() -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(directory.path());
-        match mount.output() {
-            Ok(output) if output.status.success() => Some(Self(directory)),
-            other => {
-                eprintln!("LEFT OUT: a small file system cannot be mounted here: {other:?}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all room that is left.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.path().join("filler")).expect("room for a name");
-        let block = [1; 1 << 16];
-        let error = loop {
-            if let Err(error) = file.write_all(&block) {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        // Lazily: a store that is still being ended must not keep it.
-        let status = Command::new("umount").arg("-l").arg(self.path()).status();
-        assert!(status.is_ok_and(|status| status.success()), "{:?} stays mounted", self.path());
-    }
 }
 
 // ---- fragmentation ------------------------------------------------------------------------------

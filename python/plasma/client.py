@@ -76,7 +76,9 @@ class PlasmaClient:
     As a context manager it disconnects at the end of the block.
 
     Every call can raise `OSError`: the store is gone (the text has its socket and the cause), or
-    this client was disconnected.
+    this client was disconnected. One that stores something raises it with `errno.EFAULT` if memory
+    of the store is not there any more, because another process has taken it away; nothing of the
+    object is stored then.
     """
 
     def __init__(

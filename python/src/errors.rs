@@ -18,8 +18,9 @@ pyo3::import_exception!(plasma.errors, PlasmaStoreFull);
 pyo3::import_exception!(pyarrow.lib, ArrowInvalid);
 pyo3::import_exception!(pyarrow.lib, ArrowTypeError);
 
-/// `EBADF` and `EPROTO`, as the original and the system name these situations.
+/// `EBADF`, `EFAULT` and `EPROTO`, as the original and the system name these situations.
 const BAD_DESCRIPTOR: i32 = 9;
+const BAD_ADDRESS: i32 = 14;
 const PROTOCOL_ERROR: i32 = 71;
 
 /// The exception for an error. `Interrupted` has none of its own: whoever interrupts has one.
@@ -75,6 +76,8 @@ fn refused(refusal: &Refusal, text: String) -> PyErr {
         | Refusal::QuotaUnavailable { .. }
         | Refusal::QuotaAlreadySet(_)
         | Refusal::TooManyWaiting(_) => PlasmaStoreFull::new_err(text),
+        // As the system says where memory is not there that was.
+        Refusal::MemoryLost => PyOSError::new_err((BAD_ADDRESS, text)),
         Refusal::AlreadySealed(_) => ArrowTypeError::new_err(text),
         _ => ArrowInvalid::new_err(text),
     }

@@ -61,6 +61,9 @@ impl Pieces<'_> {
 /// * [`Refusal::QuotaExceeded`](super::Refusal::QuotaExceeded)
 /// * [`Refusal::StoreFull`](super::Refusal::StoreFull), with the numbers: no room (in time).
 /// * [`Refusal::TooManyWaiting`](super::Refusal::TooManyWaiting)
+/// * [`Refusal::MemoryLost`](super::Refusal::MemoryLost), of a put that travels with its bytes:
+///   another process has taken memory of the store away. What is put in place fails with
+///   [`Error::Map`] then.
 impl Client {
     /// Starts an object of so many bytes of data and metadata. Fill it in and seal it.
     ///

@@ -1,4 +1,5 @@
-//! Why a legitimate request was not granted. Nothing has changed then, and the connection lives on.
+//! Why a legitimate request was not granted. Nothing of it is in the store then, and the connection
+//! lives on.
 
 use crate::ids::ObjectId;
 
@@ -69,6 +70,15 @@ pub enum Refusal {
     /// Client and store speak different versions of the protocol.
     #[error("the store speaks version {0} of the protocol")]
     VersionMismatch(u32),
+    /// The bytes of a put could not be written: somebody has cut the file of the store's memory
+    /// short, or has given pages of it back where no others are to be had. No object of the put is
+    /// there; others may have been evicted for it. It may be tried again, and works as soon as the
+    /// memory does.
+    #[error(
+        "the store's memory is not there any more: its file was cut short, or its pages were given \
+         back and no others are to be had"
+    )]
+    MemoryLost,
     /// A newer store has a reason that this client has no name for.
     #[error("the store refused for a reason that this client does not know (code {code})")]
     Other {

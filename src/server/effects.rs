@@ -13,7 +13,8 @@ use super::outbox::DescriptorKind;
 use super::streams::Streams;
 use crate::ids::{ClientId, SegmentId};
 use crate::protocol::message::{Event, Placed, Reply, RequestId};
-use crate::store::{Effect, Effects};
+use crate::store::{Effect, Effects, Store, Work};
+use crate::time::Timestamp;
 
 /// Everything that effects act on: the world outside of the store.
 #[derive(Debug)]
@@ -29,12 +30,14 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Does everything on the list and empties it.
-    pub fn carry_out(&mut self, effects: &mut Effects) {
-        for effect in effects.drain() {
+    /// Does everything on the list, and what follows from it, and empties it.
+    pub fn carry_out(&mut self, store: &mut Store, now: Timestamp, effects: &mut Effects) {
+        while let Some(effect) = effects.pop() {
             match effect {
                 Effect::Reply { client, request, reply } => self.reply(client, request, reply),
-                Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
+                Effect::Start { ticket, work: Work::Fill { writes } } => {
+                    store.done(ticket, self.memory.fill(&writes), now, effects);
+                }
                 Effect::Trim { extent } => self.memory.trim(extent),
                 Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),

@@ -16,7 +16,8 @@ use super::trimming::Trimmer;
 use crate::ids::{ClientId, Extent, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::DescriptorInfo;
-use crate::shm::{Access, Backing, Mapping, Segment, SegmentError, life_lock};
+use crate::shm::{Backing, Filler, Segment, SegmentError, life_lock};
+use crate::store::WorkOutcome;
 
 /// The one segment.
 const SEGMENT: SegmentId = SegmentId(0);
@@ -35,7 +36,9 @@ const SLACK_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Memory {
     segment: Arc<Segment>,
-    mapping: Arc<Mapping>,
+    filler: Filler,
+    /// It has been written to the log that some of it is not there.
+    has_told_of_loss: bool,
     /// `None` if everything is ready, or nothing is to be.
     committer: Option<Committer>,
     /// `None` if all memory stays with the store.
@@ -81,13 +84,14 @@ impl Memory {
             segment.reserve()?;
         }
         let bytes = segment.size();
-        let mapping = Mapping::new(segment.descriptor(true), bytes, Access::ReadWrite)
+        let segment = Arc::new(segment);
+        let filler = Filler::new(Arc::clone(&segment))
             .map_err(|reason| MemoryError::Mapping { bytes, reason })?;
-        let (mapping, segment) = (Arc::new(mapping), Arc::new(segment));
         // What lies on a disk is not made faster by touching it.
         let commits = !reserve && ahead > 0 && segment.is_memory();
         let committer = commits.then(|| Committer::start(Arc::clone(&segment), ahead));
-        Ok(Self { segment, mapping, committer, trimmer: None, directory: None })
+        let has_told_of_loss = false;
+        Ok(Self { segment, filler, has_told_of_loss, committer, trimmer: None, directory: None })
     }
 
     /// Makes it possible to give memory back to the system, where that breaks no promise; says
@@ -156,10 +160,33 @@ impl Memory {
     }
 
     /// Copies bytes to where the store wants them.
-    pub fn write(&mut self, extent: Extent, bytes: &[u8]) {
-        assert_eq!(extent.segment, self.segment.id(), "there is one segment");
-        let written = self.mapping.write(extent.offset, bytes);
-        assert!(written, "the store places objects inside the segment");
+    pub fn fill(&mut self, writes: &[(Extent, Vec<u8>)]) -> WorkOutcome {
+        for (extent, bytes) in writes {
+            assert_eq!(extent.segment, self.segment.id(), "there is one segment");
+            if let Err(error) = self.filler.write(extent.offset, bytes) {
+                assert_ne!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput,
+                    "the store places objects inside the segment"
+                );
+                self.tell_of_loss(*extent, &error);
+                return WorkOutcome::Failed;
+            }
+        }
+        WorkOutcome::Done
+    }
+
+    /// Once: whoever did this can do it again and again.
+    fn tell_of_loss(&mut self, extent: Extent, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_told_of_loss, true) {
+            log::warn!(
+                "memory of the store is not there any more ({error}, {} bytes at {}): a process \
+                 that may create objects has cut its file short or punched a hole into it; puts \
+                 into such memory are refused, and readers of what was there may end with SIGBUS",
+                extent.len,
+                extent.offset,
+            );
+        }
     }
 
     /// The file that a client has to be given for this kind of descriptor.
@@ -224,6 +251,7 @@ fn segment_bytes(capacity: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::limits::{CAPACITY_MAX, CAPACITY_MIN};
+    use crate::shm::{Access, Mapping};
 
     #[test]
     fn the_segment_has_room_for_the_capacity_and_its_rounding() {
@@ -236,7 +264,7 @@ mod tests {
     fn bytes_written_are_what_a_reader_of_the_descriptor_sees() {
         let mut memory = Memory::create(&Backing::Memfd, 1000, false, 0).unwrap();
         let extent = Extent { segment: memory.segment(), offset: 64, len: 5 };
-        memory.write(extent, b"hello");
+        assert_eq!(memory.fill(&[(extent, b"hello".to_vec())]), WorkOutcome::Done);
         let kind = DescriptorKind { segment: memory.segment(), writable: false };
         let file = memory.file(ClientId(1), kind);
         let mapping = Mapping::new(file.descriptor(false), memory.bytes(), Access::ReadOnly);

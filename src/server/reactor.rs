@@ -291,10 +291,9 @@ impl Reactor {
         }
     }
 
-    /// Does what the store wants done, and lets it make known to readers what is there then.
+    /// Does what the store wants done.
     fn carry_out(&mut self) {
-        self.outside.carry_out(&mut self.effects);
-        self.store.publish();
+        self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
     }
 
     /// Serves what a client has sent, within the budget of a turn and until `end`.
@@ -308,8 +307,7 @@ impl Reactor {
             match connection.receive(&mut budget, counters) {
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
-                    self.outside.carry_out(&mut self.effects);
-                    self.store.publish();
+                    self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
                     if self.clock.now() >= end {
                         return self.outside.connections.to_read.push(client);
                     }

@@ -14,7 +14,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::BorrowedFd;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,15 @@ pub enum Access {
     ReadOnly,
     /// Reading and writing. Needs a writable descriptor.
     ReadWrite,
+}
+
+impl Access {
+    const fn protection(self) -> ProtFlags {
+        match self {
+            Self::ReadOnly => ProtFlags::PROT_READ,
+            Self::ReadWrite => ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE),
+        }
+    }
 }
 
 /// A shared file, mapped from its start. Unmapped on drop.
@@ -73,10 +82,7 @@ impl Mapping {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let protection = match access {
-            Access::ReadOnly => ProtFlags::PROT_READ,
-            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        };
+        let protection = access.protection();
         // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
         let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
         let pieces = match access {
@@ -84,12 +90,7 @@ impl Mapping {
             Access::ReadWrite => bytes.get().div_ceil(READY_BYTES),
         };
         let mapping = Self { start, bytes, access, ready: Pieces::none(pieces) };
-        // A crashing client must not write the whole store into its core file. Only a wish: where
-        // the kernel does not know it, nothing is lost but disk space.
-        let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_DONTDUMP);
-        // Fewer and larger pages, where the system offers them for shared memory; usually it does
-        // not. (`shmem_enabled` in /sys/kernel/mm/transparent_hugepage says so.)
-        let _ = mapping.advise(0..bytes.get(), MmapAdvise::MADV_HUGEPAGE);
+        mapping.advise_all(0..bytes.get());
         Ok(mapping)
     }
 
@@ -120,19 +121,6 @@ impl Mapping {
     pub fn view_mut(self: &Arc<Self>, extent: Extent) -> Option<ViewMut> {
         let range = self.writable_range(extent.offset, extent.len)?;
         Some(ViewMut { mapping: Arc::clone(self), range })
-    }
-
-    /// Copies `bytes` to `offset`, into an object that the caller is creating. False, with nothing
-    /// written, if that is not inside the mapping, or it is read-only.
-    #[must_use]
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        let Some(range) = self.writable_range(offset, bytes.len() as u64) else {
-            return false;
-        };
-        // SAFETY: the range is inside the mapping, which is writable; the caller has the extent
-        // from the store for writing, so nobody has a slice of it (see `crate::shm`).
-        unsafe { ptr::copy(bytes.as_ptr(), self.address(range.start), bytes.len()) };
-        true
     }
 
     /// Makes the pages of a range present in one call, which is far cheaper than a fault for each.
@@ -182,6 +170,38 @@ impl Mapping {
         Ok(())
     }
 
+    /// Maps whole pages of the file where other memory has been mapped over them.
+    ///
+    /// # Panics
+    /// If the system has not even the memory to note that down. There may be nothing at all in that
+    /// place then, and soon somebody else's memory, so nobody may go on with this mapping.
+    pub(super) fn map_again(&self, file: BorrowedFd<'_>, pages: Range<usize>, page_bytes: usize) {
+        let address = NonZeroUsize::new(self.address(pages.start).addr());
+        let bytes = NonZeroUsize::new(pages.len()).expect("there are pages");
+        let offset = libc::off_t::try_from(pages.start).expect("it is inside the file");
+        let mut kind = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        if page_bytes > self::page_bytes() {
+            // No huge page need be free now.
+            kind |= MapFlags::MAP_NORESERVE;
+        }
+        let protection = self.access.protection();
+        // SAFETY: the range is inside this mapping, of which nobody has a view: what was there has
+        // been replaced, so it would not be the bytes of an object.
+        let mapped = unsafe { mman::mmap(address, bytes, protection, kind, file, offset) };
+        mapped.expect("the system can map what was mapped before");
+        self.advise_all(pages);
+    }
+
+    /// What is wished of new pages of the mapping.
+    fn advise_all(&self, pages: Range<usize>) {
+        // A crashing client must not write the whole store into its core file. Only a wish: where
+        // the kernel does not know it, nothing is lost but disk space.
+        let _ = self.advise(pages.clone(), MmapAdvise::MADV_DONTDUMP);
+        // Fewer and larger pages, where the system offers them for shared memory; usually it does
+        // not. (`shmem_enabled` in /sys/kernel/mm/transparent_hugepage says so.)
+        let _ = self.advise(pages, MmapAdvise::MADV_HUGEPAGE);
+    }
+
     /// `range.start` must be a multiple of the page size.
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
         let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
@@ -196,7 +216,7 @@ impl Mapping {
         (end <= self.bytes.get()).then_some(start..end)
     }
 
-    fn writable_range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
+    pub(super) fn writable_range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
         match self.access {
             Access::ReadOnly => None,
             Access::ReadWrite => self.range(offset, len),
@@ -204,7 +224,7 @@ impl Mapping {
     }
 
     /// The address of a byte. Only what [`Self::range`] has checked may be accessed there.
-    const fn address(&self, offset: usize) -> *mut u8 {
+    pub(super) const fn address(&self, offset: usize) -> *mut u8 {
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 }

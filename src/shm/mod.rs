@@ -1,7 +1,7 @@
 //! Shared memory and descriptors: the only unsafe code of the crate.
 //!
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
-//! hands out bounds-checked bytes, [`window`] maps one object for code in other languages,
+//! hands out bounds-checked bytes, [`filling`] copies bytes into memory that may not be there, [`window`] maps one object for code in other languages,
 //! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
 //! socket, [`fork`] tells a process from its parent, [`life_mark`] a
 //! thread of another one that lives from one that has ended, and [`life_lock`] whether anybody is
@@ -18,7 +18,7 @@
 //! nobody changes bytes while somebody else has a slice of them. It rests on four facts.
 //!
 //! 1. The store gives an extent to one creator at a time, and to readers only once it is sealed.
-//!    Whoever calls [`Mapping::view_mut`] or [`Mapping::write`] must have an extent that the store
+//!    Whoever calls [`Mapping::view_mut`] or [`Filler::write`] must have an extent that the store
 //!    gave it for writing and has not taken back by seal, abort or the end of the connection.
 //!    Whoever calls [`Mapping::view`] must hold the object.
 //! 2. Readers get a descriptor that was *opened* read-only. Their mapping is read-only in the
@@ -29,12 +29,16 @@
 //!
 //! What remains is a process of the same user, or of another one that the store let in, that
 //! breaks these rules on purpose: it writes through its writable descriptor what it does not own,
-//! cuts a file (not a memfd) short, or punches a hole into huge pages. Then readers see bytes
-//! change, or fault. The store keeps nothing of its own in this memory, so it cannot be led astray.
+//! cuts a file (not a memfd) short, or punches a hole where no other pages are to be had (a
+//! file in a directory, huge pages). Then readers see bytes change, or fault. The store keeps
+//! nothing of its own in this memory and never reads it, so it cannot be led astray; and what it
+//! writes there goes through a [`Filler`], which turns a fault into an error. A creator that faults
+//! in an object that it writes in place ends itself.
 
 #![allow(unsafe_code, reason = "this is the folder for it; the policy is above")]
 
 pub mod fd_passing;
+pub mod filling;
 pub mod fork;
 pub mod life_lock;
 pub mod life_mark;
@@ -43,6 +47,7 @@ pub mod segment;
 pub mod window;
 pub mod words;
 
+pub use filling::Filler;
 pub use mapping::{Access, Mapping, Readiness, View, ViewMut};
 pub use segment::{Backing, Segment, SegmentError};
 pub use window::Window;

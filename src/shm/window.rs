@@ -254,7 +254,7 @@ mod tests {
         let segment = segment();
         let file = segment.descriptor(true);
         let mapping = Arc::new(Mapping::new(file, 4096, Access::ReadWrite).unwrap());
-        assert!(mapping.write(0, b"others"));
+        mapping.view_mut(extent(0, 6)).unwrap().copy_from_slice(b"others");
         let window = Window::new(file, extent(0, 6)).unwrap();
         window.forbid_writing().unwrap();
         window.replace_with_zeros().unwrap();

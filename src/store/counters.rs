@@ -26,6 +26,8 @@ counters! {
     refusals,
     /// Refusals that said "the store is full".
     refusals_full,
+    /// Puts refused because their bytes could not be written: the memory was not there.
+    fills_failed,
     /// Objects created, by `create` or by `put`.
     objects_created,
     /// Bytes of those objects.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{ClientId, Extent, Location, ObjectId, Slot};
+use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Placed, Reply, RequestId, Room};
 use crate::protocol::refusal::Refusal;
@@ -13,7 +13,7 @@ use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
 use crate::store::room::NoRoom;
 use crate::store::subscriptions::sealed_event;
-use crate::store::{Asked, Effect, Effects, Outcome, Store, is_now};
+use crate::store::{Asked, Effects, Outcome, Store, is_now};
 use crate::time::Timestamp;
 
 impl Store {
@@ -35,7 +35,7 @@ impl Store {
             let sizes: Vec<u64> = creation.sizes().collect();
             match self.make_room(asked.client, &sizes, room.evict, self.slice.steps) {
                 Ok(offsets) => {
-                    return Ok(self.place(asked, creation, &offsets, effects).into());
+                    return Ok(self.place(asked, creation, &offsets, effects));
                 }
                 Err(NoRoom::TooLong) => is_long = true,
                 Err(NoRoom::Resting) => is_resting = true,
@@ -127,36 +127,33 @@ impl Store {
         Err(Refusal::QuotaExceeded { requested, quota, used })
     }
 
-    /// Puts new objects where room was made for them.
+    /// Puts new objects where room was made for them. Those that come with their bytes are sealed,
+    /// and the put answered, when the bytes are there: see [`filling`](super::filling).
     pub(super) fn place(
         &mut self,
         asked: Asked,
         creation: Creation,
         offsets: &[u64],
         effects: &mut Effects,
-    ) -> Reply {
+    ) -> Outcome {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
                 let location = self.location(offsets[0], data_size, metadata_size);
                 let slot = self.insert(asked, id, location);
-                Reply::Created(Placed { location, seal: self.seal_place(asked.client, slot) })
+                let seal = self.seal_place(asked.client, slot);
+                Reply::Created(Placed { location, seal }).into()
             }
             Creation::Filled { objects } => {
                 let mut slots = Vec::with_capacity(objects.len());
+                let mut writes = Vec::with_capacity(objects.len());
                 for (object, offset) in objects.into_iter().zip(offsets) {
                     let (data, metadata) = (object.data, object.metadata);
                     let location = self.location(*offset, data.len() as u64, metadata.len() as u64);
                     slots.push(self.insert(asked, object.id, location));
-                    write(location.data(), data, effects);
-                    write(location.metadata(), metadata, effects);
+                    let both = [(location.data(), data), (location.metadata(), metadata)];
+                    writes.extend(both.into_iter().filter(|(_, bytes)| !bytes.is_empty()));
                 }
-                for slot in &slots {
-                    self.seal_slot(*slot, asked.client, asked.now, effects);
-                }
-                for slot in slots {
-                    self.release_hold(asked.client, slot, Hold::granted(1), effects);
-                }
-                Reply::Done
+                self.fill(asked, slots, writes, effects)
             }
         }
     }
@@ -221,6 +218,7 @@ impl Store {
         Ok(Reply::Done)
     }
 
+    /// Nobody changes the bytes any more, and from now on everybody may read them.
     pub(super) fn seal_slot(
         &mut self,
         slot: Slot,
@@ -231,10 +229,11 @@ impl Store {
         let event = self.subscriptions.sequence();
         let object = self.objects.get_mut(slot);
         object.state = State::Sealed { event };
-        let sealed = sealed_event(object);
+        let (id, sealed) = (object.id, sealed_event(object));
         self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
-        self.unpublished.push((slot, now));
+        let at = self.unix_time(now);
+        self.directory.publish(slot, &id, at);
         self.counters.objects_sealed += 1;
         self.record(sealed);
         self.wake_waiters(slot, effects);
@@ -247,9 +246,14 @@ impl Store {
         effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
         let slot = self.find_own_unsealed(client, id)?;
+        self.remove_unsealed(client, slot, effects);
+        Ok(Reply::Done)
+    }
+
+    /// The creator of an object does without it.
+    pub(super) fn remove_unsealed(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
         self.clients.get_mut(client).holds.remove(&slot);
         self.let_go(client, slot, effects);
-        Ok(Reply::Done)
     }
 
     /// An object that this client is creating; nobody else may seal or abort it.
@@ -274,11 +278,5 @@ impl Store {
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
         self.fail_waiters(object.id, effects);
-    }
-}
-
-fn write(extent: Extent, bytes: Vec<u8>, effects: &mut Effects) {
-    if !bytes.is_empty() {
-        effects.push(Effect::Write { extent, bytes });
     }
 }

@@ -3,7 +3,9 @@
 //! The store decides, `server::effects` carries out, in order. How an effect is carried out is not
 //! known here.
 
-use crate::ids::{ClientId, Extent};
+use std::collections::VecDeque;
+
+use crate::ids::{ClientId, Extent, Ticket};
 use crate::protocol::message::{Reply, RequestId};
 
 /// One thing to do.
@@ -18,12 +20,13 @@ pub enum Effect {
         /// The reply itself.
         reply: Reply,
     },
-    /// Copy bytes into shared memory, before any later effect is carried out.
-    Write {
-        /// Where to; exactly as long as `bytes`.
-        extent: Extent,
-        /// What to write.
-        bytes: Vec<u8>,
+    /// Do something with memory, and say how it went:
+    /// [`Store::done`](crate::store::Store::done).
+    Start {
+        /// Under which name.
+        ticket: Ticket,
+        /// What to do.
+        work: Work,
     },
     /// This connection is a stream of events from now on.
     Stream {
@@ -46,10 +49,31 @@ pub enum Effect {
     },
 }
 
+/// Work outside of the store on memory that belongs to no usable object meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Copy the bytes of a put into shared memory: at once, before any later effect is carried out,
+    /// and before the store is told anything else. If it cannot be done, some of the bytes may have
+    /// been written and others not.
+    Fill {
+        /// Where to, and what; never empty, and each extent is exactly as long as its bytes.
+        writes: Vec<(Extent, Vec<u8>)>,
+    },
+}
+
+/// How outside work has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkOutcome {
+    /// All of it is done.
+    Done,
+    /// It could not be done, or not all of it.
+    Failed,
+}
+
 /// Effects in the order in which they must be carried out; reused from request to request.
 #[derive(Debug, Default)]
 pub struct Effects {
-    list: Vec<Effect>,
+    list: VecDeque<Effect>,
 }
 
 impl Effects {
@@ -59,14 +83,14 @@ impl Effects {
         Self::default()
     }
 
-    /// Takes everything out, oldest first.
-    pub fn drain(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        self.list.drain(..)
+    /// Takes the oldest one out. What follows from carrying it out may be added before the next.
+    pub fn pop(&mut self) -> Option<Effect> {
+        self.list.pop_front()
     }
 
     /// Adds an effect after all others.
     pub fn push(&mut self, effect: Effect) {
-        self.list.push(effect);
+        self.list.push_back(effect);
     }
 
     /// Adds a reply, unless none is wanted.

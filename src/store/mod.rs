@@ -3,13 +3,13 @@
 //! [`Store`] is a plain value. It does no I/O, reads no clock and knows no sockets, descriptors or
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
-//! a simulation or by a fuzzer alike. Its surface is six verbs: [`Store::connect`],
+//! a simulation or by a fuzzer alike. Its surface is eight verbs: [`Store::connect`],
 //! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`],
-//! [`Store::next_deadline`] and [`Store::trimmed`]. None of them takes longer for there being more
+//! [`Store::next_deadline`], [`Store::done`] and [`Store::trimmed`]. None of them takes longer for there being more
 //! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
-//! protocol are in `creating` (create, put, seal, abort) with `room` (where new objects go, and
+//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts), `room` (where new objects go, and
 //! what is evicted for them), `clearing` (the same in slices) and `queueing`, `using` (get, wait,
 //! release), `idleness` (the order of eviction), `removing` (delete, refresh), `jobs` (evict, and
 //! the departure of clients) and `reports` (everything that only looks). `trimming` says which free
@@ -36,6 +36,7 @@ mod create_queue;
 mod creating;
 pub mod directory;
 mod effect;
+mod filling;
 mod id_index;
 mod idleness;
 mod invariants;
@@ -63,7 +64,7 @@ mod tests;
 
 pub use clients::Peer;
 pub use counters::StoreCounters;
-pub use effect::{Effect, Effects};
+pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use trimming::TrimConfig;
 
 use asked::{Asked, is_now};
@@ -72,6 +73,7 @@ use clients::Clients;
 use counting::Numbers;
 use create_queue::CreateQueue;
 use directory::{Directory, Unshared};
+use filling::Fillings;
 use jobs::Jobs;
 use leaving::Survivors;
 use object_table::ObjectTable;
@@ -125,10 +127,10 @@ pub struct Store {
     directory: Box<dyn Directory>,
     /// Objects that would be idle, if readers of the directory had not pinned them.
     parked: Parked,
-    /// What has been sealed, and when, and is not in the directory yet.
-    unpublished: Vec<(Slot, Timestamp)>,
     /// Clients whose connections have ended and of which processes are left.
     survivors: Survivors,
+    /// Puts whose bytes are being written.
+    fillings: Fillings,
     counters: StoreCounters,
     /// The head of the create queue has to be tried again: something was freed or became idle, so
     /// it may fit now, or it can only be refused now.
@@ -198,8 +200,8 @@ impl Store {
             subscriptions: Subscriptions::default(),
             directory,
             parked: Parked::default(),
-            unpublished: Vec::new(),
             survivors: Survivors::default(),
+            fillings: Fillings::default(),
             counters: StoreCounters::default(),
             room_appeared: false,
             clearing: None,

@@ -159,15 +159,4 @@ impl Store {
         }
         left.is_some()
     }
-
-    /// Makes known to readers what has been sealed since. To be called when all effects so far have
-    /// been carried out: the bytes of what was put in one message are among them.
-    pub fn publish(&mut self) {
-        for (slot, at) in std::mem::take(&mut self.unpublished) {
-            if let Some(object) = self.objects.try_get(slot).filter(|object| object.is_sealed()) {
-                let at = self.unix_time(at);
-                self.directory.publish(slot, &object.id, at);
-            }
-        }
-    }
 }

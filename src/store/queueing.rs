@@ -8,7 +8,7 @@ use crate::protocol::refusal::Refusal;
 use crate::store::clearing::{Clearing, Progress};
 use crate::store::create_queue::QueuedCreate;
 use crate::store::room::NoRoom;
-use crate::store::{Asked, Effects, Store};
+use crate::store::{Asked, Effects, Outcome, Store};
 use crate::time::Timestamp;
 
 impl Store {
@@ -60,6 +60,12 @@ impl Store {
             }
         }
         self.serve_create_queue(now, effects);
+        self.expire_creates_put_off(now, effects);
+    }
+
+    /// Refuses creates whose time is over, as soon as they have had their turn at memory that has
+    /// come back from the system.
+    pub(super) fn expire_creates_put_off(&mut self, now: Timestamp, effects: &mut Effects) {
         if self.deadlines_wait && !self.has_room_work() {
             self.deadlines_wait = false;
             self.expire_creates(now, effects);
@@ -210,8 +216,10 @@ impl Store {
         let asked = Asked { client: create.client, request: create.request, now };
         match offsets {
             Ok(offsets) => {
-                let reply = self.place(asked, create.creation, &offsets, effects);
-                effects.reply(asked.client, asked.request, reply);
+                if let Outcome::Reply(reply) = self.place(asked, create.creation, &offsets, effects)
+                {
+                    effects.reply(asked.client, asked.request, reply);
+                }
             }
             Err(refusal) => self.refuse(asked.client, asked.request, refusal, effects),
         }

@@ -464,6 +464,60 @@ impl Drop for Worker {
     }
 }
 
+/// 64 MiB of files.
+#[derive(Debug)]
+pub struct SmallFileSystem(TempDir);
+
+impl SmallFileSystem {
+    /// `None`, and a line about it, where this process may not mount.
+    pub fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(directory.path());
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Self(directory)),
+            other => {
+                eprintln!("LEFT OUT: a small file system cannot be mounted here: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all room that is left.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.filler()).expect("room for a name");
+        let block = [1; 1 << 16];
+        let error = loop {
+            if let Err(error) = file.write_all(&block) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// Gives the room back that [`Self::fill`] has taken.
+    pub fn empty(&self) {
+        fs::remove_file(self.filler()).expect("it was filled");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // Lazily: a store that is still being ended must not keep it.
+        let status = Command::new("umount").arg("-l").arg(self.path()).status();
+        assert!(status.is_ok_and(|status| status.success()), "{:?} stays mounted", self.path());
+    }
+}
+
 /// A client that sends exactly what it is told and sees exactly what comes.
 #[derive(Debug)]
 pub struct RawPeer {

@@ -51,6 +51,7 @@ pub(super) fn write_refusal(refusal: &Refusal) -> wire::Refusal {
         Refusal::VersionMismatch(version) => {
             wire::Refusal { limit: u64::from(*version), ..bare(Code::VersionMismatch) }
         }
+        Refusal::MemoryLost => bare(Code::MemoryLost),
         Refusal::Other { code } => wire::Refusal { code: *code, ..wire::Refusal::default() },
     }
 }
@@ -94,6 +95,7 @@ pub(super) fn read_refusal(refusal: &wire::Refusal) -> Result<Refusal, ProtocolE
             u32::try_from(refusal.limit)
                 .map_err(|_| invalid("Refusal.limit", "a version has 32 bits"))?,
         ),
+        Code::MemoryLost => Refusal::MemoryLost,
     })
 }
 

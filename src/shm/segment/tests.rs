@@ -349,12 +349,13 @@ impl Drop for HugePages {
 fn memory_that_is_made_ready_keeps_what_is_in_it() {
     let segment = Segment::create(SegmentId(0), &Backing::Memfd, 8 << 20).unwrap();
     let mapping = Mapping::new(segment.descriptor(true), segment.size(), Access::ReadWrite);
-    let mapping = mapping.unwrap();
-    assert!(mapping.write(5000, b"an object"));
+    let mapping = std::sync::Arc::new(mapping.unwrap());
+    let object = Extent { segment: SegmentId(0), offset: 5000, len: 9 };
+    mapping.view_mut(object).unwrap().copy_from_slice(b"an object");
     segment.commit(0, 4 << 20).unwrap();
     assert_eq!(segment.allocated_bytes(), 4 << 20, "that much, and no more");
     let extent = Extent { segment: SegmentId(0), offset: 4990, len: 30 };
-    let view = std::sync::Arc::new(mapping).view(extent).unwrap();
+    let view = mapping.view(extent).unwrap();
     assert_eq!(&*view, b"\0\0\0\0\0\0\0\0\0\0an object\0\0\0\0\0\0\0\0\0\0\0");
     assert!(segment.commit(8 << 20, 1).is_err(), "beyond the end");
 }

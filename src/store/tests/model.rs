@@ -11,7 +11,7 @@
 //! There the model takes over what was done, after checking that it was right: see [`room`].
 //! Slots, indexes and the way the pool works are not known here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::{ClientId, Location, ObjectId};
 use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
@@ -28,8 +28,9 @@ mod seen;
 mod using;
 
 pub use making::Creation;
+use making::Filling;
 use order::Order;
-pub use seen::Seen;
+pub use seen::{Fill, Seen};
 
 /// One object.
 #[derive(Debug, Clone)]
@@ -181,6 +182,8 @@ pub struct Model {
     pub waiting: Vec<Waiting>,
     /// Creates and puts that wait for room, in order of arrival.
     pub queue: Vec<Creation>,
+    /// Puts whose bytes are being written, in order.
+    filling: VecDeque<Filling>,
     pub events: Vec<Event>,
     pub counters: StoreCounters,
     /// The virtual time, which others move.
@@ -201,6 +204,7 @@ impl Model {
             clients: BTreeMap::new(),
             waiting: Vec::new(),
             queue: Vec::new(),
+            filling: VecDeque::new(),
             events: Vec::new(),
             counters: StoreCounters::default(),
             now: Timestamp::ZERO,

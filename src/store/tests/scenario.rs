@@ -13,7 +13,7 @@
 //! tick 5                 ->
 //! ```
 //!
-//! `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
+//! After `memory lost` the bytes of puts cannot be written, until `memory back`. `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
 //! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
 //! `invariants` are checked after each step.
 
@@ -28,7 +28,7 @@ use crate::protocol::message::{
     Room, Timeout,
 };
 use crate::protocol::refusal::Refusal;
-use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig};
+use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Runs a script and fails at the first step whose outcome is another one.
@@ -53,6 +53,8 @@ struct World {
     asked: BTreeMap<RequestId, Vec<String>>,
     names: BTreeMap<ObjectId, String>,
     effects: Effects,
+    /// Bytes of puts cannot be written.
+    is_memory_lost: bool,
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
             asked: BTreeMap::new(),
             names: BTreeMap::new(),
             effects: Effects::new(),
+            is_memory_lost: false,
         }
     }
 
@@ -99,6 +102,10 @@ impl World {
         if line.words[0] == "trimmed" {
             self.store.trimmed(line.words[1].parse().unwrap(), self.now, &mut self.effects);
             return self.outcome("");
+        }
+        if line.words[0] == "memory" {
+            self.is_memory_lost = line.words[1] == "lost";
+            return String::new();
         }
         let actor = line.words[0];
         match line.words[1] {
@@ -240,18 +247,26 @@ impl World {
 
     /// Everything that happened, in order, without the bytes that were written.
     fn outcome(&mut self, actor: &str) -> String {
-        let effects: Vec<Effect> = self.effects.drain().collect();
         let names: BTreeMap<ClientId, String> =
             self.clients.iter().map(|(name, client)| (*client, name.clone())).collect();
         let mut happened = Vec::new();
-        for effect in effects {
+        while let Some(effect) = self.effects.pop() {
             match effect {
                 Effect::Reply { client, request, reply } => {
                     let text = self.reply_text(&self.asked[&request], &reply);
                     let to = &names[&client];
                     happened.push(if to == actor { text } else { format!("{to}: {text}") });
                 }
-                Effect::Write { extent, bytes } => assert_eq!(extent.len, bytes.len() as u64),
+                Effect::Start { ticket, work: Work::Fill { writes } } => {
+                    assert!(!writes.is_empty(), "there is something to do");
+                    for (extent, bytes) in writes {
+                        assert!(extent.len == bytes.len() as u64 && extent.len > 0);
+                    }
+                    self.store.check_invariants();
+                    let outcome =
+                        if self.is_memory_lost { WorkOutcome::Failed } else { WorkOutcome::Done };
+                    self.store.done(ticket, outcome, self.now, &mut self.effects);
+                }
                 Effect::Stream { .. } => happened.push("stream".into()),
                 Effect::Trim { extent } => {
                     happened.push(format!("trim {}+{}", extent.offset, extent.len));
@@ -338,6 +353,7 @@ impl World {
                 "full: {} asked, {} used, {} pinned",
                 full.requested, full.used, full.pinned
             ),
+            Refusal::MemoryLost => "memory lost".into(),
             other => other.to_string(),
         }
     }

@@ -134,6 +134,45 @@ fn put_is_create_write_seal_and_release_in_one() {
 }
 
 #[test]
+fn a_put_whose_bytes_cannot_be_written_has_never_been_there() {
+    scenario(
+        "store 100
+         s subscribe            -> done; stream
+         s events               -> snapshot end
+         a put X:10             -> done
+         b get Y or-abandoned   ->
+         c get Y                ->
+         d wait X,Y,Z count=2   ->
+         memory lost            ->
+         a put Y:10+2           -> b: abandoned Y; memory lost
+         a put Y:10,E:0,Z:80    -> memory lost
+         a state Y,Z,E          -> absent, absent, absent
+         a usage                -> used 10 pinned 0 objects 1
+         a put E:0              -> done
+         a create Y 10          -> created
+         a abort Y              -> done
+         memory back            ->
+         a put Y:10             -> c: got Y; d: ready X,Y,-; done
+         s events               -> sealed X 10+0, sealed E 0+0, sealed Y 10+0",
+    );
+}
+
+#[test]
+fn who_waits_for_room_behind_a_put_that_fails_gets_it() {
+    scenario(
+        "store 100
+         a create A 100              -> created
+         b put B:100 wait=1000    ->
+         c put C:60,D:40 wait=1000 ->
+         d create E 100 wait=1000 ->
+         memory lost                 ->
+         a abort A                   -> done; b: memory lost; c: memory lost; d: created
+         a usage                     -> used 100 pinned 100 objects 1
+         d dies                      ->",
+    );
+}
+
+#[test]
 fn a_batch_is_put_all_or_nothing() {
     scenario(
         "store 100

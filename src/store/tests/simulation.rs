@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use fastrand::Rng;
 
-use super::model::{Call, Model, Seen};
+use super::model::{Call, Fill, Model, Seen};
 use crate::eviction::PolicyKind;
-use crate::ids::{ClientId, ObjectId, Slot};
+use crate::ids::{ClientId, Extent, ObjectId, Slot};
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
-use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
+use crate::store::{Effect, Effects, Peer, Store, StoreCounters, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 mod calm;
@@ -142,6 +142,15 @@ enum Step {
     Scribble(ObjectId),
     /// So many bytes of the memory that the store gave back have arrived at the system.
     Trimmed(u64),
+}
+
+/// What the store wanted done in one step, and what came of it.
+#[derive(Debug, Default)]
+struct Carried {
+    /// All of it in order, but memory that goes back to the system.
+    effects: VecDeque<Effect>,
+    fills: VecDeque<Fill>,
+    trim: Option<Extent>,
 }
 
 /// The store in its world: clients, memory, readers of the directory, time.
@@ -365,36 +374,80 @@ impl Simulation {
         let mut effects = Effects::new();
         let slots_before = &self.slots();
         act(&mut self.store, &mut effects);
+        let mut carried = Carried::default();
+        self.carry_out(&mut effects, &mut carried);
         // Nothing comes in between, so it does not matter how thin the slices are.
         while self.store.has_work() {
             self.store.work(self.model.now, &mut effects);
+            self.carry_out(&mut effects, &mut carried);
         }
-        let mut effects: VecDeque<Effect> = effects.drain().collect();
+        let Carried { effects, fills, trim } = carried;
         let (_, _, remembered) = self.trace.back_mut().expect("this step is in the trace");
         remembered.extend(effects.iter().cloned());
+        remembered.extend(trim.map(|extent| Effect::Trim { extent }));
         for effect in &effects {
             if let Effect::Reply { client, request, .. } = effect {
                 assert!(self.open.remove(&(*client, *request)), "an answer that nobody waits for");
             }
         }
-        let trim = effects.pop_back_if(|effect| matches!(effect, Effect::Trim { .. }));
         let mut directory = self.twin.state();
         let gone = directory.take_gone().into();
         let id_in = |slot: Slot| self.store.objects.get(slot).id;
-        let parked = directory.take_newly_asked().into_iter().map(id_in).collect();
+        let parked = directory.take_newly_asked().into_iter().map(id_in);
+        let parked: VecDeque<ObjectId> = parked.collect();
         self.model.tick = directory.tick;
         drop(directory);
         let slots = &self.slots();
         let segment = &mut self.segment;
-        let mut seen = Seen { effects, gone, parked, slots_before, slots, segment, listed };
+        let mut seen = Seen {
+            effects_count: effects.len(),
+            effects,
+            fills,
+            gone,
+            parked_count: parked.len(),
+            parked,
+            slots_before,
+            slots,
+            segment,
+            listed,
+        };
         check(&mut self.model, &mut seen);
-        // What had to be written has been written.
-        self.store.publish();
-        if let Some(Effect::Trim { extent }) = trim {
-            assert_eq!(self.model.slice, None, "one slice at a time");
+        if let Some(extent) = trim {
+            let slice = Some((extent.offset, extent.offset + extent.len));
+            assert!([None, slice].contains(&self.model.slice), "one slice at a time");
             self.pages.note_objects(&self.model);
             self.pages.check_may_go(extent, &self.model);
-            self.model.slice = Some((extent.offset, extent.offset + extent.len));
+            self.model.slice = slice;
+        }
+    }
+
+    /// Does what the store wants done, as the server would: puts are filled at once, which fails
+    /// now and then.
+    fn carry_out(&mut self, effects: &mut Effects, carried: &mut Carried) {
+        let mut open = VecDeque::new();
+        loop {
+            while let Some(effect) = effects.pop() {
+                match &effect {
+                    Effect::Start { ticket, work: Work::Fill { .. } } => open.push_back(*ticket),
+                    Effect::Trim { extent } => {
+                        assert_eq!(carried.trim.replace(*extent), None, "one slice at a time");
+                        continue;
+                    }
+                    Effect::Reply { .. } | Effect::Stream { .. } | Effect::HangUp { .. } => {}
+                }
+                carried.effects.push_back(effect);
+            }
+            let Some(ticket) = open.pop_front() else { return };
+            self.store.check_invariants();
+            let fails = self.random.u32(..100) < self.chaos.fails_percent;
+            let outcome = if fails { WorkOutcome::Failed } else { WorkOutcome::Done };
+            carried.fills.push_back(Fill {
+                outcome,
+                effects_before: carried.effects.len(),
+                parked_before: self.twin.state().newly_asked(),
+                trim: carried.trim,
+            });
+            self.store.done(ticket, outcome, self.model.now, effects);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, ObjectId, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{NewObject, ObjectState, Reply, Request, RequestId, Room, Timeout};
-use crate::store::{Effect, Effects, Peer, Store, StoreConfig};
+use crate::store::{Effect, Effects, Peer, Store, StoreConfig, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 pub const OBJECTS: u64 = 200;
@@ -75,10 +75,16 @@ impl Thin {
     pub fn act(&mut self, act: impl FnOnce(&mut Store, &mut Effects)) {
         let mut effects = Effects::new();
         act(&mut self.store, &mut effects);
-        for effect in effects.drain() {
-            if let Effect::Reply { client, request, reply } = effect {
-                let before = self.answers.insert((client, request), reply);
-                assert_eq!(before, None, "a request is answered once");
+        while let Some(effect) = effects.pop() {
+            match effect {
+                Effect::Reply { client, request, reply } => {
+                    let before = self.answers.insert((client, request), reply);
+                    assert_eq!(before, None, "a request is answered once");
+                }
+                Effect::Start { ticket, work: Work::Fill { .. } } => {
+                    self.store.done(ticket, WorkOutcome::Done, self.now, &mut effects);
+                }
+                Effect::Stream { .. } | Effect::Trim { .. } | Effect::HangUp { .. } => {}
             }
         }
         self.store.check_invariants();

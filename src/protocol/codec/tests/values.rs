@@ -176,7 +176,8 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::AlreadySubscribed),
         any::<u64>().prop_map(Refusal::TooManyEnded),
         any::<u32>().prop_map(Refusal::VersionMismatch),
-        prop_oneof![i32::MIN..=0, 15..=i32::MAX].prop_map(|code| Refusal::Other { code }),
+        Just(Refusal::MemoryLost),
+        prop_oneof![i32::MIN..=0, 16..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]
 }
 

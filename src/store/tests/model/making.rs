@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::room::Verdict;
 use super::{Call, Hold, Model, Object, Seen, Want, deadline};
-use crate::ids::{ClientId, Location, ObjectId};
-use crate::protocol::message::{Event, Reply, Request};
+use crate::ids::{ClientId, Extent, Location, ObjectId};
+use crate::protocol::message::{Event, Placed, Reply, Request};
 use crate::protocol::refusal::Refusal;
+use crate::store::{Effect, WorkOutcome};
 use crate::time::Timestamp;
 
 /// A create or put, waiting or not.
@@ -32,6 +33,18 @@ pub struct NewObject {
     pub(super) metadata_size: u64,
     /// Only of a put.
     pub(super) content: Vec<u8>,
+}
+
+/// A put that has its room and not its bytes.
+#[derive(Debug)]
+pub struct Filling {
+    call: Call,
+    ids: Vec<ObjectId>,
+}
+
+/// Whether this is the answer to a create that there was room for.
+fn is_granted(answer: &Reply) -> bool {
+    matches!(answer, Reply::Created(_) | Reply::Done | Reply::Refused(Refusal::MemoryLost))
 }
 
 impl Creation {
@@ -76,8 +89,7 @@ impl Model {
         let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
             let verdict = self.verdict(&create);
-            let has_happened =
-                matches!(seen.answer(create.call), Some(Reply::Created(_) | Reply::Done));
+            let has_happened = seen.answer(create.call).is_some_and(is_granted);
             verdict.check(has_happened);
             if has_happened {
                 self.place(create, seen);
@@ -108,11 +120,16 @@ impl Model {
         assert!(seen.parked.is_empty(), "the store says of {:?} that it is pinned", seen.parked);
         assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
         assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
+        assert!(seen.fills.is_empty() && self.filling.is_empty(), "every put is filled at once");
     }
 
     /// As far as there is room; afterwards some may still be refused because of their deadline.
     pub(super) fn serve_from_head(&mut self, seen: &mut Seen, deadlines_follow: bool) {
-        while !seen.effects.is_empty() && !self.queue.is_empty() {
+        loop {
+            self.end_fills(seen);
+            if seen.effects.is_empty() || self.queue.is_empty() {
+                break;
+            }
             if deadlines_follow && !self.is_head_next(seen) {
                 break;
             }
@@ -127,7 +144,7 @@ impl Model {
                 self.check_fits_ever(&head).and_then(|()| self.check_quota_allows(&head))
             {
                 self.refuse(head.call, refusal, seen);
-            } else if head.is_urgent && matches!(answer, Reply::Refused(_)) {
+            } else if head.is_urgent && !is_granted(answer) {
                 let verdict = self.verdict_in_the_end(&head);
                 assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
                 self.counters.creates_timed_out += 1;
@@ -135,10 +152,7 @@ impl Model {
                 let full = self.full(head.sizes().iter().sum());
                 self.refuse(head.call, Refusal::StoreFull(full), seen);
             } else {
-                assert!(
-                    !matches!(answer, Reply::Refused(_)),
-                    "the head of the queue is refused: {answer:?}"
-                );
+                assert!(is_granted(answer), "the head of the queue is refused: {answer:?}");
                 self.verdict(&head).check(true);
                 self.place(head, seen);
             }
@@ -161,11 +175,37 @@ impl Model {
         let is_legal = self.taken_name(head).is_none()
             && self.check_fits_ever(head).is_ok()
             && self.check_quota_allows(head).is_ok();
+        if self.is_anybody_late_before(head, seen) {
+            return false;
+        }
         match seen.answer(head.call) {
             None => false,
-            Some(Reply::Refused(_)) => head.is_urgent || !is_legal,
-            Some(_) => true,
+            Some(answer) => is_granted(answer) || head.is_urgent || !is_legal,
         }
+    }
+
+    /// Whether a create is refused because of its deadline before this one gets its room.
+    fn is_anybody_late_before(&self, head: &Creation, seen: &Seen) -> bool {
+        let is_late = |call: &Call| {
+            let create = self.queue.iter().find(|create| create.call.is(*call));
+            create.is_some_and(|create| create.deadline.is_some_and(|at| at <= self.now))
+        };
+        for effect in &seen.effects {
+            match effect {
+                Effect::Start { .. } => return !head.is_put,
+                Effect::Reply { client, request, reply } => {
+                    let call = Call { client: *client, request: *request, ..head.call };
+                    if call.is(head.call) {
+                        return false;
+                    }
+                    if is_late(&call) && matches!(reply, Reply::Refused(Refusal::StoreFull(_))) {
+                        return true;
+                    }
+                }
+                Effect::Stream { .. } | Effect::Trim { .. } | Effect::HangUp { .. } => {}
+            }
+        }
+        false
     }
 
     /// Whether this is a create that can only be refused, at once. While memory is being given
@@ -196,26 +236,71 @@ impl Model {
     pub(super) fn place(&mut self, create: Creation, seen: &mut Seen) {
         let (call, is_put, segment) = (create.call, create.is_put, self.config.segment);
         let offsets: Vec<u64> = if is_put {
-            create.objects.iter().map(|object| seen.written(object, segment)).collect()
+            seen.placed(&create.objects, segment)
         } else {
             vec![seen.created_at(call)]
         };
         self.make_room(&create, &offsets, seen);
         let ids: Vec<ObjectId> = create.objects.iter().map(|object| object.id).collect();
+        let has_bytes = create.sizes().iter().any(|size| *size > 0);
         for (object, offset) in create.objects.into_iter().zip(offsets) {
             self.insert(call, object, offset, is_put);
         }
-        if is_put {
-            for id in &ids {
-                self.seal(*id, call.now, seen);
-            }
-            for id in ids {
-                self.drop_hold(call.client, id, Hold::ONE, seen);
-            }
-            seen.reply(call, Reply::Done);
+        if !is_put {
+            let (location, slot) = (self.objects[&ids[0]].location, seen.slots[&ids[0]]);
+            let seal = seen.seal_told(call);
+            assert_eq!(seal.is_some(), self.clients[&call.client].is_reader, "who has a table");
+            assert!(seal.is_none_or(|seal| seal.slot == slot), "seals in it, in the right place");
+            seen.reply(call, Reply::Created(Placed { location, seal }));
+        } else if has_bytes {
+            self.filling.push_back(Filling { call, ids });
         } else {
-            seen.reply(call, Reply::Created(self.objects[&ids[0]].location.into()));
+            self.end_put(call, &ids, seen);
         }
+    }
+
+    /// The puts whose bytes have been written by now become visible; those whose bytes could not be
+    /// have never been there.
+    fn end_fills(&mut self, seen: &mut Seen) {
+        while let Some((fill, parked)) = seen.next_fill() {
+            if let Some(Extent { offset, len, .. }) = fill.trim {
+                self.slice = Some((offset, offset + len));
+            }
+            for _ in 0..parked {
+                let id = seen.parked.front().copied().expect("so many are parked");
+                assert!(self.objects[&id].is_idle(), "only what is idle is noticed in passing");
+                self.park(id, seen);
+            }
+            let Filling { call, ids } = self.filling.pop_front().expect("a put has begun");
+            match fill.outcome {
+                WorkOutcome::Done => {
+                    for id in &ids {
+                        let object = &self.objects[id];
+                        let start = usize::try_from(object.location.offset).unwrap();
+                        let memory = &mut seen.segment[start..start + object.content.len()];
+                        memory.copy_from_slice(&object.content);
+                    }
+                    self.end_put(call, &ids, seen);
+                }
+                WorkOutcome::Failed => {
+                    self.counters.fills_failed += 1;
+                    for id in ids {
+                        self.drop_hold(call.client, id, Hold::ONE, seen);
+                    }
+                    self.refuse(call, Refusal::MemoryLost, seen);
+                }
+            }
+        }
+    }
+
+    fn end_put(&mut self, call: Call, ids: &[ObjectId], seen: &mut Seen) {
+        for id in ids {
+            self.seal(*id, call.now, seen);
+        }
+        for id in ids {
+            self.drop_hold(call.client, *id, Hold::ONE, seen);
+        }
+        seen.reply(call, Reply::Done);
     }
 
     pub(super) fn insert(&mut self, call: Call, new: NewObject, offset: u64, is_put: bool) {

@@ -4,18 +4,33 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Call;
 use super::making::NewObject;
-use crate::ids::{Location, ObjectId, SegmentId, Slot};
+use crate::ids::{Extent, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::{Placed, Reply, RequestId};
-use crate::store::Effect;
+use crate::store::{Effect, Work, WorkOutcome};
+
+/// The bytes of a put have been written, or not.
+#[derive(Debug)]
+pub struct Fill {
+    pub outcome: WorkOutcome,
+    /// How many of the effects, and of the objects that were parked, had come by then.
+    pub effects_before: usize,
+    pub parked_before: usize,
+    /// The memory that was on its way back to the system then, if that began in this step.
+    pub trim: Option<Extent>,
+}
 
 /// What the store did in one step, to be used up by the model from the front.
 pub struct Seen<'a> {
     /// What it wants done outside.
     pub effects: VecDeque<Effect>,
+    pub effects_count: usize,
+    /// How its puts were filled, in order.
+    pub fills: VecDeque<Fill>,
     /// The sealed objects that it took back for good, as its directory was told.
     pub gone: VecDeque<ObjectId>,
     /// The objects of which the store has noticed that readers have them pinned.
     pub parked: VecDeque<ObjectId>,
+    pub parked_count: usize,
     /// In which slots the objects were before the step.
     pub slots_before: &'a BTreeMap<ObjectId, Slot>,
     /// In which slots they are after it.
@@ -27,17 +42,13 @@ pub struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// The next thing that the store did is this. Bytes that it wants written are written.
+    /// The next thing that the store did is this.
     pub(super) fn expect(&mut self, expected: Effect) {
         let done = self.effects.pop_front();
         assert!(
             done.as_ref() == Some(&expected),
             "the store should: {expected:?}\n               it did: {done:?}"
         );
-        if let Effect::Write { extent, bytes } = expected {
-            let start = usize::try_from(extent.offset).unwrap();
-            self.segment[start..start + bytes.len()].copy_from_slice(&bytes);
-        }
     }
 
     pub(super) fn reply(&mut self, call: Call, reply: Reply) {
@@ -58,7 +69,7 @@ impl Seen<'_> {
             Effect::Reply { client, request, reply } => {
                 ((*client, *request) == (call.client, call.request)).then_some(reply)
             }
-            Effect::Write { .. }
+            Effect::Start { .. }
             | Effect::Stream { .. }
             | Effect::Trim { .. }
             | Effect::HangUp { .. } => None,
@@ -77,24 +88,50 @@ impl Seen<'_> {
         }
     }
 
-    /// Where the store has put an object of a put, whose bytes it must write next.
-    pub(super) fn written(&mut self, object: &NewObject, segment: SegmentId) -> u64 {
-        let Some(Effect::Write { extent, .. }) = self.effects.front() else {
-            assert!(object.content.is_empty(), "the store should write bytes");
-            return 0;
+    /// Where the creator of an object shall seal it, as it is told next.
+    pub(super) fn seal_told(&self, call: Call) -> Option<SealPlace> {
+        match self.answer(call) {
+            Some(Reply::Created(Placed { seal, .. })) => *seal,
+            _ => None,
+        }
+    }
+
+    /// Where the store has put the objects of a put, whose bytes it must want written next, all in
+    /// one go; without any bytes there is nothing to do.
+    pub(super) fn placed(&mut self, objects: &[NewObject], segment: SegmentId) -> Vec<u64> {
+        let Some(Effect::Start { ticket, work: Work::Fill { writes } }) = self.effects.front()
+        else {
+            let has_bytes = objects.iter().any(|object| !object.content.is_empty());
+            assert!(!has_bytes, "the store should write bytes");
+            return vec![0; objects.len()];
         };
-        if object.content.is_empty() {
-            return 0;
-        }
-        let offset = extent.offset;
-        let NewObject { data_size, metadata_size, .. } = *object;
-        let location = Location { segment, offset, data_size, metadata_size };
-        let (data, metadata) = object.content.split_at(usize::try_from(data_size).unwrap());
-        for (extent, bytes) in [(location.data(), data), (location.metadata(), metadata)] {
-            if !bytes.is_empty() {
-                self.expect(Effect::Write { extent, bytes: bytes.to_vec() });
+        let (ticket, mut found) = (*ticket, writes.iter().map(|(extent, _)| extent.offset));
+        let (mut offsets, mut writes) = (Vec::new(), Vec::new());
+        for object in objects {
+            let NewObject { data_size, metadata_size, .. } = *object;
+            let (data, metadata) = object.content.split_at(usize::try_from(data_size).unwrap());
+            let pieces = usize::from(data_size > 0) + usize::from(metadata_size > 0);
+            let offset = if pieces > 0 { found.next().expect("bytes are written") } else { 0 };
+            if pieces == 2 {
+                found.next();
             }
+            let location = Location { segment, offset, data_size, metadata_size };
+            let both = [(location.data(), data), (location.metadata(), metadata)];
+            let both = both.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+            writes.extend(both.map(|(extent, bytes)| (extent, bytes.to_vec())));
+            offsets.push(offset);
         }
-        offset
+        self.expect(Effect::Start { ticket, work: Work::Fill { writes } });
+        offsets
+    }
+
+    /// How the next put was filled, if the effects have come as far as that, and how many objects
+    /// were parked before it that the model does not know of yet.
+    pub(super) fn next_fill(&mut self) -> Option<(Fill, usize)> {
+        let effects_seen = self.effects_count - self.effects.len();
+        let parked_seen = self.parked_count - self.parked.len();
+        let fill = self.fills.pop_front_if(|fill| fill.effects_before <= effects_seen)?;
+        let parked = fill.parked_before.saturating_sub(parked_seen);
+        Some((fill, parked))
     }
 }

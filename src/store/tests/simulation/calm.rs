@@ -184,7 +184,7 @@ impl Simulation {
         let (_, _, effects) = self.trace.back().expect("this step is in the trace");
         effects.iter().find_map(|effect| match effect {
             Effect::Reply { request, reply, .. } => (*request == asked).then(|| reply.clone()),
-            Effect::Write { .. }
+            Effect::Start { .. }
             | Effect::Stream { .. }
             | Effect::Trim { .. }
             | Effect::HangUp { .. } => None,

@@ -112,6 +112,8 @@ pub struct Chaos {
     at_once_percent: u32,
     /// Per cent of the creates that keep what is there.
     keep_percent: u32,
+    /// Per cent of the puts whose bytes cannot be written.
+    pub fails_percent: u32,
 }
 
 impl Chaos {
@@ -155,6 +157,7 @@ impl Chaos {
             for_ever_percent: [0, 10, 30, 60][random.usize(..4)],
             at_once_percent: [10, 30, 60][random.usize(..3)],
             keep_percent: [0, 10, 50][random.usize(..3)],
+            fails_percent: [0, 0, 5, 30][random.usize(..4)],
         }
     }
 

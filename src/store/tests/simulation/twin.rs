@@ -66,6 +66,11 @@ impl State {
         std::mem::take(&mut self.newly_asked)
     }
 
+    /// How many there are.
+    pub fn newly_asked(&self) -> usize {
+        self.newly_asked.len()
+    }
+
     /// What readers find, and where.
     pub fn published(&self) -> BTreeMap<ObjectId, Location> {
         self.published.values().copied().collect()

@@ -1,0 +1,124 @@
+//! Puts whose bytes are being written. Part of [`Store`].
+//!
+//! The objects of a put have their place and are not sealed until all their bytes are there:
+//! whoever writes them says how it went ([`Store::done`]). That is the server's thread itself,
+//! which does it at once. So nothing that the store is told comes in between, the departure of the
+//! putter neither, and nobody sees the objects unsealed. If the bytes could not be written the
+//! objects go as if their creator had aborted them.
+
+use std::collections::VecDeque;
+
+use crate::ids::{ClientId, Extent, Slot, Ticket};
+use crate::protocol::message::{Reply, RequestId};
+use crate::protocol::refusal::Refusal;
+use crate::store::clients::Hold;
+use crate::store::{Asked, Effect, Effects, Outcome, Store, Work, WorkOutcome};
+use crate::time::Timestamp;
+
+/// The puts that are being filled, oldest first.
+#[derive(Debug, Default)]
+pub struct Fillings {
+    open: VecDeque<Filling>,
+    last_ticket: u64,
+}
+
+/// One put.
+#[derive(Debug)]
+struct Filling {
+    ticket: Ticket,
+    client: ClientId,
+    request: RequestId,
+    /// Its objects, in its order. Nobody but the putter holds them, and he is there.
+    slots: Vec<Slot>,
+}
+
+impl Fillings {
+    /// Whether nothing is being filled.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether somebody writes this object's bytes.
+    pub fn contains(&self, slot: Slot) -> bool {
+        self.open.iter().any(|filling| filling.slots.contains(&slot))
+    }
+
+    fn add(&mut self, asked: Asked, slots: Vec<Slot>) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let Asked { client, request, now: _ } = asked;
+        self.open.push_back(Filling { ticket, client, request, slots });
+        ticket
+    }
+
+    /// They are carried out in order, so it is the first one.
+    fn take(&mut self, ticket: Ticket) -> Filling {
+        let first = self.open.pop_front().filter(|filling| filling.ticket == ticket);
+        first.expect("work is reported once, and in the order in which it was started")
+    }
+}
+
+impl Store {
+    /// The objects of a put have got their places; now come the bytes.
+    pub(super) fn fill(
+        &mut self,
+        asked: Asked,
+        slots: Vec<Slot>,
+        writes: Vec<(Extent, Vec<u8>)>,
+        effects: &mut Effects,
+    ) -> Outcome {
+        if writes.is_empty() {
+            self.seal_filled(asked.client, &slots, asked.now, effects);
+            return Reply::Done.into();
+        }
+        let ticket = self.fillings.add(asked, slots);
+        effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
+        Outcome::Waits
+    }
+
+    /// The work of an [`Effect::Start`] has ended.
+    ///
+    /// # Panics
+    /// If there was no such effect, or an earlier one has not ended yet.
+    pub fn done(
+        &mut self,
+        ticket: Ticket,
+        outcome: WorkOutcome,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let Filling { client, request, slots, .. } = self.fillings.take(ticket);
+        self.renew_slice();
+        match outcome {
+            WorkOutcome::Done => {
+                self.seal_filled(client, &slots, now, effects);
+                effects.reply(client, request, Reply::Done);
+            }
+            WorkOutcome::Failed => {
+                self.counters.fills_failed += 1;
+                for slot in slots {
+                    self.remove_unsealed(client, slot, effects);
+                }
+                self.refuse(client, request, Refusal::MemoryLost, effects);
+            }
+        }
+        self.finish(now, effects);
+        self.expire_creates_put_off(now, effects);
+    }
+
+    /// All objects of a put become visible, and idle.
+    fn seal_filled(
+        &mut self,
+        client: ClientId,
+        slots: &[Slot],
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        for slot in slots {
+            self.seal_slot(*slot, client, now, effects);
+        }
+        for slot in slots {
+            self.release_hold(client, *slot, Hold::granted(1), effects);
+        }
+    }
+}
