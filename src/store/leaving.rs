@@ -147,17 +147,16 @@ impl Store {
             } else if let Some(waiter) = self.waits.disconnected(client) {
                 self.steps = self.steps.saturating_sub(waiter.ids.len());
                 self.clients.get_mut(client).wait_ended(waiter.cost());
-            } else if let Some(slot) = self.first_unsealed(client) {
-                if !self.settle(slot, now, effects) {
-                    self.clients.get_mut(client).holds.remove(&slot);
-                    self.let_go(client, slot, effects);
-                }
             } else if let Some(slot) = self.first_charged(client) {
                 let looks_left = &mut self.clients.get_mut(client).looks_left;
                 let may_step_back = *looks_left > 0;
                 *looks_left = looks_left.saturating_sub(1);
                 if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
                     self.becomes_everybodys(slot);
+                }
+            } else if let Some(slot) = self.first_unsealed(client) {
+                if !self.settle(slot, now, effects) {
+                    self.remove_unsealed(client, slot, effects);
                 }
             } else if self.clients.get(client).survives {
                 return Leaving::Rests;

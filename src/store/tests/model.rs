@@ -364,11 +364,15 @@ impl Model {
         for id in left.idle.ids() {
             self.everybodys.became_idle(id, self.objects[&id].size(), self.tick);
         }
-        // All at once, so in no order that a user could know; the store takes that of its list.
-        for id in seen.listed {
-            let hold = self.objects.get(id).and_then(|object| object.holds.get(&client));
-            if let Some(hold) = hold.copied() {
-                self.drop_hold(client, *id, hold, seen);
+        // All at once, so in no order that a user could know; the store takes that of its list,
+        // and what was being created first.
+        for is_sealed in [false, true] {
+            for id in seen.listed {
+                let object = self.objects.get(id).filter(|it| it.sealed.is_some() == is_sealed);
+                let hold = object.and_then(|object| object.holds.get(&client));
+                if let Some(hold) = hold.copied() {
+                    self.drop_hold(client, *id, hold, seen);
+                }
             }
         }
         for id in seen.listed {
