@@ -10,7 +10,10 @@
 //! So a [`Filler`] copies as usual, and the first one installs a handler for SIGBUS. When a thread
 //! faults in memory that it is filling, the handler puts other memory there, which nobody else
 //! sees, and notes it; the copy goes on into that, and is reported as failed. Then the file's own
-//! memory is mapped there again. Every other SIGBUS is passed on to whatever was there before.
+//! memory is mapped there again. Every other SIGBUS is passed on to whatever was there before. A
+//! program that puts a handler of its own in this one's place later, and does not pass on what is
+//! not its, is not protected; the store's program does not. (The model checker of our unit tests
+//! does, so the tests of this are in `tests/filling.rs`.)
 //!
 //! Knows one file and addresses. What lies there is not known here.
 
@@ -182,6 +185,3 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
