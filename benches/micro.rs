@@ -16,7 +16,7 @@ use plasma::protocol::frame::{FrameReader, append_frame};
 use plasma::protocol::message::{
     ClientMessage, NewObject, ObjectState, Reply, Request, RequestId, Room, ServerMessage,
 };
-use plasma::store::pool::Pool;
+use plasma::store::space::pool::Pool;
 use plasma::store::{Effects, Peer, Store, StoreConfig};
 use plasma::time::Timestamp;
 

@@ -113,6 +113,10 @@ impl fmt::Display for ClientId {
     }
 }
 
+/// Work that the store has started outside. Counts up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
 /// A piece of shared memory, which is mapped as a whole. Counts up from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u32);

@@ -13,7 +13,7 @@ use super::outbox::DescriptorKind;
 use super::streams::Streams;
 use crate::ids::{ClientId, SegmentId};
 use crate::protocol::message::{Event, Reply, RequestId};
-use crate::store::{Effect, Effects};
+use crate::store::{Effect, Effects, Work};
 
 /// Everything that effects act on: the world outside of the store.
 #[derive(Debug)]
@@ -35,7 +35,9 @@ impl Outside {
             match effect {
                 Effect::Reply { client, request, reply } => self.reply(client, request, reply),
                 Effect::Write { extent, bytes } => self.memory.write(extent, &bytes),
-                Effect::Trim { extent } => self.memory.trim(extent),
+                Effect::Start { ticket, work: Work::Trim { extent } } => {
+                    self.memory.trim(ticket, extent);
+                }
                 Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }

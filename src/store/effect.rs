@@ -3,7 +3,7 @@
 //! The store decides, `server::effects` carries out, in order. How an effect is carried out is not
 //! known here.
 
-use crate::ids::{ClientId, Extent};
+use crate::ids::{ClientId, Extent, Ticket};
 use crate::protocol::message::{Reply, RequestId};
 
 /// One thing to do.
@@ -32,18 +32,38 @@ pub enum Effect {
         /// It wants one event at a time, and no marks.
         one_by_one: bool,
     },
-    /// Give the memory of this range back to the system, outside of the loop, and say when it is
-    /// done: [`Store::trimmed`](crate::store::Store::trimmed). Until then no object is there, and
-    /// no second such effect comes.
-    Trim {
-        /// The range.
-        extent: Extent,
+    /// Start work outside of the loop, and tell of its end:
+    /// [`Store::done`](crate::store::Store::done).
+    Start {
+        /// The name of the work.
+        ticket: Ticket,
+        /// What to do.
+        work: Work,
     },
     /// Close the connection after what is queued has been sent: the client said goodbye.
     HangUp {
         /// The client that leaves.
         client: ClientId,
     },
+}
+
+/// Work outside, on memory in which no object lies until it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Give memory back to the system. No second such work begins before this one has ended.
+    Trim {
+        /// The memory.
+        extent: Extent,
+    },
+}
+
+/// How outside work has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkOutcome {
+    /// All of it is done.
+    Done,
+    /// None of it is, and trying again is of no use.
+    Failed,
 }
 
 /// Effects in the order in which they must be carried out; reused from request to request.

@@ -45,6 +45,8 @@ pub struct Object {
     pub delete_pending: bool,
     /// The client whose quota it counts against.
     pub account: Option<ClientId>,
+    /// Which object this is, given by [`ObjectTable::insert`]: slots are reused, this never is.
+    pub generation: u64,
 }
 
 impl Object {
@@ -69,6 +71,7 @@ pub struct ObjectTable {
     free: Slab<u32>,
     free_count: usize,
     index: IdIndex,
+    last_generation: u64,
 }
 
 impl ObjectTable {
@@ -99,8 +102,10 @@ impl ObjectTable {
     }
 
     /// Adds an object whose id is not there yet.
-    pub fn insert(&mut self, object: Object) -> Slot {
+    pub fn insert(&mut self, mut object: Object) -> Slot {
         debug_assert!(self.find(&object.id).is_none(), "an id is inserted once");
+        self.last_generation += 1;
+        object.generation = self.last_generation;
         let slot = self.take_slot();
         self.index.insert(&object.id, slot);
         *self.slots.entry(slot.index()) = Some(object);
@@ -157,6 +162,7 @@ mod tests {
             holders: 1,
             delete_pending: false,
             account: None,
+            generation: 0,
         }
     }
 
@@ -169,6 +175,7 @@ mod tests {
         assert_eq!(table.find(&object(7).id), None);
         let reused = table.insert(object(200));
         assert_eq!(reused, slots[7]);
+        assert_eq!((table.get(slots[0]).generation, table.get(reused).generation), (1, 101));
         assert_eq!(table.find(&object(200).id), Some(reused));
         assert_eq!(table.iter_from(u32::MAX).count(), 0);
         assert_eq!(

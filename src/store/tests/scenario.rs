@@ -13,22 +13,23 @@
 //! tick 5                 ->
 //! ```
 //!
-//! `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
-//! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
+//! `done` and `failed` say how the outside work has ended that began last. Timeouts are in
+//! milliseconds; a `get` or `wait` without one waits for ever, a `create` or `put` without one does
+//! not wait.
 //! `invariants` are checked after each step.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::eviction::PolicyKind;
-use crate::ids::{ClientId, Location, ObjectId, SegmentId};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId, Ticket};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{
     DeleteOutcome, Event, NewObject, ObjectInfo, ObjectState, Reply, Request, RequestId, Room,
     Timeout,
 };
 use crate::protocol::refusal::Refusal;
-use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig};
+use crate::store::{Effect, Effects, Peer, Store, StoreConfig, TrimConfig, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Runs a script and fails at the first step whose outcome is another one.
@@ -53,6 +54,7 @@ struct World {
     asked: BTreeMap<RequestId, Vec<String>>,
     names: BTreeMap<ObjectId, String>,
     effects: Effects,
+    work: Option<Ticket>,
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
             asked: BTreeMap::new(),
             names: BTreeMap::new(),
             effects: Effects::new(),
+            work: None,
         }
     }
 
@@ -96,8 +99,13 @@ impl World {
             self.store.expire(self.now, &mut self.effects);
             return self.outcome("");
         }
-        if line.words[0] == "trimmed" {
-            self.store.trimmed(line.words[1].parse().unwrap(), self.now, &mut self.effects);
+        if let Some(outcome) = match line.words[0] {
+            "done" => Some(WorkOutcome::Done),
+            "failed" => Some(WorkOutcome::Failed),
+            _ => None,
+        } {
+            let ticket = self.work.take().expect("some work has begun");
+            self.store.done(ticket, outcome, self.now, &mut self.effects);
             return self.outcome("");
         }
         let actor = line.words[0];
@@ -253,7 +261,8 @@ impl World {
                 }
                 Effect::Write { extent, bytes } => assert_eq!(extent.len, bytes.len() as u64),
                 Effect::Stream { .. } => happened.push("stream".into()),
-                Effect::Trim { extent } => {
+                Effect::Start { ticket, work: Work::Trim { extent } } => {
+                    self.work = Some(ticket);
                     happened.push(format!("trim {}+{}", extent.offset, extent.len));
                 }
                 Effect::HangUp { .. } => happened.push("hang up".into()),

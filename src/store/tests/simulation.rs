@@ -21,9 +21,10 @@ use fastrand::Rng;
 
 use super::model::{Call, Model, Seen};
 use crate::eviction::PolicyKind;
-use crate::ids::{ClientId, ObjectId, Slot};
+use crate::ids::{ClientId, ObjectId, Slot, Ticket};
+use crate::limits::SLICE_STEPS;
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
-use crate::store::{Effect, Effects, Peer, Store, StoreCounters};
+use crate::store::{Effect, Effects, Peer, Store, StoreCounters, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 mod calm;
@@ -140,8 +141,8 @@ enum Step {
     Unpin(ClientId, ObjectId),
     /// The creator of an unsealed object writes something else than it will have in the end.
     Scribble(ObjectId),
-    /// So many bytes of the memory that the store gave back have arrived at the system.
-    Trimmed(u64),
+    /// The memory that the store gave back has arrived at the system, or not.
+    WorkEnds(WorkOutcome),
 }
 
 /// The store in its world: clients, memory, readers of the directory, time.
@@ -153,6 +154,8 @@ struct Simulation {
     model: Model,
     segment: Vec<u8>,
     pages: Pages,
+    /// Of the memory that is on its way to the system.
+    ticket: Option<Ticket>,
     /// What readers have said, and the store has not heard yet.
     told: Vec<(ClientId, Slot)>,
     /// Said goodbye and not gone yet.
@@ -183,6 +186,7 @@ impl Simulation {
             model: Model::new(chaos.config.clone()),
             segment: vec![0; bytes],
             pages: Pages::new(bytes),
+            ticket: None,
             told: Vec::new(),
             leaving: BTreeSet::new(),
             last_client: 0,
@@ -298,7 +302,7 @@ impl Simulation {
                 let byte = self.random.u8(..);
                 self.memory_of(id).fill(byte);
             }
-            Step::Trimmed(bytes) => self.trimmed(bytes, &listed),
+            Step::WorkEnds(outcome) => self.work_ends(outcome, &listed),
         }
         self.compare();
     }
@@ -341,17 +345,23 @@ impl Simulation {
         }
     }
 
-    /// The system takes memory, and what was in there is gone.
-    fn trimmed(&mut self, bytes: u64, listed: &[ObjectId]) {
-        let (start, _) = self.model.slice.expect("there is memory on its way");
-        self.pages.given_back(start, bytes);
-        let range = usize::try_from(start).unwrap()..usize::try_from(start + bytes).unwrap();
-        self.segment[range].fill(0);
+    /// The system takes memory, and what was in there is gone, or it does not.
+    fn work_ends(&mut self, outcome: WorkOutcome, listed: &[ObjectId]) {
+        let (start, end) = self.model.slice.expect("there is memory on its way");
+        match outcome {
+            WorkOutcome::Done => {
+                self.pages.given_back(start, end - start);
+                let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+                self.segment[range].fill(0);
+            }
+            WorkOutcome::Failed => self.pages.not_given_back(),
+        }
+        let ticket = self.ticket.take().expect("work has begun");
         let now = self.model.now;
         self.observe(
             listed,
-            |store, effects| store.trimmed(bytes, now, effects),
-            |model, seen| model.trimmed(bytes, seen),
+            |store, effects| store.done(ticket, outcome, now, effects),
+            |model, seen| model.work_ended(outcome, seen),
         );
     }
 
@@ -377,7 +387,7 @@ impl Simulation {
                 assert!(self.open.remove(&(*client, *request)), "an answer that nobody waits for");
             }
         }
-        let trim = effects.pop_back_if(|effect| matches!(effect, Effect::Trim { .. }));
+        let work = effects.pop_back_if(|effect| matches!(effect, Effect::Start { .. }));
         let mut directory = self.twin.state();
         let gone = directory.take_gone().into();
         let id_in = |slot: Slot| self.store.objects.get(slot).id;
@@ -390,8 +400,9 @@ impl Simulation {
         check(&mut self.model, &mut seen);
         // What had to be written has been written.
         self.store.publish();
-        if let Some(Effect::Trim { extent }) = trim {
+        if let Some(Effect::Start { ticket, work: Work::Trim { extent } }) = work {
             assert_eq!(self.model.slice, None, "one slice at a time");
+            self.ticket = Some(ticket);
             self.pages.note_objects(&self.model);
             self.pages.check_may_go(extent, &self.model);
             self.model.slice = Some((extent.offset, extent.offset + extent.len));
@@ -428,14 +439,29 @@ impl Simulation {
 
     /// Everything that the store knows, counters and events aside.
     fn digest(&self) -> String {
-        let Store { objects, clients, pool, idle, quotas, waits, creates, .. } = &self.store;
+        let Store { objects, clients, space, idle, quotas, waits, creates, .. } = &self.store;
         let creates: Vec<_> = creates.iter().collect();
-        format!("{objects:?}{clients:?}{pool:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
+        format!("{objects:?}{clients:?}{space:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
+    }
+
+    /// Whether the head of the queue waits for memory in transit the store may judge by what was
+    /// idle when it looked; and a create that takes more than a slice counts as one that waited.
+    fn take_over_what_is_up_to_the_store(&mut self) {
+        let is_spared = self.store.spared_from_deadlines().is_some();
+        assert!(is_spared || !self.model.head_needs_transit(), "the head waits for transit");
+        assert!(!is_spared || self.model.slice.is_some(), "there is transit to wait for");
+        self.model.is_head_spared = is_spared;
+        if self.store.slice.steps < SLICE_STEPS {
+            let queued = self.store.counters.creates_queued;
+            assert!(queued >= self.model.counters.creates_queued, "those that wait are counted");
+            self.model.counters.creates_queued = queued;
+        }
     }
 
     /// Everything that can be observed is as the model says.
     fn compare(&mut self) {
         self.store.check_invariants();
+        self.take_over_what_is_up_to_the_store();
         let (store, model) = (&self.store, &self.model);
         let objects = self.list().into_iter().map(|info| (info.id, info));
         let objects: BTreeMap<_, _> = objects.collect();
@@ -448,7 +474,7 @@ impl Simulation {
         assert_eq!(store.counters, model.counters, "everything is counted");
         self.pages.note_objects(model);
         // When memory is looked at is the store's choice; what comes of it is checked.
-        let deadlines = [model.next_deadline(), store.trimming.next_look()];
+        let deadlines = [model.next_deadline(), store.space.next_look()];
         let next_deadline = deadlines.into_iter().flatten().min();
         assert_eq!(store.next_deadline(), next_deadline, "the next deadline is known");
         assert_eq!(store.event_sequence(), model.events.len() as u64, "events are numbered");

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::room::Verdict;
 use super::{Call, Hold, Model, Object, Seen, Want, deadline};
 use crate::ids::{ClientId, Location, ObjectId};
 use crate::protocol::message::{Event, Reply, Request};
@@ -75,10 +74,9 @@ impl Model {
         self.check_fits_ever(&create)?;
         let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
-            let verdict = self.verdict(&create);
             let has_happened =
                 matches!(seen.answer(create.call), Some(Reply::Created(_) | Reply::Done));
-            verdict.check(has_happened);
+            assert_eq!(self.has_room(&create), has_happened, "granted if there is room");
             if has_happened {
                 self.place(create, seen);
                 return Ok(None);
@@ -86,8 +84,8 @@ impl Model {
             self.check_quota_allows(&create)?;
             let is_refused = matches!(seen.answer(create.call), Some(Reply::Refused(_)));
             if must_not_wait && (self.slice.is_none() || is_refused) {
-                let verdict = self.verdict_in_the_end(&create);
-                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
+                let is_early = self.has_room_in_the_end(&create);
+                assert!(!is_early, "a create is refused that only had to wait");
                 self.park_before_refusal(create.call, seen);
                 return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
             }
@@ -103,19 +101,15 @@ impl Model {
 
     /// Creates that wait are served from the first one on, and the first one waits for room only.
     pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
-        self.serve_from_head(seen, false);
+        self.serve_from_head(seen);
         self.park_what_was_met(seen);
         assert!(seen.parked.is_empty(), "the store says of {:?} that it is pinned", seen.parked);
         assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
         assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
     }
 
-    /// As far as there is room; afterwards some may still be refused because of their deadline.
-    pub(super) fn serve_from_head(&mut self, seen: &mut Seen, deadlines_follow: bool) {
+    fn serve_from_head(&mut self, seen: &mut Seen) {
         while !seen.effects.is_empty() && !self.queue.is_empty() {
-            if deadlines_follow && !self.is_head_next(seen) {
-                break;
-            }
             let mut head = self.queue.remove(0);
             head.call.now = self.now;
             let Some(answer) = seen.answer(head.call) else {
@@ -128,9 +122,8 @@ impl Model {
             {
                 self.refuse(head.call, refusal, seen);
             } else if head.is_urgent && matches!(answer, Reply::Refused(_)) {
-                let verdict = self.verdict_in_the_end(&head);
-                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
-                self.counters.creates_timed_out += 1;
+                let is_early = self.has_room_in_the_end(&head);
+                assert!(!is_early, "a create is refused that only had to wait");
                 self.park_before_refusal(head.call, seen);
                 let full = self.full(head.sizes().iter().sum());
                 self.refuse(head.call, Refusal::StoreFull(full), seen);
@@ -139,7 +132,7 @@ impl Model {
                     !matches!(answer, Reply::Refused(_)),
                     "the head of the queue is refused: {answer:?}"
                 );
-                self.verdict(&head).check(true);
+                assert!(self.has_room(&head), "there is no room for a create that was granted");
                 self.place(head, seen);
             }
         }
@@ -151,20 +144,7 @@ impl Model {
                 "the head of the queue waits in vain"
             );
             assert!(!head.is_urgent || self.slice.is_some(), "a create waits that may not");
-            self.verdict(head).check(false);
-        }
-    }
-
-    /// Whether what the store did next concerns the head of the queue, not somebody's deadline.
-    fn is_head_next(&self, seen: &Seen) -> bool {
-        let head = &self.queue[0];
-        let is_legal = self.taken_name(head).is_none()
-            && self.check_fits_ever(head).is_ok()
-            && self.check_quota_allows(head).is_ok();
-        match seen.answer(head.call) {
-            None => false,
-            Some(Reply::Refused(_)) => head.is_urgent || !is_legal,
-            Some(_) => true,
+            assert!(!self.has_room(head), "there is room for a create that waits");
         }
     }
 
@@ -180,7 +160,7 @@ impl Model {
             || self.check_quota_allows(&create).is_err()
             || (room.timeout == Some(Duration::ZERO)
                 && self.slice.is_none()
-                && self.verdict(&create) == Verdict::No)
+                && !self.has_room(&create))
     }
 
     /// The first name that exists already, in the store or in the batch.

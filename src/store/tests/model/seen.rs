@@ -60,7 +60,7 @@ impl Seen<'_> {
             }
             Effect::Write { .. }
             | Effect::Stream { .. }
-            | Effect::Trim { .. }
+            | Effect::Start { .. }
             | Effect::HangUp { .. } => None,
         })
     }
