@@ -18,7 +18,7 @@ use plasma::protocol::message::{
     ClientMessage, NewObject, ObjectState, Reply, Request, RequestId, Room, ServerMessage,
 };
 use plasma::shm::{Backing, Filler, Segment};
-use plasma::store::pool::Pool;
+use plasma::store::space::pool::Pool;
 use plasma::store::{Effect, Effects, Peer, Store, StoreConfig, WorkOutcome};
 use plasma::time::Timestamp;
 

@@ -103,13 +103,9 @@ pub const SLICE_STEPS: usize = 1024;
 /// given up or a deadline comes, about 0.5 µs each. The others follow in later turns.
 pub const SLICE_ANSWERS: usize = 1024;
 
-/// How often the store begins again to make room for a create, when others have taken meanwhile
-/// what was to be evicted for it. Then one that does not wait is refused.
-pub const CLEARING_ROUNDS_MAX: u32 = 8;
-
-/// The share of a slice, as a divisor, that it takes to see that a waiting create does not fit,
-/// from which on that is remembered: below, it is cheap enough to be found out anew.
-pub const SEARCH_WORTH: usize = 16;
+/// How often a search for room begins again because others have come in between. Then one that does
+/// not wait is refused, and one that does lets others have their turn first.
+pub const SEARCH_ROUNDS_MAX: u32 = 8;
 
 /// Sockets that one poll reports as ready, and so those served in one turn; the others follow in
 /// the next one.

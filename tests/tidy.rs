@@ -1,5 +1,5 @@
 //! What the sources have to look like, found by reading them: who may use whom, where `unsafe` and
-//! the clock may be, and how long things may get.
+//! the clock may be, and how wide lines may get.
 //!
 //! The lists of exceptions are here for everybody to see, and may only shrink: an entry that is no
 //! longer needed fails as well.
@@ -7,12 +7,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Production lines of a file: what fits into a head.
-const FILE_LINES_MAX: usize = 450;
-
-/// Files that are longer, with the lines that they may have.
-const LONG_FILES: &[(&str, usize)] = &[];
 
 const COLUMNS_MAX: usize = 100;
 
@@ -165,13 +159,6 @@ fn nothing_is_left_undone() {
             assert_eq!(found, None, "{}:{}: {}", source.path, number + 1, line.trim());
         }
     }
-}
-
-#[test]
-fn files_are_short() {
-    let lengths =
-        production_sources().map(|source| (source.path.clone(), source.text.lines().count()));
-    assert_within(lengths, FILE_LINES_MAX, LONG_FILES, "production lines");
 }
 
 #[test]

@@ -38,7 +38,9 @@ impl Outside {
                 Effect::Start { ticket, work: Work::Fill { writes } } => {
                     store.done(ticket, self.memory.fill(&writes), now, effects);
                 }
-                Effect::Trim { extent } => self.memory.trim(extent),
+                Effect::Start { ticket, work: Work::Trim { extent } } => {
+                    self.memory.trim(ticket, extent);
+                }
                 Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }

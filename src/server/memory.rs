@@ -13,7 +13,7 @@ use super::committing::Committer;
 use super::outbox::DescriptorKind;
 use super::publishing::DirectoryFiles;
 use super::trimming::Trimmer;
-use crate::ids::{ClientId, Extent, SegmentId};
+use crate::ids::{ClientId, Extent, SegmentId, Ticket};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::DescriptorInfo;
 use crate::shm::{Backing, Filler, Segment, SegmentError, life_lock};
@@ -131,10 +131,10 @@ impl Memory {
     }
 
     /// Begins to give memory back to the system.
-    pub fn trim(&self, extent: Extent) {
+    pub fn trim(&self, ticket: Ticket, extent: Extent) {
         assert_eq!(extent.segment, self.segment.id(), "there is one segment");
         let trimmer = self.trimmer.as_ref().expect("the store knows whether memory can go back");
-        trimmer.begin(extent.offset, extent.len);
+        trimmer.begin(ticket, extent.offset, extent.len);
     }
 
     /// Objects have used the memory up to here.

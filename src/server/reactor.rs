@@ -218,8 +218,8 @@ impl Reactor {
             return;
         }
         // One at a time: the next one begins when the store knows of this one.
-        while let Some(bytes) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
-            self.store.trimmed(bytes, self.now, &mut self.effects);
+        while let Some((ticket, outcome)) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
+            self.store.done(ticket, outcome, self.now, &mut self.effects);
             self.carry_out();
         }
     }

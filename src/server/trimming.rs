@@ -15,14 +15,16 @@ use std::thread::JoinHandle;
 
 use mio::unix::pipe;
 
+use crate::ids::Ticket;
 use crate::shm::Segment;
+use crate::store::WorkOutcome;
 use crate::threads;
 
-/// Bytes of a report: how many bytes have gone, which is all of the piece or none.
-const REPORT_BYTES: usize = size_of::<u64>();
+/// Bytes of a report: the ticket, and whether the piece has gone.
+const REPORT_BYTES: usize = size_of::<u64>() + 1;
 
-/// A piece of memory: its first byte and its length.
-type Piece = (u64, u64);
+/// A piece of memory: its ticket, its first byte and its length.
+type Piece = (Ticket, u64, u64);
 
 /// The thread and the two ways to talk to it.
 #[derive(Debug)]
@@ -52,17 +54,20 @@ impl Trimmer {
     }
 
     /// Lets a piece of memory go. The one before has to be gone.
-    pub fn begin(&self, offset: u64, len: u64) {
-        let sent = self.pieces.as_ref().map(|pieces| pieces.try_send((offset, len)));
+    pub fn begin(&self, ticket: Ticket, offset: u64, len: u64) {
+        let sent = self.pieces.as_ref().map(|pieces| pieces.try_send((ticket, offset, len)));
         assert_eq!(sent, Some(Ok(())), "one piece of memory is given back at a time");
     }
 
-    /// How many bytes have gone: all of the piece, or zero if that is not possible. `None` if it is
-    /// still under way.
-    pub fn ended(&mut self) -> Option<u64> {
+    /// Which piece has gone, or cannot go. `None` if it is still under way.
+    pub fn ended(&mut self) -> Option<(Ticket, WorkOutcome)> {
         let mut report = [0; REPORT_BYTES];
         match self.reports.read_exact(&mut report) {
-            Ok(()) => Some(u64::from_ne_bytes(report)),
+            Ok(()) => {
+                let [ticket @ .., has_gone] = report;
+                let outcome = if has_gone == 0 { WorkOutcome::Failed } else { WorkOutcome::Done };
+                Some((Ticket(u64::from_ne_bytes(ticket)), outcome))
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => panic!("the thread that gives memory back is gone: {error}"),
         }
@@ -81,18 +86,15 @@ impl Drop for Trimmer {
 
 /// Runs in the thread until there can be no more pieces.
 fn work(segment: &Segment, pieces: &Receiver<Piece>, mut report_to: pipe::Sender) {
-    for (offset, len) in pieces {
-        let gone = segment.give_back(offset, len).map_or_else(
-            |error| {
-                log::warn!(
-                    "free memory stays with the store, the system does not take it: {error}"
-                );
-                0
-            },
-            |()| len,
-        );
+    for (ticket, offset, len) in pieces {
+        let given = segment.give_back(offset, len);
+        if let Err(error) = &given {
+            log::warn!("free memory stays with the store, the system does not take it: {error}");
+        }
+        let mut report = [u8::from(given.is_ok()); REPORT_BYTES];
+        report[..size_of::<u64>()].copy_from_slice(&ticket.0.to_ne_bytes());
         // A pipe that nobody reads has ended with the store.
-        if report_to.write_all(&gone.to_ne_bytes()).is_err() {
+        if report_to.write_all(&report).is_err() {
             return;
         }
     }
@@ -108,10 +110,10 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// Waits for the report as the loop does, but for nothing else.
-    fn wait_for_report(trimmer: &mut Trimmer) -> u64 {
+    fn wait_for_report(trimmer: &mut Trimmer) -> (Ticket, WorkOutcome) {
         for _ in 0..10_000 {
-            if let Some(gone) = trimmer.ended() {
-                return gone;
+            if let Some(ended) = trimmer.ended() {
+                return ended;
             }
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
@@ -132,8 +134,8 @@ mod tests {
         let (mut offset, end) = (10 * MIB, 90 * MIB);
         while offset < end {
             let len = TRIM_SLICE_BYTES.min(end - offset);
-            trimmer.begin(offset, len);
-            assert_eq!(wait_for_report(&mut trimmer), len);
+            trimmer.begin(Ticket(offset), offset, len);
+            assert_eq!(wait_for_report(&mut trimmer), (Ticket(offset), WorkOutcome::Done));
             offset += len;
         }
         assert_eq!(segment.allocated_bytes(), 20 * MIB);
@@ -145,11 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_refuses_is_reported_as_nothing() {
+    fn what_the_system_refuses_is_reported() {
         let segment = Segment::create(SegmentId(0), &Backing::Memfd, MIB).unwrap();
         let mut trimmer = Trimmer::start(Arc::new(segment)).unwrap();
         // The length of a file is a signed number.
-        trimmer.begin(i64::MAX.cast_unsigned(), MIB);
-        assert_eq!(wait_for_report(&mut trimmer), 0);
+        trimmer.begin(Ticket(7), i64::MAX.cast_unsigned(), MIB);
+        assert_eq!(wait_for_report(&mut trimmer), (Ticket(7), WorkOutcome::Failed));
     }
 }

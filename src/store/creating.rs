@@ -1,5 +1,5 @@
 //! Making objects: create, put, seal and abort. Part of [`Store`]. How room is made is the business
-//! of `room`, and who waits for it that of `queueing`.
+//! of `space`, and who waits for it that of `waiting`.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,11 @@ use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Placed, Reply, RequestId, Room};
 use crate::protocol::refusal::Refusal;
-use crate::store::clearing::Clearing;
 use crate::store::clients::Hold;
-use crate::store::create_queue::{Creation, QueuedCreate};
 use crate::store::object_table::{Object, State};
-use crate::store::room::NoRoom;
+use crate::store::space::{Progress, Search};
 use crate::store::subscriptions::sealed_event;
+use crate::store::waiting::{Creation, QueuedCreate};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
 use crate::time::Timestamp;
 
@@ -24,59 +23,60 @@ impl Store {
         room: Room,
         effects: &mut Effects,
     ) -> Result<Outcome, Refusal> {
-        self.check_new(&creation)?;
-        self.check_fits_ever(asked.client, &creation)?;
-        self.check_quota(asked.client, &creation, room.evict)?;
+        self.check_create(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
-        let (mut is_long, mut is_resting) = (false, false);
-        let is_in_between = self.clearing.as_ref().is_some_and(Clearing::is_exclusive);
+        let is_in_between = self.search.as_ref().is_some_and(|(_, other)| other.is_exclusive());
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
-        if !is_in_between && (must_not_wait || self.creates.is_empty()) {
-            let sizes: Vec<u64> = creation.sizes().collect();
-            match self.make_room(asked.client, &sizes, room.evict, self.slice.steps) {
-                Ok(offsets) => {
-                    return Ok(self.place(asked, creation, &offsets, effects));
+        let is_tried = !is_in_between && (must_not_wait || self.creates.is_empty());
+        let mut search = Search::new(asked.client, &creation, room.evict);
+        if is_tried {
+            match self.search_on(&mut search) {
+                Progress::Room(start) => {
+                    return Ok(self.place(asked, creation, start, effects));
                 }
-                Err(NoRoom::TooLong) => is_long = true,
-                Err(NoRoom::Resting) => is_resting = true,
-                // It may be that somebody has sealed, or let go of, what could be evicted.
-                Err(NoRoom::Full { .. }) if self.catch_up(asked.now, effects) => {
+                // Somebody may have sealed, or let go of, what could be evicted.
+                Progress::NoRoom if self.catch_up(asked.now, effects) => {
                     return self.create(asked, creation, room, effects);
                 }
-                Err(NoRoom::Full { .. }) if must_not_wait => {
-                    return Err(Refusal::StoreFull(self.full(sizes.iter().sum())));
+                Progress::NoRoom if must_not_wait && !search.waits_for_transit() => {
+                    return Err(Refusal::StoreFull(self.full(creation.sizes().sum())));
                 }
-                Err(NoRoom::Full { .. }) => {}
+                Progress::NoRoom | Progress::More => {}
             }
         }
         let cost = creation.cost();
-        // It is not its fault that there is no room for a moment.
-        if !(must_not_wait && is_resting) {
-            self.may_wait(asked.client, cost)?;
-        }
+        self.may_wait(asked.client, cost)?;
         self.clients.get_mut(asked.client).wait_began(cost);
-        let is_counted =
-            !(is_long || is_in_between && must_not_wait) || self.trimming.resting().is_some();
-        self.counters.creates_queued += u64::from(is_counted);
+        self.counters.creates_queued += 1;
         let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
         let create = QueuedCreate {
             client: asked.client,
             request: asked.request,
-            bytes: creation.sizes().sum(),
             creation,
             evict: room.evict,
             deadline,
-            is_counted,
         };
-        let ticket = self.creates.push(create, must_not_wait);
-        if is_long && self.creates.head_ticket() == Some(ticket) {
-            self.begin_clearing();
+        let turn = self.creates.push(create, must_not_wait);
+        if is_tried {
+            self.keep_search(turn, search);
         }
         Ok(Outcome::Waits)
     }
 
+    /// Whether it may be created, there being room.
+    pub(super) fn check_create(
+        &self,
+        client: ClientId,
+        creation: &Creation,
+        evict: bool,
+    ) -> Result<(), Refusal> {
+        self.check_new(creation)?;
+        self.check_fits_ever(client, creation)?;
+        self.check_quota(client, creation, evict)
+    }
+
     /// Refuses names that are taken, in the store or within the batch.
-    pub(super) fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
+    fn check_new(&self, creation: &Creation) -> Result<(), Refusal> {
         let is_batch = creation.ids().nth(1).is_some();
         let mut names = BTreeSet::new();
         for id in creation.ids() {
@@ -88,11 +88,7 @@ impl Store {
     }
 
     /// Refuses what would not even fit into an empty store or an unused quota.
-    pub(super) fn check_fits_ever(
-        &self,
-        client: ClientId,
-        creation: &Creation,
-    ) -> Result<(), Refusal> {
+    fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
         // Many small objects need far more memory than they have bytes.
@@ -113,7 +109,7 @@ impl Store {
 
     /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its
     /// own quota: it would keep others waiting for whom there is room.
-    pub(super) fn check_quota(
+    fn check_quota(
         &self,
         client: ClientId,
         creation: &Creation,
@@ -127,18 +123,19 @@ impl Store {
         Err(Refusal::QuotaExceeded { requested, quota, used })
     }
 
-    /// Puts new objects where room was made for them. Those that come with their bytes are sealed,
-    /// and the put answered, when the bytes are there: see [`filling`](super::filling).
+    /// Puts new objects into the run that begins here, one behind the other. Those that come with
+    /// their bytes are sealed, and the put answered, when the bytes are there: see
+    /// [`filling`](super::filling).
     pub(super) fn place(
         &mut self,
         asked: Asked,
         creation: Creation,
-        offsets: &[u64],
+        start: u64,
         effects: &mut Effects,
     ) -> Outcome {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
-                let location = self.location(offsets[0], data_size, metadata_size);
+                let location = self.location(start, data_size, metadata_size);
                 let slot = self.insert(asked, id, location);
                 let seal = self.seal_place(asked.client, slot);
                 Reply::Created(Placed { location, seal }).into()
@@ -146,9 +143,11 @@ impl Store {
             Creation::Filled { objects } => {
                 let mut slots = Vec::with_capacity(objects.len());
                 let mut writes = Vec::with_capacity(objects.len());
-                for (object, offset) in objects.into_iter().zip(offsets) {
+                let mut next = start;
+                for object in objects {
                     let (data, metadata) = (object.data, object.metadata);
-                    let location = self.location(*offset, data.len() as u64, metadata.len() as u64);
+                    let location = self.location(next, data.len() as u64, metadata.len() as u64);
+                    next += location.size().next_multiple_of(ALIGNMENT);
                     slots.push(self.insert(asked, object.id, location));
                     let both = [(location.data(), data), (location.metadata(), metadata)];
                     writes.extend(both.into_iter().filter(|(_, bytes)| !bytes.is_empty()));
@@ -158,7 +157,9 @@ impl Store {
         }
     }
 
+    /// What has no bytes lies at the beginning.
     fn location(&self, offset: u64, data_size: u64, metadata_size: u64) -> Location {
+        let offset = if data_size + metadata_size == 0 { 0 } else { offset };
         Location { segment: self.config.segment, offset, data_size, metadata_size }
     }
 
@@ -177,7 +178,6 @@ impl Store {
             account: has_quota.then_some(creator),
         });
         self.quotas.change(creator, |account| account.charge(slot, size));
-        self.used += size;
         self.unsealed.insert((creator, slot));
         self.clients.get_mut(creator).unsealed += 1;
         let at = self.unix_time(asked.now);
@@ -188,9 +188,8 @@ impl Store {
         let concerns = |head: &QueuedCreate| {
             head.client == creator || head.creation.ids().any(|taken| *taken == id)
         };
-        if self.creates.head().is_some_and(concerns) {
-            self.creates.doubt_head();
-            self.room_appeared = true;
+        if self.creates.first().is_some_and(|head| concerns(self.creates.get(head))) {
+            self.doubt_head();
         }
         self.counters.objects_created += 1;
         self.counters.bytes_created += size;

@@ -35,13 +35,6 @@ pub enum Effect {
         /// It wants one event at a time, and no marks.
         one_by_one: bool,
     },
-    /// Give the memory of this range back to the system, outside of the loop, and say when it is
-    /// done: [`Store::trimmed`](crate::store::Store::trimmed). Until then no object is there, and
-    /// no second such effect comes.
-    Trim {
-        /// The range.
-        extent: Extent,
-    },
     /// Close the connection after what is queued has been sent: the client said goodbye.
     HangUp {
         /// The client that leaves.
@@ -59,6 +52,11 @@ pub enum Work {
         /// Where to, and what; never empty, and each extent is exactly as long as its bytes.
         writes: Vec<(Extent, Vec<u8>)>,
     },
+    /// Give memory back to the system. No second such work begins before this one has ended.
+    Trim {
+        /// The memory.
+        extent: Extent,
+    },
 }
 
 /// How outside work has ended.
@@ -66,7 +64,7 @@ pub enum Work {
 pub enum WorkOutcome {
     /// All of it is done.
     Done,
-    /// It could not be done, or not all of it.
+    /// It could not be done, or not all of it, and trying again is of no use.
     Failed,
 }
 

@@ -19,7 +19,6 @@ use crate::time::Timestamp;
 #[derive(Debug, Default)]
 pub struct Fillings {
     open: VecDeque<Filling>,
-    last_ticket: u64,
 }
 
 /// One put.
@@ -43,18 +42,14 @@ impl Fillings {
         self.open.iter().any(|filling| filling.slots.contains(&slot))
     }
 
-    fn add(&mut self, asked: Asked, slots: Vec<Slot>) -> Ticket {
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
+    fn add(&mut self, ticket: Ticket, asked: Asked, slots: Vec<Slot>) {
         let Asked { client, request, now: _ } = asked;
         self.open.push_back(Filling { ticket, client, request, slots });
-        ticket
     }
 
-    /// They are carried out in order, so it is the first one.
-    fn take(&mut self, ticket: Ticket) -> Filling {
-        let first = self.open.pop_front().filter(|filling| filling.ticket == ticket);
-        first.expect("work is reported once, and in the order in which it was started")
+    /// The put that was filled under this ticket, if it is one. They are filled in order.
+    fn take(&mut self, ticket: Ticket) -> Option<Filling> {
+        self.open.pop_front_if(|filling| filling.ticket == ticket)
     }
 }
 
@@ -71,24 +66,22 @@ impl Store {
             self.seal_filled(asked.client, &slots, asked.now, effects);
             return Reply::Done.into();
         }
-        let ticket = self.fillings.add(asked, slots);
+        let ticket = self.space.issue_ticket();
+        self.fillings.add(ticket, asked, slots);
         effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
         Outcome::Waits
     }
 
-    /// The work of an [`Effect::Start`] has ended.
-    ///
-    /// # Panics
-    /// If there was no such effect, or an earlier one has not ended yet.
-    pub fn done(
+    /// Whether what has ended was the writing of a put's bytes. If so, that put is answered.
+    pub(super) fn end_filling(
         &mut self,
         ticket: Ticket,
         outcome: WorkOutcome,
         now: Timestamp,
         effects: &mut Effects,
-    ) {
-        let Filling { client, request, slots, .. } = self.fillings.take(ticket);
-        self.renew_slice();
+    ) -> bool {
+        let Some(filling) = self.fillings.take(ticket) else { return false };
+        let Filling { client, request, slots, .. } = filling;
         match outcome {
             WorkOutcome::Done => {
                 self.seal_filled(client, &slots, now, effects);
@@ -102,8 +95,7 @@ impl Store {
                 self.refuse(client, request, Refusal::MemoryLost, effects);
             }
         }
-        self.finish(now, effects);
-        self.expire_creates_put_off(now, effects);
+        true
     }
 
     /// All objects of a put become visible, and idle.

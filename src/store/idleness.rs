@@ -26,7 +26,7 @@ impl Store {
             }
             None => self.idle.became_idle(slot, size, now),
         }
-        self.may_fit_now(offset, size);
+        self.note_memory(offset, size, true);
     }
 
     /// Somebody holds an idle object again.
@@ -55,7 +55,7 @@ impl Store {
         };
         // The search may not have seen it, and may have passed where it is now.
         if was_idle {
-            self.tell_clearing(offset, size);
+            self.note_memory(offset, size, true);
         }
         was_idle
     }
@@ -135,7 +135,7 @@ impl Store {
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {
             self.idle.became_idle(slot, size, self.tick);
-            self.may_fit_now(offset, size);
+            self.note_memory(offset, size, true);
         }
     }
 
@@ -156,33 +156,24 @@ impl Store {
 
     /// The memory of an object that is gone is free.
     pub(super) fn free_memory(&mut self, object: &Object) {
-        self.pool.free(object.location.offset, object.size());
-        self.note_room(object);
+        let (offset, size) = (object.location.offset, object.size());
+        self.space.free(offset, size, size);
+        self.note_memory(offset, size, false);
     }
 
-    /// The memory of an object that is gone has been freed.
-    pub(super) fn note_room(&mut self, object: &Object) {
-        self.may_fit_now(object.location.offset, object.size());
-    }
-
-    /// These bytes are free now, or could be: a create that waits may fit.
-    pub(super) fn may_fit_now(&mut self, offset: u64, size: u64) {
-        self.room_appeared = true;
-        self.tell_clearing(offset, size);
-    }
-
-    fn tell_clearing(&mut self, offset: u64, size: u64) {
-        if let Some(clearing) = &mut self.clearing {
-            // One more, since this may be the beginning of a job.
-            clearing.note_room(offset, size, &self.pool, self.jobs.freeing() + 1);
+    /// These bytes are free, in transit, or of an object that may go now: a create that waits may
+    /// fit.
+    pub(super) fn note_memory(&mut self, offset: u64, size: u64, is_idle: bool) {
+        if let Some((_, search)) = &mut self.search {
+            search.note_memory(&self.space, offset, size, is_idle);
         }
     }
 
     /// Before an object leaves its place in an order: who stands on it goes one on.
     fn leaves_its_place(&mut self, slot: Slot) {
-        if let Some(mut clearing) = self.clearing.take() {
-            clearing.step_off(slot, |owner, slot| self.idle_after(owner, slot));
-            self.clearing = Some(clearing);
+        if let Some((turn, mut search)) = self.search.take() {
+            search.step_off(slot, |owner, slot| self.idle_after(owner, slot));
+            self.search = Some((turn, search));
         }
     }
 }

@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::ids::Slot;
-use crate::limits::ALIGNMENT;
 use crate::store::Store;
-use crate::store::clearing::Clearing;
 use crate::store::clients::WaitCost;
 use crate::store::object_table::State;
-use crate::store::waitlist::Want;
+use crate::store::waiting::Want;
 
 impl Store {
     /// Walks the whole state and checks that its parts agree.
@@ -19,14 +17,12 @@ impl Store {
     /// # Panics
     /// If they do not, with the fact that is wrong.
     pub fn check_invariants(&self) {
-        self.pool.check_invariants();
         self.idle.check_invariants();
         self.quotas.check_invariants();
         self.waits.check_invariants();
         self.creates.check_invariants();
         self.subscriptions.check_invariants();
         self.check_holds();
-        self.trimming.check_invariants(&self.pool);
         self.check_memory();
         self.check_idle();
         self.check_search();
@@ -78,38 +74,19 @@ impl Store {
         assert_eq!(self.unsealed.len(), unsealed, "the number of unsealed objects is kept");
     }
 
-    /// Extents are disjoint and inside the segment; used and free memory make up all of it.
+    /// Each byte is of one object, in transit, or free.
     fn check_memory(&self) {
-        let mut extents: Vec<(u64, u64)> = Vec::new();
-        let mut used = 0;
-        for (_, object) in self.objects.iter_from(0) {
-            used += object.size();
-            if object.size() > 0 {
-                extents.push((object.location.offset, object.size().next_multiple_of(ALIGNMENT)));
-            }
-        }
-        assert_eq!(self.used, used, "used bytes are the sum of the objects");
-        assert!(self.used <= self.config.capacity, "the capacity is not exceeded");
-        assert!(self.objects.len() <= self.config.objects_max as usize, "nor the object count");
-        extents.extend(self.trimming.resting().map(|resting| (resting.start, resting.len())));
-        let quarantined = self.survivors.quarantined();
-        extents.extend(quarantined.map(|(at, size)| (at, size.next_multiple_of(ALIGNMENT))));
-        extents.sort_unstable();
-        for pair in extents.windows(2) {
-            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "no two objects overlap");
-        }
-        for (offset, len) in &extents {
-            assert_eq!(offset % ALIGNMENT, 0, "objects are aligned");
-            assert!(offset + len <= self.config.segment_bytes, "objects are inside the segment");
-        }
-        let taken: u64 = extents.iter().map(|(_, len)| len).sum();
-        let all = taken + self.pool.free_bytes();
-        assert_eq!(all, self.config.segment_bytes, "memory is either taken or free");
+        let objects = self.objects.iter_from(0).map(|(_, object)| object);
+        self.space.check_invariants(objects.map(|object| (object.location.offset, object.size())));
+        assert!(
+            self.objects.len() <= self.config.objects_max as usize,
+            "there are not too many objects"
+        );
     }
 
     /// A search for room stands on objects that are idle.
     fn check_search(&self) {
-        for slot in self.clearing.iter().flat_map(Clearing::cursors) {
+        for slot in self.search.iter().flat_map(|(_, search)| search.cursors()) {
             assert!(self.objects.try_get(slot).is_some(), "nobody stands on what is gone");
             assert!(self.is_idle(slot), "nor on what is in use");
         }

@@ -5,7 +5,7 @@
 //! requests are served, and whatever they change the job finds changed. After every slice the store
 //! is as consistent as after every request.
 //!
-//! Room for a create is made in [`clearing`](super::clearing); its state is not known here.
+//! How room is found for a create is not known here.
 
 use std::collections::VecDeque;
 
@@ -14,13 +14,41 @@ use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
+use crate::store::space::Ranges;
 use crate::store::told::Later;
-use crate::store::waitlist::WaiterId;
+use crate::store::waiting::WaiterId;
 use crate::store::{Asked, Effects, Outcome, Store};
 use crate::time::Timestamp;
 
-/// Kinds of jobs.
-const KINDS: usize = 8;
+/// What there is to go on with. Each has its turn.
+#[derive(Debug, Clone, Copy, Default)]
+enum Job {
+    #[default]
+    Wake,
+    Abandon,
+    Evict,
+    Leave,
+    FindRoom,
+    Count,
+    ServeLater,
+    Drop,
+}
+
+impl Job {
+    /// Whose turn it is after this one.
+    const fn next(self) -> Self {
+        match self {
+            Self::Wake => Self::Abandon,
+            Self::Abandon => Self::Evict,
+            Self::Evict => Self::Leave,
+            Self::Leave => Self::FindRoom,
+            Self::FindRoom => Self::Count,
+            Self::Count => Self::ServeLater,
+            Self::ServeLater => Self::Drop,
+            Self::Drop => Self::Wake,
+        }
+    }
+}
 
 /// What is to be gone on with, the oldest of each kind first.
 #[derive(Debug, Default)]
@@ -36,8 +64,8 @@ pub struct Jobs {
     pub leaving: VecDeque<ClientId>,
     /// Requests that are served when what others have sealed is known.
     pub later: VecDeque<Later>,
-    /// The kind that had the last slice.
-    kind: usize,
+    /// What had the last slice.
+    last: Job,
 }
 
 /// Waiters for an object that was given up are to be told.
@@ -75,13 +103,13 @@ impl Jobs {
         evictions.chain(self.counts.iter().map(|count| count.asked.client)).chain(later)
     }
 
-    /// Jobs that free memory, for which a create may wait.
-    pub fn freeing(&self) -> usize {
-        self.evictions.len() + self.leaving.len()
+    /// Whether memory is being freed, for which a create may wait.
+    pub fn is_freeing(&self) -> bool {
+        !self.evictions.is_empty() || !self.leaving.is_empty()
     }
 
     fn is_any_open(&self) -> bool {
-        let Self { wakes, abandoned, evictions, counts, leaving, later, kind: _ } = self;
+        let Self { wakes, abandoned, evictions, counts, leaving, later, last: _ } = self;
         let others = wakes.len() + abandoned.len() + counts.len() + later.len();
         others + evictions.len() + leaving.len() > 0
     }
@@ -92,42 +120,43 @@ impl Store {
     #[must_use]
     pub fn has_work(&self) -> bool {
         // Asked several times in each turn, so not one kind after the other.
-        self.jobs.is_any_open() || !self.waste.is_empty() || self.may_work_on_room()
+        self.jobs.is_any_open() || !self.waste.is_empty() || self.has_room_work()
     }
 
     /// Goes on with what was too long for one turn, for one slice.
     pub fn work(&mut self, now: Timestamp, effects: &mut Effects) {
-        self.begin_slice();
-        let next = (1..=KINDS).map(|step| (self.jobs.kind + step) % KINDS);
-        let Some(kind) = next.into_iter().find(|kind| self.has_work_of(*kind)) else { return };
-        self.jobs.kind = kind;
-        match kind {
-            0 => self.work_on_wakes(effects),
-            1 => self.work_on_abandoned(effects),
-            2 => self.work_on_evictions(now, effects),
-            3 => self.work_on_leaving(now, effects),
-            4 => self.work_on_room(now, effects),
-            5 => self.work_on_counts(effects),
-            6 => self.work_on_later(now, effects),
-            _ => self.drop_waste(),
+        if !self.has_work() {
+            return;
         }
-        self.trimming.plan_look(&self.pool, now);
+        self.begin_slice();
+        let mut job = self.jobs.last.next();
+        while !self.is_open(job) {
+            job = job.next();
+        }
+        self.jobs.last = job;
+        match job {
+            Job::Wake => self.work_on_wakes(effects),
+            Job::Abandon => self.work_on_abandoned(effects),
+            Job::Evict => self.work_on_evictions(now, effects),
+            Job::Leave => self.work_on_leaving(now, effects),
+            Job::FindRoom => self.serve_creates(now, effects),
+            Job::Count => self.work_on_counts(effects),
+            Job::ServeLater => self.work_on_later(now, effects),
+            Job::Drop => self.drop_waste(),
+        }
+        self.space.plan_look(now);
     }
 
-    fn may_work_on_room(&self) -> bool {
-        self.may_clear() || (self.jobs.freeing() == 0 && self.has_room_work())
-    }
-
-    fn has_work_of(&self, kind: usize) -> bool {
-        match kind {
-            0 => !self.jobs.wakes.is_empty(),
-            1 => !self.jobs.abandoned.is_empty(),
-            2 => !self.jobs.evictions.is_empty(),
-            3 => !self.jobs.leaving.is_empty(),
-            4 => self.may_work_on_room(),
-            5 => !self.jobs.counts.is_empty(),
-            6 => !self.jobs.later.is_empty(),
-            _ => !self.waste.is_empty(),
+    fn is_open(&self, job: Job) -> bool {
+        match job {
+            Job::Wake => !self.jobs.wakes.is_empty(),
+            Job::Abandon => !self.jobs.abandoned.is_empty(),
+            Job::Evict => !self.jobs.evictions.is_empty(),
+            Job::Leave => !self.jobs.leaving.is_empty(),
+            Job::FindRoom => self.has_room_work(),
+            Job::Count => !self.jobs.counts.is_empty(),
+            Job::ServeLater => !self.jobs.later.is_empty(),
+            Job::Drop => !self.waste.is_empty(),
         }
     }
 
@@ -193,28 +222,20 @@ impl Store {
         self.may_wait(asked.client, EVICTION_COST)?;
         self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
         self.jobs.evictions.push_back(eviction);
-        Ok(Outcome::Frees)
+        Ok(Outcome::Waits)
     }
 
     fn work_on_evictions(&mut self, now: Timestamp, effects: &mut Effects) {
         let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
         let Asked { client, request, .. } = eviction.asked;
         if !self.clients.is_here(client) {
-            self.has_freed();
+            // Nobody wants to know.
         } else if self.evict_some(&mut eviction) {
-            self.has_freed();
             self.clients.get_mut(client).wait_ended(EVICTION_COST);
             effects.reply(client, request, eviction.reply());
-            self.serve_create_queue(now, effects);
+            self.serve_creates(now, effects);
         } else {
             self.jobs.evictions.push_front(eviction);
-        }
-    }
-
-    /// A job that freed memory is over.
-    pub(super) fn has_freed(&mut self) {
-        if let Some(clearing) = &mut self.clearing {
-            clearing.note_job_ended();
         }
     }
 
@@ -251,9 +272,16 @@ impl Store {
         }
     }
 
+    /// Drops what may be so much that it takes long.
+    pub(super) fn drop_slowly(&mut self, ranges: Ranges) {
+        if ranges.len() > self.slice.steps {
+            self.waste.push(ranges);
+        }
+    }
+
     fn drop_waste(&mut self) {
-        while let Some(runs) = self.waste.last_mut() {
-            while runs.shrink() {
+        while let Some(ranges) = self.waste.last_mut() {
+            while ranges.pop_first().is_some() {
                 if self.steps == 0 {
                     return;
                 }

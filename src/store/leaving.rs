@@ -10,21 +10,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ids::{ClientId, Slot};
+use crate::ids::{ClientId, Slot, Ticket};
 use crate::limits::{
     SURVIVORS_LOOK_FIRST, SURVIVORS_LOOK_LAST, SURVIVORS_LOOKS_MAX, SURVIVORS_OF_PROCESS_MAX,
 };
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::Peer;
 use crate::store::object_table::Object;
-use crate::store::{Effects, Store};
+use crate::store::{Effects, Store, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Clients whose connections have ended and of which processes are left, with the memory that
 /// these may still be writing to.
 #[derive(Debug)]
 pub struct Survivors {
-    clients: BTreeMap<ClientId, Vec<(u64, u64)>>,
+    clients: BTreeMap<ClientId, Vec<Ticket>>,
     next_look: Option<Timestamp>,
     pause: Duration,
     /// Where the next look begins: a client, and a slot that it may have pinned.
@@ -46,11 +46,6 @@ impl Survivors {
     /// When to look at them again.
     pub const fn next_look(&self) -> Option<Timestamp> {
         self.next_look
-    }
-
-    /// The bytes that no object has and that are not free, as offsets and sizes.
-    pub fn quarantined(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.clients.values().flatten().copied()
     }
 }
 
@@ -81,7 +76,9 @@ impl Store {
         if !leaving.survives {
             self.note_death(client);
         }
-        if !self.go_on_leaving(client, now, effects) {
+        if self.go_on_leaving(client, now, effects) {
+            self.finish(now, effects);
+        } else {
             self.jobs.leaving.push_back(client);
         }
     }
@@ -89,7 +86,7 @@ impl Store {
     pub(super) fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
         let Some(client) = self.jobs.leaving.pop_front() else { return };
         if self.go_on_leaving(client, now, effects) {
-            self.has_freed();
+            self.finish(now, effects);
         } else {
             self.jobs.leaving.push_front(client);
         }
@@ -111,8 +108,6 @@ impl Store {
             }
             Leaving::Gone => {}
         }
-        self.room_appeared = true;
-        self.serve_create_queue(now, effects);
         true
     }
 
@@ -123,9 +118,8 @@ impl Store {
         let leaving = self.clients.get_mut(client);
         leaving.survives = false;
         leaving.notes_from = has_table.then_some(Slot(0));
-        for (offset, size) in self.survivors.clients.remove(&client).unwrap_or_default() {
-            self.pool.free(offset, size);
-            self.may_fit_now(offset, size);
+        for ticket in self.survivors.clients.remove(&client).unwrap_or_default() {
+            self.end_transit(ticket, WorkOutcome::Done);
         }
     }
 
@@ -186,9 +180,11 @@ impl Store {
 
     /// The memory of an object that was being written, and may still be.
     pub(super) fn quarantine(&mut self, creator: ClientId, object: &Object) {
-        if object.size() > 0 {
-            let extents = self.survivors.clients.entry(creator).or_default();
-            extents.push((object.location.offset, object.size()));
+        let (offset, size) = (object.location.offset, object.size());
+        if size > 0 {
+            let ticket = self.space.quarantine(offset, size, size);
+            self.survivors.clients.entry(creator).or_default().push(ticket);
+            self.note_memory(offset, size, false);
         }
     }
 

@@ -3,17 +3,17 @@
 //! [`Store`] is a plain value. It does no I/O, reads no clock and knows no sockets, descriptors or
 //! addresses: requests come in as values with the time they are served at, and what has to be done
 //! outside leaves as [`Effect`]s, to be carried out in order. So it can be driven by the server, by
-//! a simulation or by a fuzzer alike. Its surface is eight verbs: [`Store::connect`],
+//! a simulation or by a fuzzer alike. Its surface is a few verbs: [`Store::connect`],
 //! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`],
-//! [`Store::next_deadline`], [`Store::done`] and [`Store::trimmed`]. None of them takes longer for there being more
+//! [`Store::next_deadline`] and [`Store::done`]. None of them takes longer for there being more
 //! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
-//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts), `room` (where new objects go, and
-//! what is evicted for them), `clearing` (the same in slices) and `queueing`, `using` (get, wait,
-//! release), `idleness` (the order of eviction), `removing` (delete, refresh), `jobs` (evict, and
-//! the departure of clients) and `reports` (everything that only looks). `trimming` says which free
-//! memory goes back to the system. `invariants` says what always holds.
+//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts), `using`
+//! (get, wait, release), `removing` (delete, refresh), `jobs` (evict), `leaving` (the end of a
+//! client) and `reports` (everything that only looks). `told` looks at what creators say in their
+//! tables. `space` has the memory and finds room in it, `waiting` has the requests that wait,
+//! `idleness` the order of eviction. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]
 
@@ -21,18 +21,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
-use crate::ids::{ClientId, SegmentId, Slot};
+use crate::ids::{ClientId, Extent, SegmentId, Slot, Ticket};
 use crate::limits;
 use crate::protocol::message::{Event, Reply, Request, RequestId};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
 mod asked;
-mod clearing;
 mod clients;
 mod counters;
 mod counting;
-mod create_queue;
 mod creating;
 pub mod directory;
 mod effect;
@@ -44,20 +42,14 @@ mod jobs;
 mod leaving;
 mod object_table;
 mod pinned;
-pub mod pool;
-mod queueing;
 mod quota;
-mod ranges;
 mod removing;
 mod reports;
-mod room;
-mod runs;
+pub mod space;
 mod subscriptions;
-mod sums;
 mod told;
-mod trimming;
 mod using;
-mod waitlist;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -65,25 +57,21 @@ mod tests;
 pub use clients::Peer;
 pub use counters::StoreCounters;
 pub use effect::{Effect, Effects, Work, WorkOutcome};
-pub use trimming::TrimConfig;
+pub use space::TrimConfig;
 
 use asked::{Asked, is_now};
-use clearing::Clearing;
 use clients::Clients;
 use counting::Numbers;
-use create_queue::CreateQueue;
 use directory::{Directory, Unshared};
 use filling::Fillings;
 use jobs::Jobs;
 use leaving::Survivors;
 use object_table::ObjectTable;
 use pinned::Parked;
-use pool::Pool;
 use quota::Quotas;
-use runs::Runs;
+use space::{Ranges, Search, Space};
 use subscriptions::Subscriptions;
-use trimming::Trimming;
-use waitlist::Waitlist;
+use waiting::{CreateQueue, Creation, Turn, Waitlist};
 
 /// What a store is made of.
 #[derive(Debug, Clone)]
@@ -110,12 +98,7 @@ pub struct Store {
     config: StoreConfig,
     objects: ObjectTable,
     clients: Clients,
-    pool: Pool,
-    trimming: Trimming,
-    /// No object has ever been here or behind.
-    used_end: u64,
-    /// Bytes of all objects, as asked for.
-    used: u64,
+    space: Space,
     /// The objects that are being created, by their creators.
     unsealed: BTreeSet<(ClientId, Slot)>,
     /// The idle objects that count against no quota.
@@ -132,17 +115,11 @@ pub struct Store {
     /// Puts whose bytes are being written.
     fillings: Fillings,
     counters: StoreCounters,
-    /// The head of the create queue has to be tried again: something was freed or became idle, so
-    /// it may fit now, or it can only be refused now.
-    room_appeared: bool,
-    /// Room that is being made for the head of the create queue, or cannot be made.
-    clearing: Option<Clearing>,
-    /// Creates whose time is over may fit into memory that was being given back: they are served,
-    /// slice by slice, before they are refused.
-    deadlines_wait: bool,
+    /// Room for the create that has this turn, which is looked for or cannot be found.
+    search: Option<(Turn, Search)>,
     jobs: Jobs,
     /// What is not needed any more, and takes time to be dropped.
-    waste: Vec<Runs>,
+    waste: Vec<Ranges>,
     slice: Slice,
     /// What is left of the slice: steps, and ids in answers to those who waited.
     steps: usize,
@@ -165,8 +142,6 @@ enum Outcome {
     Reply(Reply),
     /// A reply later: the request waits.
     Waits,
-    /// A reply later: the request has begun to free memory.
-    Frees,
 }
 
 impl From<Reply> for Outcome {
@@ -188,10 +163,7 @@ impl Store {
         Self {
             objects: ObjectTable::default(),
             clients: Clients::default(),
-            pool: Pool::new(config.segment_bytes),
-            trimming: Trimming::new(config.trim.clone(), config.segment_bytes),
-            used_end: 0,
-            used: 0,
+            space: Space::new(&config),
             unsealed: BTreeSet::new(),
             idle: config.policy.build(Population::Most),
             quotas: Quotas::new(config.capacity, config.policy),
@@ -203,9 +175,7 @@ impl Store {
             survivors: Survivors::default(),
             fillings: Fillings::default(),
             counters: StoreCounters::default(),
-            room_appeared: false,
-            clearing: None,
-            deadlines_wait: false,
+            search: None,
             jobs: Jobs::default(),
             waste: Vec::new(),
             slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
@@ -261,8 +231,6 @@ impl Store {
         match outcome {
             Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
             Ok(Outcome::Waits) => {}
-            // The queue has its turn when all is free that is to be.
-            Ok(Outcome::Frees) => return,
             Err(refusal) => self.refuse(client, request_id, refusal, effects),
         }
         self.finish(now, effects);
@@ -295,11 +263,11 @@ impl Store {
                 self.set_options(client, client_name, quota).map(Into::into)
             }
             Request::Create { id, data_size, metadata_size, room } => {
-                let creation = create_queue::Creation::Empty { id, data_size, metadata_size };
+                let creation = Creation::Empty { id, data_size, metadata_size };
                 self.create(asked, creation, room, effects)
             }
             Request::Put { objects, room } => {
-                let creation = create_queue::Creation::Filled { objects };
+                let creation = Creation::Filled { objects };
                 self.create(asked, creation, room, effects)
             }
             Request::Seal { id, release } => {
@@ -334,6 +302,13 @@ impl Store {
         }
     }
 
+    /// The head of the create queue may not be legal any more: then it is refused.
+    fn doubt_head(&mut self) {
+        if let Some((_, search)) = &mut self.search {
+            search.doubt();
+        }
+    }
+
     /// Answers waiting requests whose deadline has come. If they are very many, some are left: then
     /// [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
@@ -345,52 +320,83 @@ impl Store {
             self.answers = self.answers.saturating_sub(1 + waiter.missing.len());
             self.answer_late(waiter, now, effects);
         }
-        // What is being given back to the system must not be the reason for a refusal.
-        if self.may_expire_creates() {
-            let is_due = self.creates.next_deadline().is_some_and(|deadline| deadline <= now);
-            if is_due && self.catch_up(now, effects) {
-                self.serve_create_queue(now, effects);
-            }
-            self.expire_creates(now, effects);
+        let late = self.creates.next_deadline(self.spared_from_deadlines());
+        if late.is_some_and(|deadline| deadline <= now) && self.catch_up(now, effects) {
+            self.serve_creates(now, effects);
         }
-        self.look_at_survivors(now);
-        self.trimming.look(&self.pool, now);
-        self.finish(now, effects);
-        self.trim_next(now, effects);
-    }
-
-    /// Nobody is refused for memory that is being given back, nor before he had his turn at what
-    /// has come back from there.
-    fn may_expire_creates(&self) -> bool {
-        self.trimming.resting().is_none() && !(self.deadlines_wait && self.has_room_work())
-    }
-
-    fn expire_creates(&mut self, now: Timestamp, effects: &mut Effects) {
+        let spared = self.spared_from_deadlines();
         while self.answers > 0
-            && let Some(create) = self.creates.expired(now)
+            && let Some(create) = self.creates.expired(now, spared)
         {
             self.answers -= 1;
             self.counters.creates_timed_out += 1;
             self.clients.get_mut(create.client).wait_ended(create.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
             self.refuse(create.client, create.request, full, effects);
-            // The next in the queue may be one that fits.
-            self.room_appeared = true;
+        }
+        self.look_at_survivors(now);
+        self.space.look(now);
+        self.finish(now, effects);
+        self.trim_next(now, effects);
+    }
+
+    /// Outside work that [`Effect::Start`] began has ended.
+    ///
+    /// # Panics
+    /// If there was no such effect, or puts whose effects came earlier are still to be filled.
+    pub fn done(
+        &mut self,
+        ticket: Ticket,
+        outcome: WorkOutcome,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        self.renew_slice();
+        if self.end_filling(ticket, outcome, now, effects) {
+            return self.finish(now, effects);
+        }
+        self.end_transit(ticket, outcome);
+        self.finish(now, effects);
+        self.trim_next(now, effects);
+    }
+
+    /// Memory is not in transit any more.
+    fn end_transit(&mut self, ticket: Ticket, outcome: WorkOutcome) {
+        let Extent { offset, len, .. } = self.space.done(ticket, outcome);
+        self.counters.bytes_trimmed = self.space.trimmed_bytes();
+        self.note_memory(offset, len, false);
+        if let Some((_, search)) = &mut self.search {
+            search.transit_ended();
+        }
+    }
+
+    /// Gives the next memory back to the system, if it is time to. Room that somebody waits for is
+    /// made first.
+    fn trim_next(&mut self, now: Timestamp, effects: &mut Effects) {
+        if self.has_room_work() && self.space.postpone_trim(now) {
+            return;
+        }
+        if let Some((ticket, extent)) = self.space.begin_trim() {
+            self.note_memory(extent.offset, extent.len, false);
+            effects.push(Effect::Start { ticket, work: Work::Trim { extent } });
         }
     }
 
     /// What has to be looked at when something has changed.
     fn finish(&mut self, now: Timestamp, effects: &mut Effects) {
-        self.serve_create_queue(now, effects);
-        self.trimming.plan_look(&self.pool, now);
+        self.drop_search_of_nobody();
+        if self.has_room_work() {
+            self.serve_creates(now, effects);
+        }
+        self.space.plan_look(now);
     }
 
     /// When [`Store::expire`] has something to do at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let creates = self.creates.next_deadline().filter(|_| self.may_expire_creates());
+        let creates = self.creates.next_deadline(self.spared_from_deadlines());
         let survivors = self.survivors.next_look();
-        let deadlines = [self.waits.next_deadline(), creates, self.trimming.next_look(), survivors];
+        let deadlines = [self.waits.next_deadline(), creates, self.space.next_look(), survivors];
         deadlines.into_iter().flatten().min()
     }
 
@@ -403,7 +409,7 @@ impl Store {
         self.begin_slice();
         self.subscriptions.unsubscribe(client);
         self.begin_leaving(client, now, effects);
-        self.trimming.plan_look(&self.pool, now);
+        self.space.plan_look(now);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
@@ -425,7 +431,7 @@ impl Store {
     /// Where the memory begins that no object has ever used, in bytes from the segment's start.
     #[must_use]
     pub const fn used_end(&self) -> u64 {
-        self.used_end
+        self.space.used_end()
     }
 
     /// Grows with every event: tells whether any subscriber may have something new.
@@ -443,8 +449,7 @@ impl Store {
         if let Some(quota) = quota {
             self.quotas.grant(client, quota)?;
             // A create of this client that waits may exceed it.
-            self.creates.doubt_head();
-            self.room_appeared = true;
+            self.doubt_head();
         }
         if let Some(name) = name {
             self.clients.get_mut(client).peer.name = name;

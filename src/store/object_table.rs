@@ -34,14 +34,15 @@ pub struct Object {
     pub location: Location,
     /// Created or sealed.
     pub state: State,
-    /// No other object has or had the same. Given by the table, from 1 on.
-    pub generation: u64,
     /// Number of distinct clients that hold it.
     pub holders: u32,
     /// It goes when the last holder lets go. A field of the object, so that it cannot survive it.
     pub delete_pending: bool,
     /// The client whose quota it counts against.
     pub account: Option<ClientId>,
+    /// Which object this is, given by [`ObjectTable::insert`] from 1 on: slots are reused, this
+    /// never is.
+    pub generation: u64,
 }
 
 impl Object {
@@ -66,8 +67,7 @@ pub struct ObjectTable {
     free: Slab<u32>,
     free_count: usize,
     index: IdIndex,
-    /// The last generation that was given.
-    generation: u64,
+    last_generation: u64,
 }
 
 impl ObjectTable {
@@ -98,12 +98,12 @@ impl ObjectTable {
     }
 
     /// Adds an object whose id is not there yet, and gives it its generation.
-    pub fn insert(&mut self, object: Object) -> Slot {
+    pub fn insert(&mut self, mut object: Object) -> Slot {
         debug_assert!(self.find(&object.id).is_none(), "an id is inserted once");
+        self.last_generation += 1;
+        object.generation = self.last_generation;
         let slot = self.take_slot();
         self.index.insert(&object.id, slot);
-        self.generation += 1;
-        let object = Object { generation: self.generation, ..object };
         *self.slots.entry(slot.index()) = Some(object);
         slot
     }
@@ -170,6 +170,7 @@ mod tests {
         assert_eq!(table.find(&object(7).id), None);
         let reused = table.insert(object(200));
         assert_eq!(reused, slots[7]);
+        assert_eq!((table.get(slots[0]).generation, table.get(reused).generation), (1, 101));
         assert_eq!(table.find(&object(200).id), Some(reused));
         assert_eq!(table.iter_from(u32::MAX).count(), 0);
         assert_eq!(

@@ -52,14 +52,8 @@ impl Store {
         if !self.retire(slot) {
             return false;
         }
-        let object = self.forget_evicted(slot);
-        self.free_memory(&object);
-        true
-    }
-
-    /// Removes an idle object whose memory is free already, or the caller's business.
-    pub(super) fn forget_evicted(&mut self, slot: Slot) -> Object {
         let object = self.remove_object(slot);
+        self.free_memory(&object);
         self.counters.objects_evicted += 1;
         self.counters.bytes_evicted += object.size();
         self.record(Event::Evicted {
@@ -67,17 +61,14 @@ impl Store {
             data_size: object.location.data_size,
             metadata_size: object.location.metadata_size,
         });
-        object
+        true
     }
 
     /// Takes an object that nobody holds out of the tables. Its memory is the caller's business.
     pub(super) fn remove_object(&mut self, slot: Slot) -> Object {
         let object = self.objects.remove(slot);
         self.directory.remove(slot, &object.id);
-        self.used -= object.size();
         self.leaves_order(slot, &object);
-        self.room_appeared = true;
-        self.trimming.note_freed();
         object
     }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::limits;
 use crate::protocol::message::{ClientInfo, ObjectInfo, ObjectState, Reply, Stats};
+use crate::protocol::refusal::FullStore;
 use crate::store::Store;
 use crate::store::clients::Client;
 use crate::store::object_table::{Object, State};
@@ -119,10 +120,10 @@ impl Store {
         let evictable = self.evictable_bytes().saturating_sub(pinned_bytes);
         Stats {
             capacity: self.config.capacity,
-            used: self.used,
-            pinned: self.used - evictable,
+            used: self.space.used(),
+            pinned: self.space.used() - evictable,
             evictable,
-            largest_free_run: self.largest_free_run(),
+            largest_free_run: self.space.largest_free_run(),
             objects: self.objects.len() as u64,
             unsealed_objects: self.unsealed.len() as u64,
             clients: self.clients.len() as u64,
@@ -143,21 +144,24 @@ impl Store {
         self.idle.idle_bytes() + self.quotas.totals().idle_bytes
     }
 
-    /// The largest object that could be created now without evicting anything.
-    pub(super) fn largest_free_run(&self) -> u64 {
-        // What is being given back to the system is as good as free: a create waits for it.
-        let run = match self.trimming.resting() {
-            None => self.pool.largest_free_run(),
-            Some(resting) => self.pool.largest_free_run_with(resting.start, resting.len()),
-        };
-        run.min(self.config.capacity - self.used)
+    /// The numbers that explain why there is no room.
+    pub(super) fn full(&self, requested: u64) -> FullStore {
+        FullStore {
+            requested,
+            capacity: self.config.capacity,
+            used: self.space.used(),
+            pinned: self.space.used() - self.evictable_bytes(),
+            largest_free_run: self.space.largest_free_run(),
+            objects: self.objects.len() as u64,
+            objects_max: u64::from(self.config.objects_max),
+        }
     }
 
     /// The text that the original printed, line for line; programs match on parts of it.
     pub(super) fn debug_text(&self, pinned_bytes: u64) -> String {
         let capacity = self.config.capacity;
         let evictable = self.evictable_bytes().saturating_sub(pinned_bytes);
-        let pinned = self.used - evictable;
+        let pinned = self.space.used() - evictable;
         let quotas = self.quotas.totals();
         let (charged, busy) = (quotas.objects, quotas.busy_objects);
         let global = ListReport {
@@ -175,7 +179,7 @@ impl Store {
              allocated bytes: {}\nallocation limit: {capacity}\npinned bytes: {}\n{global}\n\
              (global lru) num evictions: {}\n(global lru) bytes evicted: {}",
             self.quotas.len(),
-            self.used,
+            self.space.used(),
             pinned,
             self.counters.objects_evicted,
             self.counters.bytes_evicted,

@@ -9,7 +9,7 @@ use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
-use crate::store::waitlist::{Waiter, WaiterId, Want};
+use crate::store::waiting::{Waiter, WaiterId, Want};
 use crate::store::{Asked, Effects, Outcome, Store, is_now};
 use crate::time::Timestamp;
 
@@ -218,7 +218,6 @@ impl Store {
         } else if let Some(create) = self.creates.cancelled(client, request) {
             self.clients.get_mut(client).wait_ended(create.cost());
             self.refuse(client, request, Refusal::Cancelled, effects);
-            self.room_appeared = true;
         }
         Reply::Done
     }

@@ -6,9 +6,9 @@
 //! the rules do not allow. The rules are those of `proto/plasma.proto` and of the doc comments; no
 //! code of the store is used.
 //!
-//! Everything is predicted to the bit but three choices that the store may make: where a new object
-//! lies, which idle objects go for it, and whether a batch fits into memory that is in pieces.
-//! There the model takes over what was done, after checking that it was right: see [`room`].
+//! Everything is predicted to the bit but two choices that the store may make: where a new object
+//! lies, and which idle objects go for it. There the model takes over what was done, after checking
+//! that it was right: see [`room`].
 //! Slots, indexes and the way the pool works are not known here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::ids::{ClientId, Location, ObjectId};
 use crate::protocol::message::{Event, Reply, Request, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
-use crate::store::{Effect, Peer, StoreConfig, StoreCounters};
+use crate::store::{Effect, Peer, StoreConfig, StoreCounters, WorkOutcome};
 use crate::time::Timestamp;
 
 mod making;
@@ -190,6 +190,8 @@ pub struct Model {
     pub now: Timestamp,
     /// The memory that is being given back to the system: where it begins and ends.
     pub slice: Option<(u64, u64)>,
+    /// The first create that waits does so for that memory: its deadline does not come.
+    pub is_head_spared: bool,
     births: u64,
     /// What the store tells its readers the time by.
     pub tick: u64,
@@ -209,6 +211,7 @@ impl Model {
             counters: StoreCounters::default(),
             now: Timestamp::ZERO,
             slice: None,
+            is_head_spared: false,
             births: 0,
             tick: 0,
         }
@@ -303,13 +306,13 @@ impl Model {
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        let creates = self.queue.iter().map(|create| create.deadline);
-        let creates = creates.filter(|_| self.slice.is_none());
+        let creates = self.queue.iter().skip(usize::from(self.is_head_spared));
+        let creates = creates.map(|create| create.deadline);
         waiting.chain(creates).flatten().min()
     }
 
     /// Whose deadline has come is answered: gets and waits first, each by deadline, then arrival.
-    /// Creates wait on while memory is being given back, since they may be waiting for that.
+    /// A create waits on if it does so for memory that is being given back.
     pub fn expire(&mut self, seen: &mut Seen) {
         let now = self.now;
         let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
@@ -320,25 +323,8 @@ impl Model {
             self.counters.waits_timed_out += 1;
             self.answer(waiting, seen);
         }
-        if self.slice.is_none() {
-            self.expire_creates(seen);
-        }
-        self.serve_queue(seen);
-    }
-
-    /// So many bytes have been given back to the system, and there is room again for creates.
-    pub fn trimmed(&mut self, bytes: u64, seen: &mut Seen) {
-        self.slice = None;
-        self.counters.bytes_trimmed += bytes;
-        self.serve_from_head(seen, true);
-        self.expire_creates(seen);
-        self.serve_queue(seen);
-    }
-
-    fn expire_creates(&mut self, seen: &mut Seen) {
-        let now = self.now;
-        let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
-        let late = self.queue.extract_if(.., |create| has_come(create.deadline));
+        let spared = usize::from(self.is_head_spared);
+        let late = self.queue.extract_if(spared.., |create| has_come(create.deadline));
         let mut late: Vec<Creation> = late.collect();
         late.sort_by_key(|create| create.deadline);
         for create in late {
@@ -347,6 +333,14 @@ impl Model {
             let full = self.full(create.sizes().iter().sum());
             self.refuse(create.call, Refusal::StoreFull(full), seen);
         }
+        self.serve_queue(seen);
+    }
+
+    /// Memory has been given back to the system, or not, and there is room again for creates.
+    pub fn work_ended(&mut self, outcome: WorkOutcome, seen: &mut Seen) {
+        let (start, end) = self.slice.take().expect("work has begun");
+        self.counters.bytes_trimmed += if outcome == WorkOutcome::Done { end - start } else { 0 };
+        self.serve_queue(seen);
     }
 
     /// Nothing of a client is left: its requests, its quota, its holds.

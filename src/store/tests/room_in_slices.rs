@@ -4,6 +4,8 @@ use super::thin::{AT_ONCE, OBJECT_BYTES, OBJECTS, Thin, create, get, id, object}
 use crate::ids::ClientId;
 use crate::protocol::message::{ObjectState, Reply, Request, Room};
 use crate::protocol::refusal::Refusal;
+use crate::store::WorkOutcome;
+use crate::time::Timestamp;
 
 #[test]
 fn room_for_a_large_object_is_made_in_slices() {
@@ -198,7 +200,7 @@ fn a_batch_for_which_there_is_no_place_is_remembered_as_well() {
         thin.ask(3, Request::Release { holds: vec![(id(number), 1)] });
         assert!(!thin.store.has_work(), "nothing new can be found for object {number}");
     }
-    // Now there is a place for one of the two, and still small ones make no second one.
+    // Now there is a place for one of the two, and still small ones make none for both.
     for number in [10, 20] {
         thin.ask(1, Request::Release { holds: vec![(id(number), 1)] });
         thin.finish(|_| {});
@@ -208,24 +210,62 @@ fn a_batch_for_which_there_is_no_place_is_remembered_as_well() {
         thin.ask(3, Request::Release { holds: vec![(id(number), 1)] });
         assert!(!thin.store.has_work(), "nothing new can be found for object {number}");
     }
-    for number in [90, 100] {
+    for number in [30, 40] {
         thin.ask(1, Request::Release { holds: vec![(id(number), 1)] });
         thin.finish(|_| {});
     }
-    assert_eq!(thin.answers.get(&batch), Some(&Reply::Done), "in two pieces");
+    assert_eq!(thin.answers.get(&batch), Some(&Reply::Done), "one behind the other");
 }
 
 #[test]
-fn a_batch_gets_its_room_in_pieces() {
+fn a_batch_takes_one_run_of_memory_like_one_object() {
     let mut thin = Thin::full(4, 2);
     for number in (0..OBJECTS).step_by(10) {
         thin.ask(1, get(number, AT_ONCE));
     }
-    let batch = thin.begin(2, put(5000..5100, true));
-    thin.finish(|thin| {
-        thin.state(0);
-    });
-    assert_eq!(thin.answers.get(&batch), Some(&Reply::Done));
+    for (objects, fits) in [(10, false), (9, true)] {
+        let batch = thin.begin(2, put(5000..5000 + objects, true));
+        thin.finish(|thin| {
+            thin.state(0);
+        });
+        assert_eq!(thin.answers.get(&batch) == Some(&Reply::Done), fits, "{objects} objects");
+    }
+}
+
+#[test]
+fn a_new_object_in_the_slot_of_an_old_one_is_not_evicted_in_its_place() {
+    let mut thin = Thin::full(4, 2);
+    let large = thin.begin(2, create(5000, OBJECTS / 2 * OBJECT_BYTES, AT_ONCE));
+    // The first object has been seen. Now another one has its slot, and its memory.
+    thin.ask(1, Request::Delete { ids: vec![id(0)] });
+    assert_eq!(thin.ask(1, put(6000..6001, true)), Some(Reply::Done));
+    thin.finish(|_| {});
+    assert!(matches!(thin.answers.get(&large), Some(Reply::Created(_))), "elsewhere");
+    assert_eq!(thin.state(6000), ObjectState::Sealed, "it is the most recently used one");
+    assert_eq!(thin.store.stats().objects, OBJECTS / 2 + 1, "and no more has gone than had to");
+}
+
+#[test]
+fn who_needs_memory_in_quarantine_waits_for_it_even_in_a_hurry() {
+    let mut thin = Thin::full(64, 3);
+    for number in 3..OBJECTS {
+        thin.ask(1, get(number, AT_ONCE));
+    }
+    thin.ask(1, Request::Delete { ids: vec![id(0), id(1)] });
+    let first = thin.store.space.take(Some(0), OBJECT_BYTES, 0).unwrap();
+    let ticket = thin.store.space.quarantine(first, OBJECT_BYTES, 0);
+    let three = thin.begin(2, create(5000, 3 * OBJECT_BYTES, AT_ONCE));
+    let four = thin.begin(2, create(5001, 4 * OBJECT_BYTES, AT_ONCE));
+    let two = thin.begin(3, create(5002, 2 * OBJECT_BYTES, AT_ONCE));
+    thin.finish(|_| {});
+    assert_eq!(thin.answers.get(&three), None, "there may be room later");
+    assert!(matches!(thin.answers.get(&four), Some(Reply::Refused(_))), "there can be none");
+    assert!(matches!(thin.answers.get(&two), Some(Reply::Created(_))), "there is room for this");
+    let abort = Request::Abort { id: id(5002) };
+    assert_eq!(thin.ask(3, abort), Some(Reply::Done));
+    assert_eq!(thin.answers.get(&three), None);
+    thin.act(|store, effects| store.done(ticket, WorkOutcome::Done, Timestamp::ZERO, effects));
+    assert!(matches!(thin.answers.get(&three), Some(Reply::Created(_))));
 }
 
 #[test]

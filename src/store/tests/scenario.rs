@@ -13,15 +13,16 @@
 //! tick 5                 ->
 //! ```
 //!
-//! After `memory lost` the bytes of puts cannot be written, until `memory back`. `trimmed N` says that the last `trim` is done for so many bytes. Timeouts are in milliseconds; a
-//! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
+//! After `memory lost` the bytes of puts cannot be written, until `memory back`. `done` and `failed`
+//! say how the outside work has ended that began last. Timeouts are in milliseconds; a `get` or
+//! `wait` without one waits for ever, a `create` or `put` without one does not wait.
 //! `invariants` are checked after each step.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::eviction::PolicyKind;
-use crate::ids::{ClientId, Location, ObjectId, SegmentId};
+use crate::ids::{ClientId, Location, ObjectId, SegmentId, Ticket};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{
     DeleteOutcome, Event, NewObject, ObjectInfo, ObjectState, Placed, Reply, Request, RequestId,
@@ -55,6 +56,7 @@ struct World {
     effects: Effects,
     /// Bytes of puts cannot be written.
     is_memory_lost: bool,
+    work: Option<Ticket>,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             names: BTreeMap::new(),
             effects: Effects::new(),
             is_memory_lost: false,
+            work: None,
         }
     }
 
@@ -99,8 +102,13 @@ impl World {
             self.store.expire(self.now, &mut self.effects);
             return self.outcome("");
         }
-        if line.words[0] == "trimmed" {
-            self.store.trimmed(line.words[1].parse().unwrap(), self.now, &mut self.effects);
+        if let Some(outcome) = match line.words[0] {
+            "done" => Some(WorkOutcome::Done),
+            "failed" => Some(WorkOutcome::Failed),
+            _ => None,
+        } {
+            let ticket = self.work.take().expect("some work has begun");
+            self.store.done(ticket, outcome, self.now, &mut self.effects);
             return self.outcome("");
         }
         if line.words[0] == "memory" {
@@ -268,7 +276,8 @@ impl World {
                     self.store.done(ticket, outcome, self.now, &mut self.effects);
                 }
                 Effect::Stream { .. } => happened.push("stream".into()),
-                Effect::Trim { extent } => {
+                Effect::Start { ticket, work: Work::Trim { extent } } => {
+                    self.work = Some(ticket);
                     happened.push(format!("trim {}+{}", extent.offset, extent.len));
                 }
                 Effect::HangUp { .. } => happened.push("hang up".into()),

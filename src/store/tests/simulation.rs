@@ -21,7 +21,8 @@ use fastrand::Rng;
 
 use super::model::{Call, Fill, Model, Seen};
 use crate::eviction::PolicyKind;
-use crate::ids::{ClientId, Extent, ObjectId, Slot};
+use crate::ids::{ClientId, Extent, ObjectId, Slot, Ticket};
+use crate::limits::SLICE_STEPS;
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
 use crate::store::{Effect, Effects, Peer, Store, StoreCounters, Work, WorkOutcome};
 use crate::time::Timestamp;
@@ -140,8 +141,8 @@ enum Step {
     Unpin(ClientId, ObjectId),
     /// The creator of an unsealed object writes something else than it will have in the end.
     Scribble(ObjectId),
-    /// So many bytes of the memory that the store gave back have arrived at the system.
-    Trimmed(u64),
+    /// The memory that the store gave back has arrived at the system, or not.
+    WorkEnds(WorkOutcome),
 }
 
 /// What the store wanted done in one step, and what came of it.
@@ -150,7 +151,7 @@ struct Carried {
     /// All of it in order, but memory that goes back to the system.
     effects: VecDeque<Effect>,
     fills: VecDeque<Fill>,
-    trim: Option<Extent>,
+    trim: Option<(Ticket, Extent)>,
 }
 
 /// The store in its world: clients, memory, readers of the directory, time.
@@ -162,6 +163,8 @@ struct Simulation {
     model: Model,
     segment: Vec<u8>,
     pages: Pages,
+    /// Of the memory that is on its way to the system.
+    ticket: Option<Ticket>,
     /// What readers have said, and the store has not heard yet.
     told: Vec<(ClientId, Slot)>,
     /// Said goodbye and not gone yet.
@@ -192,6 +195,7 @@ impl Simulation {
             model: Model::new(chaos.config.clone()),
             segment: vec![0; bytes],
             pages: Pages::new(bytes),
+            ticket: None,
             told: Vec::new(),
             leaving: BTreeSet::new(),
             last_client: 0,
@@ -307,7 +311,7 @@ impl Simulation {
                 let byte = self.random.u8(..);
                 self.memory_of(id).fill(byte);
             }
-            Step::Trimmed(bytes) => self.trimmed(bytes, &listed),
+            Step::WorkEnds(outcome) => self.work_ends(outcome, &listed),
         }
         self.compare();
     }
@@ -350,17 +354,23 @@ impl Simulation {
         }
     }
 
-    /// The system takes memory, and what was in there is gone.
-    fn trimmed(&mut self, bytes: u64, listed: &[ObjectId]) {
-        let (start, _) = self.model.slice.expect("there is memory on its way");
-        self.pages.given_back(start, bytes);
-        let range = usize::try_from(start).unwrap()..usize::try_from(start + bytes).unwrap();
-        self.segment[range].fill(0);
+    /// The system takes memory, and what was in there is gone, or it does not.
+    fn work_ends(&mut self, outcome: WorkOutcome, listed: &[ObjectId]) {
+        let (start, end) = self.model.slice.expect("there is memory on its way");
+        match outcome {
+            WorkOutcome::Done => {
+                self.pages.given_back(start, end - start);
+                let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+                self.segment[range].fill(0);
+            }
+            WorkOutcome::Failed => self.pages.not_given_back(),
+        }
+        let ticket = self.ticket.take().expect("work has begun");
         let now = self.model.now;
         self.observe(
             listed,
-            |store, effects| store.trimmed(bytes, now, effects),
-            |model, seen| model.trimmed(bytes, seen),
+            |store, effects| store.done(ticket, outcome, now, effects),
+            |model, seen| model.work_ended(outcome, seen),
         );
     }
 
@@ -384,7 +394,8 @@ impl Simulation {
         let Carried { effects, fills, trim } = carried;
         let (_, _, remembered) = self.trace.back_mut().expect("this step is in the trace");
         remembered.extend(effects.iter().cloned());
-        remembered.extend(trim.map(|extent| Effect::Trim { extent }));
+        let work = trim.map(|(ticket, extent)| (ticket, Work::Trim { extent }));
+        remembered.extend(work.map(|(ticket, work)| Effect::Start { ticket, work }));
         for effect in &effects {
             if let Effect::Reply { client, request, .. } = effect {
                 assert!(self.open.remove(&(*client, *request)), "an answer that nobody waits for");
@@ -412,7 +423,8 @@ impl Simulation {
             listed,
         };
         check(&mut self.model, &mut seen);
-        if let Some(extent) = trim {
+        if let Some((ticket, extent)) = trim {
+            assert_eq!(self.ticket.replace(ticket), None, "one slice at a time");
             let slice = Some((extent.offset, extent.offset + extent.len));
             assert!([None, slice].contains(&self.model.slice), "one slice at a time");
             self.pages.note_objects(&self.model);
@@ -429,8 +441,9 @@ impl Simulation {
             while let Some(effect) = effects.pop() {
                 match &effect {
                     Effect::Start { ticket, work: Work::Fill { .. } } => open.push_back(*ticket),
-                    Effect::Trim { extent } => {
-                        assert_eq!(carried.trim.replace(*extent), None, "one slice at a time");
+                    Effect::Start { ticket, work: Work::Trim { extent } } => {
+                        let former = carried.trim.replace((*ticket, *extent));
+                        assert_eq!(former, None, "one slice at a time");
                         continue;
                     }
                     Effect::Reply { .. } | Effect::Stream { .. } | Effect::HangUp { .. } => {}
@@ -445,7 +458,7 @@ impl Simulation {
                 outcome,
                 effects_before: carried.effects.len(),
                 parked_before: self.twin.state().newly_asked(),
-                trim: carried.trim,
+                trim: carried.trim.map(|(_, extent)| extent),
             });
             self.store.done(ticket, outcome, self.model.now, effects);
         }
@@ -481,14 +494,29 @@ impl Simulation {
 
     /// Everything that the store knows, counters and events aside.
     fn digest(&self) -> String {
-        let Store { objects, clients, pool, idle, quotas, waits, creates, .. } = &self.store;
+        let Store { objects, clients, space, idle, quotas, waits, creates, .. } = &self.store;
         let creates: Vec<_> = creates.iter().collect();
-        format!("{objects:?}{clients:?}{pool:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
+        format!("{objects:?}{clients:?}{space:?}{idle:?}{quotas:?}{waits:?}{creates:?}")
+    }
+
+    /// Whether the head of the queue waits for memory in transit the store may judge by what was
+    /// idle when it looked; and a create that takes more than a slice counts as one that waited.
+    fn take_over_what_is_up_to_the_store(&mut self) {
+        let is_spared = self.store.spared_from_deadlines().is_some();
+        assert!(is_spared || !self.model.head_needs_transit(), "the head waits for transit");
+        assert!(!is_spared || self.model.slice.is_some(), "there is transit to wait for");
+        self.model.is_head_spared = is_spared;
+        if self.store.slice.steps < SLICE_STEPS {
+            let queued = self.store.counters.creates_queued;
+            assert!(queued >= self.model.counters.creates_queued, "those that wait are counted");
+            self.model.counters.creates_queued = queued;
+        }
     }
 
     /// Everything that can be observed is as the model says.
     fn compare(&mut self) {
         self.store.check_invariants();
+        self.take_over_what_is_up_to_the_store();
         let (store, model) = (&self.store, &self.model);
         let objects = self.list().into_iter().map(|info| (info.id, info));
         let objects: BTreeMap<_, _> = objects.collect();
@@ -501,7 +529,7 @@ impl Simulation {
         assert_eq!(store.counters, model.counters, "everything is counted");
         self.pages.note_objects(model);
         // When memory is looked at is the store's choice; what comes of it is checked.
-        let deadlines = [model.next_deadline(), store.trimming.next_look()];
+        let deadlines = [model.next_deadline(), store.space.next_look()];
         let next_deadline = deadlines.into_iter().flatten().min();
         assert_eq!(store.next_deadline(), next_deadline, "the next deadline is known");
         assert_eq!(store.event_sequence(), model.events.len() as u64, "events are numbered");

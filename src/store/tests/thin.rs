@@ -84,7 +84,9 @@ impl Thin {
                 Effect::Start { ticket, work: Work::Fill { .. } } => {
                     self.store.done(ticket, WorkOutcome::Done, self.now, &mut effects);
                 }
-                Effect::Stream { .. } | Effect::Trim { .. } | Effect::HangUp { .. } => {}
+                Effect::Start { work: Work::Trim { .. }, .. }
+                | Effect::Stream { .. }
+                | Effect::HangUp { .. } => {}
             }
         }
         self.store.check_invariants();

@@ -22,8 +22,8 @@ fn half_away(script: &str) {
 #[test]
 fn memory_goes_back_slice_by_slice_and_then_it_is_quiet() {
     half_away(
-        "trimmed 256              -> trim 256+256
-         trimmed 256              ->
+        "done                     -> trim 256+256
+         done                     ->
          tick 100                 ->
          tick 100000              ->
          b create Z 512           -> created",
@@ -35,7 +35,7 @@ fn a_create_that_may_not_wait_waits_for_a_slice() {
     half_away(
         "b create Z 512           ->
          a state Z                -> absent
-         trimmed 256              -> b: created",
+         done                     -> b: created",
     );
 }
 
@@ -43,7 +43,7 @@ fn a_create_that_may_not_wait_waits_for_a_slice() {
 fn a_put_waits_for_a_slice_as_well() {
     half_away(
         "b put Z:512              ->
-         trimmed 256              -> b: done
+         done                     -> b: done
          a get Z                  -> got Z",
     );
 }
@@ -52,7 +52,7 @@ fn a_put_waits_for_a_slice_as_well() {
 fn what_fits_elsewhere_does_not_wait() {
     half_away(
         "b create Z 256           -> created
-         trimmed 256              ->",
+         done                     ->",
     );
 }
 
@@ -60,17 +60,17 @@ fn what_fits_elsewhere_does_not_wait() {
 fn what_fits_nowhere_is_refused_at_once() {
     half_away(
         "b create Z 513           -> full: 513 asked, 512 used, 512 pinned
-         trimmed 256              -> trim 256+256",
+         done                     -> trim 256+256",
     );
 }
 
 #[test]
-fn nothing_is_evicted_for_the_sake_of_a_slice() {
+fn who_may_evict_does_so_and_does_not_wait_for_a_slice() {
     half_away(
         "a release Y              -> done
-         b create Z 512           ->
-         trimmed 256              -> b: created
-         a state Y                -> sealed",
+         b create Z 512           -> created
+         a state Y                -> absent
+         done                     ->",
     );
 }
 
@@ -79,7 +79,7 @@ fn what_needs_room_and_eviction_elsewhere_has_it_without_waiting() {
     // There is no room but that of Y: the slice is not in the way.
     half_away(
         "b create Z 256           -> created
-         trimmed 0                ->
+         failed                   ->
          b create W 256           -> created
          a release Y              -> done
          b create V 300           -> created
@@ -92,22 +92,22 @@ fn an_object_of_the_capacity_always_fits() {
     half_away(
         "a release Y              -> done
          b create Z 1024          ->
-         trimmed 256              -> b: created
+         done                     -> b: created
          a state Y                -> absent",
     );
 }
 
 #[test]
-fn a_deadline_does_not_come_while_a_slice_is_away() {
+fn a_deadline_does_not_come_while_a_slice_is_waited_for() {
     half_away(
         "b create Z 512 wait=5    ->
          tick 10                  ->
-         trimmed 128              -> b: created",
+         done                     -> b: created",
     );
     half_away(
         "b create Z 600 wait=5    ->
-         tick 10                  ->
-         trimmed 128              -> b: full: 600 asked, 512 used, 512 pinned; trim 128+256",
+         tick 10                  -> b: full: 600 asked, 512 used, 512 pinned
+         done                     -> trim 256+256",
     );
 }
 
@@ -117,7 +117,7 @@ fn who_may_not_wait_goes_before_those_who_wait_and_is_answered_with_the_slice() 
         "b create W 1024 wait=forever ->
          c create Z 512           ->
          d create V 512           ->
-         trimmed 256              -> c: created; d: full: 512 asked, 1024 used, 1024 pinned",
+         done                     -> c: created; d: full: 512 asked, 1024 used, 1024 pinned",
     );
 }
 
@@ -126,12 +126,12 @@ fn a_create_that_waits_for_a_slice_can_be_cancelled_and_can_leave() {
     half_away(
         "b create Z 512           ->
          b cancel                 -> the request was cancelled; done
-         trimmed 256              -> trim 256+256",
+         done                     -> trim 256+256",
     );
     half_away(
         "b create Z 512           ->
          b dies                   ->
-         trimmed 256              -> trim 256+256",
+         done                     -> trim 256+256",
     );
 }
 
@@ -140,14 +140,14 @@ fn a_name_that_is_taken_meanwhile_is_refused() {
     half_away(
         "b create Z 512           ->
          c create Z 10            -> created; b: exists Z
-         trimmed 256              -> trim 320+192",
+         done                     -> trim 320+192",
     );
 }
 
 #[test]
 fn where_it_does_not_work_nobody_tries_again() {
     half_away(
-        "trimmed 0                ->
+        "failed                   ->
          tick 1000                ->
          a release Y              -> done
          a delete Y               -> deleted

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::room::Verdict;
 use super::{Call, Hold, Model, Object, Seen, Want, deadline};
 use crate::ids::{ClientId, Extent, Location, ObjectId};
 use crate::protocol::message::{Event, Placed, Reply, Request};
 use crate::protocol::refusal::Refusal;
-use crate::store::{Effect, WorkOutcome};
+use crate::store::WorkOutcome;
 use crate::time::Timestamp;
 
 /// A create or put, waiting or not.
@@ -88,9 +87,8 @@ impl Model {
         self.check_fits_ever(&create)?;
         let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
-            let verdict = self.verdict(&create);
             let has_happened = seen.answer(create.call).is_some_and(is_granted);
-            verdict.check(has_happened);
+            assert_eq!(self.has_room(&create), has_happened, "granted if there is room");
             if has_happened {
                 self.place(create, seen);
                 return Ok(None);
@@ -98,8 +96,8 @@ impl Model {
             self.check_quota_allows(&create)?;
             let is_refused = matches!(seen.answer(create.call), Some(Reply::Refused(_)));
             if must_not_wait && (self.slice.is_none() || is_refused) {
-                let verdict = self.verdict_in_the_end(&create);
-                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
+                let is_early = self.has_room_in_the_end(&create);
+                assert!(!is_early, "a create is refused that only had to wait");
                 self.park_before_refusal(create.call, seen);
                 return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
             }
@@ -115,7 +113,7 @@ impl Model {
 
     /// Creates that wait are served from the first one on, and the first one waits for room only.
     pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
-        self.serve_from_head(seen, false);
+        self.serve_from_head(seen);
         self.park_what_was_met(seen);
         assert!(seen.parked.is_empty(), "the store says of {:?} that it is pinned", seen.parked);
         assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
@@ -123,14 +121,10 @@ impl Model {
         assert!(seen.fills.is_empty() && self.filling.is_empty(), "every put is filled at once");
     }
 
-    /// As far as there is room; afterwards some may still be refused because of their deadline.
-    pub(super) fn serve_from_head(&mut self, seen: &mut Seen, deadlines_follow: bool) {
+    fn serve_from_head(&mut self, seen: &mut Seen) {
         loop {
             self.end_fills(seen);
             if seen.effects.is_empty() || self.queue.is_empty() {
-                break;
-            }
-            if deadlines_follow && !self.is_head_next(seen) {
                 break;
             }
             let mut head = self.queue.remove(0);
@@ -145,15 +139,14 @@ impl Model {
             {
                 self.refuse(head.call, refusal, seen);
             } else if head.is_urgent && !is_granted(answer) {
-                let verdict = self.verdict_in_the_end(&head);
-                assert_ne!(verdict, Verdict::Yes, "a create is refused that only had to wait");
-                self.counters.creates_timed_out += 1;
+                let is_early = self.has_room_in_the_end(&head);
+                assert!(!is_early, "a create is refused that only had to wait");
                 self.park_before_refusal(head.call, seen);
                 let full = self.full(head.sizes().iter().sum());
                 self.refuse(head.call, Refusal::StoreFull(full), seen);
             } else {
                 assert!(is_granted(answer), "the head of the queue is refused: {answer:?}");
-                self.verdict(&head).check(true);
+                assert!(self.has_room(&head), "there is no room for a create that was granted");
                 self.place(head, seen);
             }
         }
@@ -165,47 +158,8 @@ impl Model {
                 "the head of the queue waits in vain"
             );
             assert!(!head.is_urgent || self.slice.is_some(), "a create waits that may not");
-            self.verdict(head).check(false);
+            assert!(!self.has_room(head), "there is room for a create that waits");
         }
-    }
-
-    /// Whether what the store did next concerns the head of the queue, not somebody's deadline.
-    fn is_head_next(&self, seen: &Seen) -> bool {
-        let head = &self.queue[0];
-        let is_legal = self.taken_name(head).is_none()
-            && self.check_fits_ever(head).is_ok()
-            && self.check_quota_allows(head).is_ok();
-        if self.is_anybody_late_before(head, seen) {
-            return false;
-        }
-        match seen.answer(head.call) {
-            None => false,
-            Some(answer) => is_granted(answer) || head.is_urgent || !is_legal,
-        }
-    }
-
-    /// Whether a create is refused because of its deadline before this one gets its room.
-    fn is_anybody_late_before(&self, head: &Creation, seen: &Seen) -> bool {
-        let is_late = |call: &Call| {
-            let create = self.queue.iter().find(|create| create.call.is(*call));
-            create.is_some_and(|create| create.deadline.is_some_and(|at| at <= self.now))
-        };
-        for effect in &seen.effects {
-            match effect {
-                Effect::Start { .. } => return !head.is_put,
-                Effect::Reply { client, request, reply } => {
-                    let call = Call { client: *client, request: *request, ..head.call };
-                    if call.is(head.call) {
-                        return false;
-                    }
-                    if is_late(&call) && matches!(reply, Reply::Refused(Refusal::StoreFull(_))) {
-                        return true;
-                    }
-                }
-                Effect::Stream { .. } | Effect::Trim { .. } | Effect::HangUp { .. } => {}
-            }
-        }
-        false
     }
 
     /// Whether this is a create that can only be refused, at once. While memory is being given
@@ -220,7 +174,7 @@ impl Model {
             || self.check_quota_allows(&create).is_err()
             || (room.timeout == Some(Duration::ZERO)
                 && self.slice.is_none()
-                && self.verdict(&create) == Verdict::No)
+                && !self.has_room(&create))
     }
 
     /// The first name that exists already, in the store or in the batch.

@@ -11,25 +11,6 @@ use crate::ids::{ClientId, ObjectId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::refusal::{FullStore, Refusal};
 
-/// Whether a create has to be granted now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Yes,
-    No,
-    /// A batch that fits or not, depending on where each of its objects is put.
-    Perhaps,
-}
-
-impl Verdict {
-    pub fn check(self, was_granted: bool) {
-        match self {
-            Self::Yes => assert!(was_granted, "there is room for a create, yet it was not granted"),
-            Self::No => assert!(!was_granted, "there is no room for a create, yet it was granted"),
-            Self::Perhaps => {}
-        }
-    }
-}
-
 /// What a create may evict, in the order in which it is to go.
 struct Candidates {
     ids: Vec<ObjectId>,
@@ -38,53 +19,42 @@ struct Candidates {
 }
 
 impl Model {
-    /// Whether the create can be granted now, its names being free. If it needs memory that is
-    /// being given back it waits, and if it evicts something it may.
-    pub fn verdict(&self, create: &Creation) -> Verdict {
-        match (self.verdict_in_the_end(create), self.slice) {
-            (Verdict::Yes, Some(slice)) => {
-                let lens = create.sizes().into_iter().map(rounded);
-                let longest = self.gaps_beside(&[], Some(slice)).into_iter().max().unwrap_or(0);
-                let elsewhere = self.verdict_without(create, &[]);
-                let is_easy = elsewhere == Verdict::Yes
-                    && lens.sum::<u64>() <= longest
-                    && self.over_quota(create) == 0;
-                if is_easy { Verdict::Yes } else { Verdict::Perhaps }
-            }
-            (verdict, _) => verdict,
-        }
+    /// Whether the create has to be granted now, its names being free.
+    pub fn has_room(&self, create: &Creation) -> bool {
+        self.has_room_beside(create, self.slice)
     }
 
     /// Whether the create can be granted when no memory is being given back.
-    pub fn verdict_in_the_end(&self, create: &Creation) -> Verdict {
-        let candidates = self.candidates(create);
-        if self.check_quota_allows(create).is_err() {
-            return Verdict::No;
-        }
-        self.verdict_without(create, &candidates.ids)
+    pub fn has_room_in_the_end(&self, create: &Creation) -> bool {
+        self.has_room_beside(create, None)
     }
 
-    /// Whether the create could be granted if these objects, and no others, went.
-    fn verdict_without(&self, create: &Creation, gone: &[ObjectId]) -> Verdict {
+    /// Whether there is a create that must wait for the memory that is being given back.
+    pub fn head_needs_transit(&self) -> bool {
+        let head = self.queue.first().filter(|_| self.slice.is_some());
+        head.is_some_and(|head| self.has_room_in_the_end(head))
+    }
+
+    fn has_room_beside(&self, create: &Creation, slice: Option<(u64, u64)>) -> bool {
+        let candidates = self.candidates(create).ids;
+        self.check_quota_allows(create).is_ok() && self.has_room_without(create, &candidates, slice)
+    }
+
+    /// Whether there would be room if these objects, and no others, went, and a piece of memory is
+    /// not to be had. A batch needs one gap, like an object.
+    fn has_room_without(
+        &self,
+        create: &Creation,
+        gone: &[ObjectId],
+        slice: Option<(u64, u64)>,
+    ) -> bool {
         let sizes = create.sizes();
-        let freed = self.bytes_of(gone);
-        if self.used() - freed + sizes.iter().sum::<u64>() > self.config.capacity
-            || self.objects.len() - gone.len() + sizes.len() > self.config.objects_max as usize
-        {
-            return Verdict::No;
-        }
-        let gaps = self.gaps(gone);
-        let longest = gaps.iter().copied().max().unwrap_or(0);
-        let lens: Vec<u64> = sizes.iter().map(|size| rounded(*size)).collect();
-        let total: u64 = lens.iter().sum();
-        if total <= longest {
-            // Whatever else is tried first, they all fit into one gap, one behind the other.
-            Verdict::Yes
-        } else if lens.iter().any(|len| *len > longest) || total > gaps.iter().sum() {
-            Verdict::No
-        } else {
-            Verdict::Perhaps
-        }
+        let used = self.used() - self.bytes_of(gone) + sizes.iter().sum::<u64>();
+        let objects = self.objects.len() - gone.len() + sizes.len();
+        let longest = self.gaps_beside(gone, slice).into_iter().max().unwrap_or(0);
+        used <= self.config.capacity
+            && objects <= self.config.objects_max as usize
+            && sizes.iter().map(|size| rounded(*size)).sum::<u64>() <= longest
     }
 
     /// Idle objects that nobody reads behind the store's back, in the order of [`Self::walk`].
@@ -139,9 +109,7 @@ impl Model {
             victims.push(victim);
         }
         // The last one that was looked at is the one that made it possible, and so it went.
-        // Not so for a batch: to see that it fits in pieces only, all may have been looked at.
         let last = order.iter().rposition(|id| victims.contains(id)).map_or(0, |last| last + 1);
-        let last = if offsets.len() > 1 { order.len() } else { last };
         self.park_some(&order[..last], seen);
         let candidates = self.candidates(create);
         let place = |id: &ObjectId| candidates.ids.iter().position(|candidate| candidate == id);
@@ -155,11 +123,9 @@ impl Model {
             assert_ne!(problem, None, "{victim} was evicted for nothing");
         }
         assert!(ranks.is_sorted(), "older objects are evicted first: {victims:?}");
-        if let (Some(last), [_]) = (ranks.last(), offsets)
-            && *last >= candidates.for_quota
-        {
-            let verdict = self.verdict_without(create, &candidates.ids[..*last]);
-            assert_eq!(verdict, Verdict::No, "evicting older objects would have been enough");
+        if let Some(last) = ranks.last().filter(|last| **last >= candidates.for_quota) {
+            let had_room = self.has_room_without(create, &candidates.ids[..*last], self.slice);
+            assert!(!had_room, "evicting older objects would have been enough");
         }
         for id in demoted {
             self.demote(id);
@@ -314,9 +280,9 @@ impl Model {
         }
     }
 
-    /// The largest object that fits without evicting anything.
+    /// The largest object that fits without waiting, or evicting anything.
     pub fn largest_free_run(&self) -> u64 {
-        let longest = self.gaps(&[]).into_iter().max().unwrap_or(0);
+        let longest = self.gaps_beside(&[], self.slice).into_iter().max().unwrap_or(0);
         longest.min(self.config.capacity - self.used())
     }
 
@@ -340,12 +306,8 @@ impl Model {
         ids.iter().map(|id| self.objects[id].size()).sum()
     }
 
-    /// The lengths of the pieces of free memory if these objects went.
-    fn gaps(&self, gone: &[ObjectId]) -> Vec<u64> {
-        self.gaps_beside(gone, None)
-    }
-
-    /// The same, but for a piece of memory that is not to be had.
+    /// The lengths of the pieces of free memory if these objects went, but for a piece that is not
+    /// to be had.
     fn gaps_beside(&self, gone: &[ObjectId], slice: Option<(u64, u64)>) -> Vec<u64> {
         let stay = self.objects.iter().filter(|(id, _)| !gone.contains(id));
         let mut extents: Vec<(u64, u64)> = stay

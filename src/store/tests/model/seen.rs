@@ -69,10 +69,7 @@ impl Seen<'_> {
             Effect::Reply { client, request, reply } => {
                 ((*client, *request) == (call.client, call.request)).then_some(reply)
             }
-            Effect::Start { .. }
-            | Effect::Stream { .. }
-            | Effect::Trim { .. }
-            | Effect::HangUp { .. } => None,
+            Effect::Start { .. } | Effect::Stream { .. } | Effect::HangUp { .. } => None,
         })
     }
 

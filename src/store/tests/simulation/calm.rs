@@ -10,7 +10,7 @@ use crate::ids::{ClientId, ObjectId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{NewObject, ObjectState, Reply, Request, RequestId, Room};
 use crate::protocol::refusal::Refusal;
-use crate::store::Effect;
+use crate::store::{Effect, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Rounds of help after which nobody may wait any more.
@@ -116,10 +116,10 @@ impl Simulation {
     /// Whatever is on its way back to the system arrives there.
     fn give_back_what_is_due(&mut self) {
         let mut slices = 0;
-        while let Some((start, end)) = self.model.slice {
+        while self.model.slice.is_some() {
             assert!(slices <= self.chaos.config.segment_bytes / ALIGNMENT, "it comes to an end");
             slices += 1;
-            self.take(Step::Trimmed(end - start));
+            self.take(Step::WorkEnds(WorkOutcome::Done));
         }
     }
 
@@ -165,14 +165,14 @@ impl Simulation {
         let created = matches!(reply, Some(Reply::Created(_)));
         assert!(created || (waits && reply.is_none()), "one object may fill the store");
         // One slice at most is in its way.
-        if let (false, Some((start, end))) = (created, self.model.slice) {
-            self.take(Step::Trimmed(end - start));
+        if !created && self.model.slice.is_some() {
+            self.take(Step::WorkEnds(WorkOutcome::Done));
         }
         assert!(self.model.objects.contains_key(&id), "one object may fill the store");
         self.take(Step::Disconnect(client));
         self.become_idle();
-        assert_eq!(self.store.pool.free_bytes(), self.chaos.config.segment_bytes);
-        assert_eq!(self.store.pool.free_runs(), 1, "the memory is in one piece");
+        assert_eq!(self.store.space.pool().free_bytes(), self.chaos.config.segment_bytes);
+        assert_eq!(self.store.space.pool().free_runs(), 1, "the memory is in one piece");
         let state = self.store.states(&[id]);
         assert_eq!(state, Reply::States(vec![ObjectState::Absent]), "nothing is left");
     }
@@ -184,10 +184,7 @@ impl Simulation {
         let (_, _, effects) = self.trace.back().expect("this step is in the trace");
         effects.iter().find_map(|effect| match effect {
             Effect::Reply { request, reply, .. } => (*request == asked).then(|| reply.clone()),
-            Effect::Start { .. }
-            | Effect::Stream { .. }
-            | Effect::Trim { .. }
-            | Effect::HangUp { .. } => None,
+            Effect::Start { .. } | Effect::Stream { .. } | Effect::HangUp { .. } => None,
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::ids::{ClientId, ObjectId, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{NewObject, Request, RequestId, Room, Timeout};
 use crate::store::tests::model::{Model, Object};
-use crate::store::{StoreConfig, TrimConfig};
+use crate::store::{StoreConfig, TrimConfig, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Requests that wait at a time; beyond, nothing more waits.
@@ -52,13 +52,13 @@ enum Operation {
     Pin,
     Unpin,
     Scribble,
-    Trimmed,
+    WorkEnds,
 }
 
 use Operation::{
     Abort, Batch, Cancel, Clients, Connect, Create, DebugText, Delete, Die, Evict, Expire, Get,
     Goodbye, Jump, List, Name, Pin, Put, Quota, Read, Refresh, Release, Scribble, Seal, State,
-    Stats, Subscribe, Trimmed, Unpin, Wait,
+    Stats, Subscribe, Unpin, Wait, WorkEnds,
 };
 
 /// How often each operation is done by a seed without a character.
@@ -92,7 +92,7 @@ const WEIGHTS: [(Operation, u32); 30] = [
     (Pin, 4),
     (Unpin, 4),
     (Scribble, 2),
-    (Trimmed, 5),
+    (WorkEnds, 5),
 ];
 
 /// The character of one seed.
@@ -182,7 +182,7 @@ impl Chaos {
                 return random.choice(readers).map(|client| Step::Unpin(client, id));
             }
             Scribble => return pick(random, model, |o| o.sealed.is_none()).map(Step::Scribble),
-            Trimmed => return model.slice.map(|slice| Step::Trimmed(self.trimmed(random, slice))),
+            WorkEnds => return model.slice.map(|_| Step::WorkEnds(outcome(random))),
             Read => {
                 let subscribers: Vec<_> = model.subscribers().into_iter().collect();
                 let max = [1, 2, 5, 1024][random.usize(..4)];
@@ -279,7 +279,7 @@ impl Chaos {
                 holding: random.bool().then(|| self.name(random)),
             },
             Goodbye => Request::Disconnect,
-            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble | Trimmed => {
+            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble | WorkEnds => {
                 panic!("{operation:?} is no request")
             }
         })
@@ -386,16 +386,6 @@ impl Chaos {
         }
     }
 
-    /// How much of a slice is given back: usually all, seldom nothing, which ends it for ever.
-    fn trimmed(&self, random: &mut Rng, (start, end): (u64, u64)) -> u64 {
-        let unit = self.config.trim.as_ref().map_or(ALIGNMENT, |trim| trim.unit_bytes);
-        match random.u8(..64) {
-            0 => 0,
-            1..32 => random.u64(1..=(end - start) / unit) * unit,
-            _ => end - start,
-        }
-    }
-
     fn quota(&self, random: &mut Rng) -> u64 {
         match random.u8(..8) {
             0 => 0,
@@ -416,6 +406,11 @@ impl Chaos {
             _ => soon,
         }
     }
+}
+
+/// Usually it works, seldom it does not, which ends it for ever.
+fn outcome(random: &mut Rng) -> WorkOutcome {
+    if random.u8(..64) == 0 { WorkOutcome::Failed } else { WorkOutcome::Done }
 }
 
 /// Most seeds give memory back.

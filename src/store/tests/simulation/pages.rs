@@ -65,9 +65,13 @@ impl Pages {
         }
     }
 
+    /// The system says that it cannot take memory back.
+    pub const fn not_given_back(&mut self) {
+        self.is_off = true;
+    }
+
     /// So many bytes have arrived at the system.
     pub fn given_back(&mut self, offset: u64, bytes: u64) {
-        self.is_off |= bytes == 0;
         for line in &mut self.lines[lines(offset, bytes)] {
             line.has_pages = false;
         }

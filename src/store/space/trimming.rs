@@ -1,10 +1,9 @@
 //! Memory that nobody has needed for a while goes back to the system: which, when, and in what
-//! pieces. Part of [`Store`]; how it goes back is the server's business.
+//! pieces. How it goes back is the server's business; that it is in transit meanwhile, its owner's.
 //!
 //! Free memory with pages in it is looked at from time to time. What was free at one look and has
-//! stayed so until the next one is *ripe*. It goes back in slices, one at a time: while a slice is
-//! with the system it is taken in the pool (it *rests*), so no object can lie there, and creates
-//! that need it wait, see `room`. Between two slices those creates are served.
+//! stayed so until the next one is *ripe*. It goes back in slices, one at a time, and creates that
+//! wait are served between two of them.
 //!
 //! What has no pages is known to be *clean*: what was given back, and what was never used. That is
 //! only an estimate. Bytes that are wrongly taken for clean keep their pages until an object has
@@ -15,11 +14,11 @@
 
 use std::time::Duration;
 
-use crate::ids::Extent;
-use crate::limits::{ALIGNMENT, TRIM_PAUSE, TRIM_RUNS_MAX};
-use crate::store::pool::Pool;
-use crate::store::ranges::{Range, Ranges};
-use crate::store::{Effect, Effects, Store};
+use crate::ids::Ticket;
+use crate::limits::{TRIM_PAUSE, TRIM_RUNS_MAX};
+use crate::store::effect::WorkOutcome;
+use crate::store::space::pool::Pool;
+use crate::store::space::ranges::{Range, Ranges};
 use crate::time::Timestamp;
 
 /// What goes back and when. The server takes the sizes from [`crate::limits`].
@@ -52,7 +51,8 @@ pub struct Trimming {
     /// Has been free for long enough.
     ripe: Ranges,
     /// The slice that is with the system.
-    resting: Option<Range>,
+    ticket: Option<Ticket>,
+    given_bytes: u64,
     next_look: Option<Timestamp>,
     /// When to go on with what is ripe, after it was put off.
     next_try: Option<Timestamp>,
@@ -74,7 +74,8 @@ impl Trimming {
             ready_end,
             aging: Ranges::default(),
             ripe: Ranges::default(),
-            resting: None,
+            ticket: None,
+            given_bytes: 0,
             next_look: None,
             next_try: None,
             next_look_min: Timestamp::ZERO,
@@ -82,9 +83,9 @@ impl Trimming {
         }
     }
 
-    /// The slice that is with the system. It is taken in the pool.
-    pub const fn resting(&self) -> Option<Range> {
-        self.resting
+    /// Bytes that have gone back.
+    pub const fn given_bytes(&self) -> u64 {
+        self.given_bytes
     }
 
     /// When there is something to look at, or to give back.
@@ -92,9 +93,9 @@ impl Trimming {
         self.next_look.into_iter().chain(self.next_try).min()
     }
 
-    /// Puts off the next slice if it is to be, and says whether it has.
-    fn postpone(&mut self, is_to_be: bool, now: Timestamp) -> bool {
-        let waits = is_to_be && self.resting.is_none() && !self.ripe.is_empty();
+    /// Puts off the next slice if there is to be one, and says whether it has.
+    pub fn postpone(&mut self, now: Timestamp) -> bool {
+        let waits = self.ticket.is_none() && !self.ripe.is_empty();
         self.next_try = waits.then(|| now.after(TRIM_PAUSE));
         waits
     }
@@ -102,7 +103,7 @@ impl Trimming {
     /// An object is about to use these bytes; objects have used none from `used_end` on.
     pub fn note_taken(&mut self, offset: u64, size: u64, used_end: u64) {
         let Some(config) = &self.config else { return };
-        let taken = Range { start: offset, end: offset + size.next_multiple_of(ALIGNMENT) };
+        let taken = Range::of(offset, size);
         for ranges in [&mut self.clean, &mut self.aging, &mut self.ripe] {
             ranges.remove(taken);
         }
@@ -149,83 +150,53 @@ impl Trimming {
     }
 
     /// The next slice to go back, if none is with the system.
-    fn begin_slice(&mut self) -> Option<Range> {
-        let config = self.config.as_ref().filter(|_| self.resting.is_none())?;
+    pub fn next_slice(&mut self) -> Option<Range> {
+        self.next_try = None;
+        let config = self.config.as_ref().filter(|_| self.ticket.is_none())?;
         loop {
-            let ripe = self.ripe.pop_first()?;
-            let Some(Range { start, end }) = ripe.aligned(config.unit_bytes) else { continue };
+            let Range { start, end } = match self.ripe.pop_first()?.aligned(config.unit_bytes) {
+                Some(ripe) => ripe,
+                None => continue,
+            };
             let slice = Range { start, end: end.min(start + config.slice_bytes) };
             self.ripe.insert(Range { start: slice.end, end });
-            self.resting = Some(slice);
             return Some(slice);
         }
     }
 
-    /// So many bytes of the slice, from its start on, have no pages any more. None at all means
-    /// that it is not possible, and nobody tries again.
-    fn end_slice(&mut self, bytes: u64) -> Range {
-        let slice = self.resting.take().expect("a slice is with the system");
-        let done = Range { start: slice.start, end: slice.start + bytes };
-        assert!(done.end <= slice.end, "no more than the slice is given back");
-        self.ripe.insert(Range { start: done.end, end: slice.end });
-        self.clean.insert(done);
-        self.aging.remove(done);
-        if bytes == 0 {
-            self.config = None;
-            self.next_look = None;
-            (self.aging, self.ripe) = (Ranges::default(), Ranges::default());
-        }
-        slice
+    /// That slice is with the system.
+    pub const fn began(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
     }
 
-    /// Whatever is to go back is free; the slice that is going is not.
+    /// The slice with this ticket has no pages any more, or it is not possible, and nobody tries
+    /// again. False if it is not the slice that has this ticket.
+    pub fn done(&mut self, ticket: Ticket, slice: Range, outcome: WorkOutcome) -> bool {
+        if self.ticket.take_if(|own| *own == ticket).is_none() {
+            return false;
+        }
+        match outcome {
+            WorkOutcome::Done => {
+                self.given_bytes += slice.len();
+                self.clean.insert(slice);
+                self.aging.remove(slice);
+            }
+            WorkOutcome::Failed => {
+                self.config = None;
+                self.next_look = None;
+                (self.aging, self.ripe) = (Ranges::default(), Ranges::default());
+            }
+        }
+        true
+    }
+
+    /// Whatever is to go back is free.
     pub fn check_invariants(&self, pool: &Pool) {
         for range in self.aging.iter().chain(self.ripe.iter()) {
             assert!(pool.is_free(range.start, range.len()), "only free memory is given back");
         }
-        if let Some(resting) = self.resting {
-            assert!(resting.len() > 0, "a slice is not empty");
-            let overlapping = pool.runs_of_at_least(1).find(|(o, l)| resting.overlaps(*o, *l));
-            assert_eq!(overlapping, None, "nobody is given memory that is with the system");
-        }
-        let waits = self.next_look().is_some() || self.resting.is_some();
+        let waits = self.next_look().is_some() || self.ticket.is_some();
         assert!(waits || (self.aging.is_empty() && self.ripe.is_empty()), "nothing is forgotten");
-    }
-}
-
-impl Store {
-    /// The last [`Effect::Trim`] has been carried out for so many bytes, from the start of its
-    /// range on. None at all means that the system cannot do it; then the store does not ask again.
-    ///
-    /// # Panics
-    /// If there was no such effect, or the bytes are more than its range has.
-    pub fn trimmed(&mut self, bytes: u64, now: Timestamp, effects: &mut Effects) {
-        self.begin_slice();
-        let slice = self.trimming.end_slice(bytes);
-        self.counters.bytes_trimmed += bytes;
-        self.pool.free(slice.start, slice.len());
-        self.may_fit_now(slice.start, slice.len());
-        // First those who have waited for this, then those whose time ran out meanwhile.
-        self.serve_create_queue(now, effects);
-        self.deadlines_wait = self.has_room_work();
-        if self.may_expire_creates() {
-            self.expire_creates(now, effects);
-        }
-        self.finish(now, effects);
-        self.trim_next(now, effects);
-    }
-
-    /// Gives the next slice to the system, if it is time to.
-    pub(super) fn trim_next(&mut self, now: Timestamp, effects: &mut Effects) {
-        // Room that somebody waits for is made first.
-        if self.trimming.postpone(self.has_room_work(), now) {
-            return;
-        }
-        let Some(Range { start: offset, end }) = self.trimming.begin_slice() else { return };
-        let len = end - offset;
-        self.pool.claim(offset, len);
-        let extent = Extent { segment: self.config.segment, offset, len };
-        effects.push(Effect::Trim { extent });
     }
 }
 

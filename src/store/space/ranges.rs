@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::limits::ALIGNMENT;
+
 /// Bytes from `start` up to, and not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -15,6 +17,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// The memory that `size` bytes take at `offset`.
+    pub const fn of(offset: u64, size: u64) -> Self {
+        Self { start: offset, end: offset + size.next_multiple_of(ALIGNMENT) }
+    }
+
     /// Number of bytes.
     pub const fn len(&self) -> u64 {
         self.end - self.start
@@ -41,11 +48,11 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Adds bytes, some of which may be there.
-    pub fn insert(&mut self, range: Range) {
+    /// Adds bytes, some of which may be there. Returns the range that they are part of now.
+    pub fn insert(&mut self, range: Range) -> Range {
         let Range { mut start, mut end } = range;
         if start >= end {
-            return;
+            return range;
         }
         while let Some(other) = self.last_until(end).filter(|other| other.end >= start) {
             self.ends.remove(&other.start);
@@ -53,6 +60,7 @@ impl Ranges {
             end = end.max(other.end);
         }
         self.ends.insert(start, end);
+        Range { start, end }
     }
 
     /// Takes out bytes, some of which may not be there.
@@ -102,6 +110,16 @@ impl Ranges {
     /// Takes out the first range.
     pub fn pop_first(&mut self) -> Option<Range> {
         self.ends.pop_first().map(|(start, end)| Range { start, end })
+    }
+
+    /// The first range that begins at this byte or behind it.
+    pub fn first_from(&self, start: u64) -> Option<Range> {
+        self.ends.range(start..).next().map(|(&start, &end)| Range { start, end })
+    }
+
+    /// Number of ranges.
+    pub fn len(&self) -> usize {
+        self.ends.len()
     }
 
     /// All ranges in ascending order.

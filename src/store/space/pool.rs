@@ -127,16 +127,6 @@ impl Pool {
         self.by_length.last().map_or(0, |&(len, _)| len)
     }
 
-    /// As [`largest_free_run`](Self::largest_free_run) if this range, which is taken, were free.
-    #[must_use]
-    pub fn largest_free_run_with(&self, offset: u64, size: u64) -> u64 {
-        let (start, end) = self.range(offset, size);
-        let before = self.by_offset.range(..start).next_back();
-        let before = before.filter(|&(&from, &len)| from + len == start).map_or(0, |(_, &len)| len);
-        let after = self.by_offset.get(&end).copied().unwrap_or(0);
-        self.largest_free_run().max(before + (end - start) + after)
-    }
-
     /// The free runs of at least `len` bytes, as offset and length, the longest first.
     pub fn runs_of_at_least(&self, len: u64) -> impl Iterator<Item = (u64, u64)> {
         self.by_length.range((len, 0)..).rev().map(|&(len, offset)| (offset, len))
