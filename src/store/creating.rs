@@ -45,7 +45,10 @@ impl Store {
             }
         }
         let cost = creation.cost();
-        self.may_wait(asked.client, cost)?;
+        // What has begun to evict is not refused. Others wait for its end: it is one at a time.
+        if !search.is_exclusive() {
+            self.may_wait(asked.client, cost)?;
+        }
         self.clients.get_mut(asked.client).wait_began(cost);
         self.counters.creates_queued += 1;
         let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);

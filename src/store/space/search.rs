@@ -435,7 +435,14 @@ impl Store {
     /// The most recently used of those seen stays if the others are enough.
     fn choose_one(&mut self, search: &mut Search) -> Progress {
         let Some(seen) = search.seen.pop() else {
-            search.phase = Phase::Evict;
+            // Beside another search this one is forgotten at the end of its slice: all or nothing.
+            let is_beside = self.search.as_ref().is_some_and(|(_, other)| other.is_under_way());
+            if is_beside && search.chosen.len() * self.look_steps() >= self.steps {
+                search.phase = Phase::Begin;
+                self.steps = 0;
+            } else {
+                search.phase = Phase::Evict;
+            }
             return Progress::More;
         };
         self.steps -= 1;

@@ -154,10 +154,8 @@ impl Trimming {
         self.next_try = None;
         let config = self.config.as_ref().filter(|_| self.ticket.is_none())?;
         loop {
-            let Range { start, end } = match self.ripe.pop_first()?.aligned(config.unit_bytes) {
-                Some(ripe) => ripe,
-                None => continue,
-            };
+            let ripe = self.ripe.pop_first()?;
+            let Some(Range { start, end }) = ripe.aligned(config.unit_bytes) else { continue };
             let slice = Range { start, end: end.min(start + config.slice_bytes) };
             self.ripe.insert(Range { start: slice.end, end });
             return Some(slice);

@@ -246,6 +246,21 @@ fn a_new_object_in_the_slot_of_an_old_one_is_not_evicted_in_its_place() {
 }
 
 #[test]
+fn beside_a_search_a_create_evicts_all_it_needs_in_its_slice_or_nothing() {
+    let mut thin = Thin::full(12, 3);
+    let large = thin.begin(2, create(5000, OBJECTS / 2 * OBJECT_BYTES, AT_ONCE));
+    let small = thin.begin(3, create(5001, 3 * OBJECT_BYTES, AT_ONCE));
+    assert!(matches!(thin.answers.get(&small), Some(Reply::Created(_))), "that fits into a slice");
+    let medium = thin.begin(3, create(5002, 4 * OBJECT_BYTES, AT_ONCE));
+    assert_eq!(thin.answers.get(&medium), None, "that does not");
+    assert_eq!(thin.store.stats().objects, OBJECTS - 3 + 1, "so nothing has gone for it yet");
+    thin.finish(|_| {});
+    for asked in [large, medium] {
+        assert!(matches!(thin.answers.get(&asked), Some(Reply::Created(_))), "everybody has room");
+    }
+}
+
+#[test]
 fn who_needs_memory_in_quarantine_waits_for_it_even_in_a_hurry() {
     let mut thin = Thin::full(64, 3);
     for number in 3..OBJECTS {
