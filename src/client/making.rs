@@ -195,8 +195,7 @@ impl Client {
             return connection.put(object, options, interrupt);
         }
         let sizes = (pieces.total as u64, metadata.len() as u64);
-        let (placed, cut_short) =
-            connection.create_at(id, sizes.0, sizes.1, options, interrupt)?;
+        let (placed, cut_short) = connection.create_at(id, sizes.0, sizes.1, options, interrupt)?;
         // Dropping the writer aborts the object.
         let mut writer = ObjectWriter::not_ready(&connection, id, placed)?;
         if let Some(error) = cut_short {

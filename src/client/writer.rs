@@ -53,11 +53,7 @@ pub struct ObjectWriter {
 
 impl ObjectWriter {
     /// The writer for an object that the store has just created for this connection.
-    pub(super) fn new(
-        connection: &Arc<Connection>,
-        id: ObjectId,
-        placed: Placed,
-    ) -> Result<Self> {
+    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Result<Self> {
         let mut writer = Self::not_ready(connection, id, placed)?;
         if placed.location.size() >= POPULATE_BYTES_MIN {
             // Also the moment to learn that the memory is not there: writing to it would be fatal.

@@ -26,8 +26,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::directory::protocol::{
-    self, AllSteps, Pins, RECORD_WORDS, Record, Sequence, Told, count, fold, is_pinned, tell_sealed,
-    tick, told_sealed,
+    self, AllSteps, Pins, RECORD_WORDS, Record, Sequence, Told, count, fold, is_pinned,
+    tell_sealed, tick, told_sealed,
 };
 use crate::ids::{ObjectId, Slot};
 use crate::shm::life_mark;
@@ -367,9 +367,8 @@ impl ClientTable {
     #[must_use]
     pub fn tell_sealed(&self, slot: Slot, generation: u64, told: Told) -> bool {
         let ended = &self.words[ENDED];
-        self.seal(slot).is_some_and(|seal| {
-            tell_sealed::<AllSteps, _>(seal, ended, generation, told)
-        })
+        self.seal(slot)
+            .is_some_and(|seal| tell_sealed::<AllSteps, _>(seal, ended, generation, told))
     }
 
     /// Whether the client has sealed the object of this generation. For the store.
@@ -412,7 +411,8 @@ impl ClientTable {
     /// go on, nothing at the end.
     pub fn releases(&self, slots: Range<u32>, mut each: impl FnMut(Slot, u64)) -> Option<Slot> {
         let end = slots.end.min(self.layout.records);
-        let is_used = |block: &u32| tick(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
+        let is_used =
+            |block: &u32| tick(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
         let block = (slots.start / BLOCK_SLOTS..end.div_ceil(BLOCK_SLOTS)).find(is_used)?;
         let first = block * BLOCK_SLOTS;
         let next = first + BLOCK_SLOTS;
@@ -429,7 +429,8 @@ impl ClientTable {
     pub fn pinned(&self, slots: Range<u32>) -> impl Iterator<Item = Slot> {
         let slots = slots.start.min(self.layout.records)..slots.end.min(self.layout.records);
         let blocks = slots.start / BLOCK_SLOTS..slots.end.div_ceil(BLOCK_SLOTS);
-        let has_pins = |block: &u32| count(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
+        let has_pins =
+            |block: &u32| count(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
         blocks
             .filter(has_pins)
             .flat_map(move |block| {

@@ -140,7 +140,9 @@ impl Request {
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
         match self {
-            Self::Seal { id, .. } | Self::Abort { id } => Subject::Objects(std::slice::from_ref(id)),
+            Self::Seal { id, .. } | Self::Abort { id } => {
+                Subject::Objects(std::slice::from_ref(id))
+            }
             Self::Get { ids, .. }
             | Self::Wait { ids, .. }
             | Self::GetState { ids }

@@ -6,8 +6,6 @@
 //! putter neither, and nobody sees the objects unsealed. If the bytes could not be written the
 //! objects go as if their creator had aborted them.
 
-use std::collections::VecDeque;
-
 use crate::ids::{ClientId, Extent, Slot, Ticket};
 use crate::protocol::message::{Reply, RequestId};
 use crate::protocol::refusal::Refusal;
@@ -15,42 +13,14 @@ use crate::store::clients::Hold;
 use crate::store::{Asked, Effect, Effects, Outcome, Store, Work, WorkOutcome};
 use crate::time::Timestamp;
 
-/// The puts that are being filled, oldest first.
-#[derive(Debug, Default)]
-pub struct Fillings {
-    open: VecDeque<Filling>,
-}
-
-/// One put.
+/// A put whose bytes are being written.
 #[derive(Debug)]
-struct Filling {
+pub struct Filling {
     ticket: Ticket,
     client: ClientId,
     request: RequestId,
     /// Its objects, in its order. Nobody but the putter holds them, and he is there.
     slots: Vec<Slot>,
-}
-
-impl Fillings {
-    /// Whether nothing is being filled.
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
-
-    /// Whether somebody writes this object's bytes.
-    pub fn contains(&self, slot: Slot) -> bool {
-        self.open.iter().any(|filling| filling.slots.contains(&slot))
-    }
-
-    fn add(&mut self, ticket: Ticket, asked: Asked, slots: Vec<Slot>) {
-        let Asked { client, request, now: _ } = asked;
-        self.open.push_back(Filling { ticket, client, request, slots });
-    }
-
-    /// The put that was filled under this ticket, if it is one. They are filled in order.
-    fn take(&mut self, ticket: Ticket) -> Option<Filling> {
-        self.open.pop_front_if(|filling| filling.ticket == ticket)
-    }
 }
 
 impl Store {
@@ -67,7 +37,9 @@ impl Store {
             return Reply::Done.into();
         }
         let ticket = self.space.issue_ticket();
-        self.fillings.add(ticket, asked, slots);
+        let Asked { client, request, now: _ } = asked;
+        let former = self.filling.replace(Filling { ticket, client, request, slots });
+        assert!(former.is_none(), "one put is filled at a time");
         effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
         Outcome::Waits
     }
@@ -80,7 +52,7 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) -> bool {
-        let Some(filling) = self.fillings.take(ticket) else { return false };
+        let Some(filling) = self.filling.take_if(|it| it.ticket == ticket) else { return false };
         let Filling { client, request, slots, .. } = filling;
         match outcome {
             WorkOutcome::Done => {
@@ -96,6 +68,11 @@ impl Store {
             }
         }
         true
+    }
+
+    /// Whether these bytes are being written by us.
+    pub(super) fn is_being_filled(&self, slot: Slot) -> bool {
+        self.filling.as_ref().is_some_and(|filling| filling.slots.contains(&slot))
     }
 
     /// All objects of a put become visible, and idle.

@@ -165,12 +165,7 @@ impl Store {
     /// # Panics
     /// If the bytes of a put have not been written yet, or nobody has said so.
     pub(super) fn begin_slice(&mut self) {
-        assert!(self.fillings.is_empty(), "puts are filled before anything else happens");
-        self.renew_slice();
-    }
-
-    /// The same for what follows from the report of outside work.
-    pub(super) fn renew_slice(&mut self) {
+        assert!(self.filling.is_none(), "puts are filled before anything else happens");
         self.tick += 1;
         self.directory.advance(self.tick);
         self.steps = self.slice.steps;

@@ -93,12 +93,7 @@ impl Store {
     }
 
     /// Whether all is done that can be done now.
-    fn go_on_leaving(
-        &mut self,
-        client: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> bool {
+    fn go_on_leaving(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> bool {
         match self.leave_some(client, now, effects) {
             Leaving::More => return false,
             Leaving::Rests => {
@@ -124,12 +119,7 @@ impl Store {
     }
 
     /// Removes what a client has left, for one slice.
-    fn leave_some(
-        &mut self,
-        client: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> Leaving {
+    fn leave_some(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> Leaving {
         while self.steps > 0 {
             self.steps -= 1;
             if let Some(from) = self.clients.get(client).notes_from {

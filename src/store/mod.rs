@@ -63,7 +63,7 @@ use asked::{Asked, is_now};
 use clients::Clients;
 use counting::Numbers;
 use directory::{Directory, Unshared};
-use filling::Fillings;
+use filling::Filling;
 use jobs::Jobs;
 use leaving::Survivors;
 use object_table::ObjectTable;
@@ -112,8 +112,8 @@ pub struct Store {
     parked: Parked,
     /// Clients whose connections have ended and of which processes are left.
     survivors: Survivors,
-    /// Puts whose bytes are being written.
-    fillings: Fillings,
+    /// A put whose bytes are being written.
+    filling: Option<Filling>,
     counters: StoreCounters,
     /// Room for the create that has this turn, which is looked for or cannot be found.
     search: Option<(Turn, Search)>,
@@ -173,7 +173,7 @@ impl Store {
             directory,
             parked: Parked::default(),
             survivors: Survivors::default(),
-            fillings: Fillings::default(),
+            filling: None,
             counters: StoreCounters::default(),
             search: None,
             jobs: Jobs::default(),
@@ -221,12 +221,7 @@ impl Store {
         self.conclude(asked, outcome, effects);
     }
 
-    fn conclude(
-        &mut self,
-        asked: Asked,
-        outcome: Result<Outcome, Refusal>,
-        effects: &mut Effects,
-    ) {
+    fn conclude(&mut self, asked: Asked, outcome: Result<Outcome, Refusal>, effects: &mut Effects) {
         let Asked { client, request: request_id, now } = asked;
         match outcome {
             Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
@@ -351,10 +346,11 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
-        self.renew_slice();
+        // What follows from a put is part of the slice in which it got its room.
         if self.end_filling(ticket, outcome, now, effects) {
             return self.finish(now, effects);
         }
+        self.begin_slice();
         self.end_transit(ticket, outcome);
         self.finish(now, effects);
         self.trim_next(now, effects);

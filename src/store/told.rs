@@ -42,7 +42,7 @@ impl Store {
         let State::Created { creator } = object.state else { return true };
         let told = self.directory.told_sealed(creator, slot, object.generation);
         // What we write ourselves is ours to seal, whatever its creator claims.
-        let told = told.filter(|_| !self.fillings.contains(slot));
+        let told = told.filter(|_| !self.is_being_filled(slot));
         if let Some(released) = told {
             self.seal_slot(slot, creator, now, effects);
             if released {

@@ -18,7 +18,8 @@ use crate::protocol::ProtocolError;
 use crate::protocol::generated::server_frame::Reply as WireReply;
 use crate::protocol::generated::{self as wire, ServerFrame, event};
 use crate::protocol::message::{
-    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Placed, Reply, RequestId, ServerMessage,
+    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Placed, Reply, RequestId,
+    ServerMessage,
 };
 
 /// Appends the payload of a frame of the store.

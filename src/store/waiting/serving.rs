@@ -26,7 +26,9 @@ impl Store {
 
     /// Serves waiting creates from the head of the queue, as far as there is room, for one slice.
     pub(in crate::store) fn serve_creates(&mut self, now: Timestamp, effects: &mut Effects) {
+        // While a put is being filled its objects cannot go, and others would instead.
         while self.steps > 0
+            && self.filling.is_none()
             && let Some(turn) = self.head()
         {
             let mut search = self.search_of(turn);

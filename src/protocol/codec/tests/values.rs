@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::{
     ClientInfo, ClientMessage, Connect, Connected, DeleteOutcome, DescriptorInfo, Event, Granted,
-    NewObject, ObjectInfo, ObjectState, Placed, Reply, Request, RequestId, Room, ServerMessage, Stats,
-    Timeout,
+    NewObject, ObjectInfo, ObjectState, Placed, Reply, Request, RequestId, Room, ServerMessage,
+    Stats, Timeout,
 };
 use crate::protocol::refusal::{FullStore, Refusal};
 

@@ -76,11 +76,11 @@ impl Seen<'_> {
     /// Where the store has put the object of a create, which it must tell next.
     pub(super) fn created_at(&self, call: Call) -> u64 {
         match self.effects.front() {
-            Some(Effect::Reply { client, request, reply: Reply::Created(Placed { location, .. }) })
-                if (*client, *request) == (call.client, call.request) =>
-            {
-                location.offset
-            }
+            Some(Effect::Reply {
+                client,
+                request,
+                reply: Reply::Created(Placed { location, .. }),
+            }) if (*client, *request) == (call.client, call.request) => location.offset,
             other => panic!("the store should tell where the object is, it did: {other:?}"),
         }
     }
