@@ -113,10 +113,10 @@ impl Space {
     }
 
     /// As [`Self::free`], but nobody may have the memory before [`Self::done`]: somebody may still
-    /// write to it.
+    /// write to it, for as long as he likes. So only creates that may wait do so for this memory.
     pub fn quarantine(&mut self, offset: u64, len: u64, bytes: u64) -> Ticket {
         self.used -= bytes;
-        self.transit.begin(Range::of(offset, len))
+        self.transit.begin_for_long(Range::of(offset, len))
     }
 
     /// The work with this ticket has ended: its memory is free.
@@ -182,7 +182,7 @@ impl Space {
         self.transit.check_invariants();
         self.trimming.check_invariants(&self.pool);
         let mut used = 0;
-        let mut taken: Vec<Range> = self.transit.ranges().iter().collect();
+        let mut taken: Vec<Range> = self.transit.all().collect();
         for (offset, size) in objects.filter(|(_, size)| *size > 0) {
             used += size;
             assert_eq!(offset % ALIGNMENT, 0, "objects are aligned");

@@ -402,7 +402,7 @@ impl Store {
 
     /// Nothing goes for the sake of memory in transit, but it may be what is missing.
     fn gather_one(&mut self, search: &mut Search, from: u64) -> Progress {
-        if let Some(range) = self.space.transit.ranges().first_from(from) {
+        if let Some(range) = self.space.transit.soon().first_from(from) {
             self.steps -= 1;
             search.add_to_reach(&self.space, range);
             search.phase = Phase::Gather(range.end);
@@ -410,7 +410,7 @@ impl Store {
         }
         if search.longest < search.len {
             search.give_up(Lack::Run)
-        } else if self.space.transit.ranges().is_empty() {
+        } else if self.space.transit.soon().is_empty() {
             search.begin_again()
         } else {
             search.give_up(Lack::Transit)
