@@ -1,4 +1,5 @@
-//! Micro-benchmarks of the parts without I/O, one by one: frame, codec, store, filling, pool, policy.
+//! Micro-benchmarks of the parts without I/O, one by one: frame, codec, store, filling, pool,
+//! policy.
 //!
 //! `cargo bench`, or `cargo bench -- pool` for some. They tell where the time of a request goes in
 //! the store; what users wait for is measured in `side_by_side`. Times are printed, never asserted.
@@ -164,7 +165,7 @@ mod store {
             };
             let mut played = Self { store: Store::new(config), effects: Effects::new() };
             for client in [MAKER, READER] {
-                played.store.connect(client, Peer::default());
+                played.store.connect(client, Peer::default()).expect("nobody is turned away");
             }
             (0..objects).for_each(|number| played.put(number));
             played

@@ -114,8 +114,8 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// Outside work that the store has started. Counts up from 1; the one who does it reports under this
-/// name.
+/// Outside work that the store has started. Counts up from 1; the one who does it reports under
+/// this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 

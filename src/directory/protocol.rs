@@ -285,9 +285,10 @@ pub struct Created<'a> {
 const SUM_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The two halves of a product, one over the other.
-pub const fn fold(left: u64, right: u64) -> u64 {
-    let product = left as u128 * right as u128;
-    (product >> u64::BITS) as u64 ^ (product & u64::MAX as u128) as u64
+#[inline]
+pub fn fold(left: u64, right: u64) -> u64 {
+    let high = u128::from(left) * u128::from(right) >> u64::BITS;
+    left.wrapping_mul(right) ^ u64::try_from(high).unwrap_or(0)
 }
 
 /// An id as it lies in a record.
