@@ -60,7 +60,7 @@ fn a_hole_for_which_there_are_no_huge_pages_costs_puts_and_nothing_else() {
     let (id, room) = (ObjectId::random(), AT_ONCE);
     let create = Request::Create { id, data_size: 1, metadata_size: 0, room };
     assert!(matches!(hostile.call(create), Reply::Created(_)));
-    let file = hostile.descriptors.pop_front().expect("the descriptor for writing");
+    let file = hostile.descriptors.pop_back().expect("the descriptor for writing");
     let size = fstat(&file).expect("its size").st_size;
     let kind = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     fallocate(&file, kind, 0, size).expect("nobody hinders him");

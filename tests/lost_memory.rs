@@ -26,7 +26,7 @@ fn writable_file(peer: &mut RawPeer) -> OwnedFd {
     let create = Request::Create { id, data_size: 1, metadata_size: 0, room: AT_ONCE };
     assert!(matches!(peer.call(create), Reply::Created(_)));
     assert_eq!(peer.call(Request::Abort { id }), Reply::Done);
-    peer.descriptors.pop_front().expect("the descriptor for writing")
+    peer.descriptors.pop_back().expect("the descriptor for writing")
 }
 
 fn put(number: u64, bytes: usize) -> Request {

@@ -80,8 +80,8 @@ fn b11_a_readers_descriptor_cannot_be_mapped_for_writing() {
         let get = Request::Get { ids: vec![id], timeout: None, fail_if_abandoned: false };
         let Reply::Objects(objects) = reader.call(get) else { panic!("no objects") };
         let location = objects[0].expect("it is there");
-        assert_eq!(reader.descriptors.len(), 1, "a reader is given one descriptor");
-        let file = reader.descriptors.pop_front().expect("one");
+        assert_eq!(reader.descriptors.len(), 2, "its life file, and one for objects");
+        let file = reader.descriptors.pop_back().expect("one");
 
         let map = |access| Mapping::new(file.as_fd(), location.offset + location.size(), access);
         map(Access::ReadOnly).expect("it can be read");

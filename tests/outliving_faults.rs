@@ -144,7 +144,7 @@ fn close_all() {
 
 /// The child goes on; this process stays until it is killed, or the child has ended.
 fn fork_here() {
-    // SAFETY: the child looks at memory, allocates (the C library makes that safe), reads and writes
+    // SAFETY: the child looks at memory, allocates (the C library makes that safe), reads, writes
     // pipes, closes descriptors, and leaves by `leave`.
     if let ForkResult::Parent { child } = unsafe { fork() }.expect("a process") {
         let _ = waitpid(child, None);

@@ -156,10 +156,10 @@ impl ObjectWriter {
 
     /// Makes the object immutable and visible to everyone, and lets go of it.
     ///
-    /// The store is not waited for: the seal is a note in memory that it shares with this client, and
-    /// looks at before it answers anybody. When this has returned, whoever asks finds the object
-    /// sealed, also if this process has died since. (A client that does not read the directory
-    /// waits for the store's answer.)
+    /// The store is not waited for: the seal is a note in memory that it shares with this client,
+    /// and that it looks at before it answers anybody. When this has returned, whoever asks finds
+    /// the object sealed, also if this process has died since. (A client that does not read the
+    /// directory waits for the store's answer.)
     ///
     /// # Errors
     /// [`Error::Disconnected`] if the store is known to have gone, and the object with it;

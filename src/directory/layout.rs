@@ -8,17 +8,17 @@
 //!
 //! The directory's header says in its first words what it is and never changes, and in a cache line
 //! of its own the *tick*, the number of things that the store was told, and whether the store still
-//! lives ([`life_mark`]). Every object has a record from its creation on, in the slot
-//! that is its number everywhere. The buckets only say where records of sealed objects are: each has
-//! places for 16 slots, 4 bytes each, the slot plus one, and above its 24 bits the highest byte of
-//! the id's hash; 0 is a free place. An object whose bucket is full, or whose slot has more than 24
-//! bits, is not found there, which costs its readers a message and nothing else.
+//! lives ([`life_mark`]). Every object has a record from its creation on, in the slot that is its
+//! number everywhere. The buckets only say where records of sealed objects are. Each has places for
+//! 16 slots, 4 bytes each: the slot plus one, and above its 24 bits the highest byte of the id's
+//! hash; 0 is a free place. An object whose bucket is full, or whose slot has more than 24 bits, is
+//! not found there, which costs its readers a message and nothing else.
 //!
-//! A client table is written by one client. A pin word counts in its lowest 24 bits and has the tick
-//! of the last release above them. A block
-//! is 512 slots: a page of pins. So whoever looks for pins has to touch those pages only on which
-//! there are some, and a table takes memory for what its client uses. A seal word names the
-//! generation of the object in this slot that the client has created and sealed.
+//! A client table is written by one client. A pin word counts in its lowest 24 bits and has the
+//! tick of the last release above them. A block is 512 slots: a page of pins. So whoever looks for
+//! pins has to touch those pages only on which there are some, and a table takes memory for what
+//! its client uses. A seal word names the generation of the object in this slot that the client has
+//! created and sealed.
 
 use std::io;
 use std::ops::Range;
@@ -107,8 +107,8 @@ impl Layout {
         (records > 0 && (1..=SLOTS_MAX).contains(&slots)).then_some(layout)
     }
 
-    /// The layout of a directory of so many bytes with this header. `None` if it is no directory, or
-    /// of another version, or does not have room for what it says.
+    /// The layout of a directory of so many bytes with this header. `None` if it is no directory,
+    /// or of another version, or does not have room for what it says.
     #[must_use]
     pub fn read(header: &[AtomicU64], bytes: u64) -> Option<Self> {
         let word = |index: usize| header.get(index).map(|word| word.load(Relaxed));
@@ -272,8 +272,8 @@ impl DirectoryWords {
         self.look(id).is_some_and(|(_, record, sequence)| record.is_still::<AllSteps>(sequence))
     }
 
-    /// Makes an object known by its id. False if its bucket is full, or cannot name such a slot. For
-    /// the store.
+    /// Makes an object known by its id. False if its bucket is full, or cannot name such a slot.
+    /// For the store.
     pub fn insert(&self, id: &ObjectId, slot: Slot) -> bool {
         if slot.0 >= SLOTS_MAX {
             return false;

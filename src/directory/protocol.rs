@@ -287,7 +287,7 @@ const SUM_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The two halves of a product, one over the other.
 #[inline]
 pub fn fold(left: u64, right: u64) -> u64 {
-    let high = u128::from(left) * u128::from(right) >> u64::BITS;
+    let high = (u128::from(left) * u128::from(right)) >> u64::BITS;
     left.wrapping_mul(right) ^ u64::try_from(high).unwrap_or(0)
 }
 

@@ -234,7 +234,7 @@ pub struct Connected {
     pub batch_objects_max: usize,
     /// Whether the client must clear the memory of new objects.
     pub clear_new_objects: bool,
-    /// Records of the directory, and so slots of the client's table; 0 if it has to read by message.
+    /// Records of the directory, and so slots of the client's table; 0 if it reads by message.
     pub directory_slots: u32,
 }
 

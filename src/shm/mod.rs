@@ -1,7 +1,8 @@
 //! Shared memory and descriptors: the only unsafe code of the crate.
 //!
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
-//! hands out bounds-checked bytes, [`filling`] copies bytes into memory that may not be there, [`window`] maps one object for code in other languages,
+//! hands out bounds-checked bytes, [`filling`] copies bytes into memory that may not be there,
+//! [`window`] maps one object for code in other languages,
 //! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
 //! socket, [`fork`] tells a process from its parent, [`life_mark`] a
 //! thread of another one that lives from one that has ended, and [`life_lock`] whether anybody is

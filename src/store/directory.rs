@@ -1,9 +1,9 @@
 //! The seam between the store and what it shares with its clients: records of objects that they
 //! read without asking, and a table of each client that the store reads.
 //!
-//! In its table a client pins objects and says which of its own it has sealed, without a message. So
-//! before the memory of a sealed object is reused the store asks the directory to retire it, and if
-//! a client has it pinned asks that one to tell when it lets go (`pinned`); and before it denies
+//! In its table a client pins objects and says which of its own it has sealed, without a message.
+//! So before the memory of a sealed object is reused the store asks the directory to retire it, and
+//! if a client has it pinned asks that one to tell when it lets go (`pinned`); and before it denies
 //! that an object is sealed it looks whether the creator has said so (`told`). Shared memory and
 //! processes are not known here: the store sees this trait only. What a table says is the word of
 //! its client, and is never relied on beyond "it is pinned" and "what I have created is sealed".

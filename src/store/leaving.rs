@@ -3,9 +3,9 @@
 //!
 //! The connection of a client may end although it goes on: it broke the protocol, somebody closed
 //! its socket, or a forked child lives on. Buffers that it has stay what they are. So its pins and
-//! holds count until its last process has gone or let go of them, and memory that it may still be
-//! writing to is handed out to nobody until then: such a client *survives*. Nobody tells when that
-//! is over, so the store looks now and then, and before it says that there is no room.
+//! holds count until it has taken them back or its last process has gone, and memory that it may
+//! still be writing to is handed out to nobody until then: such a client *survives*. Nobody tells
+//! when that is over, so the store looks now and then, and before it says that there is no room.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -143,7 +143,10 @@ impl Store {
                     self.remove_unsealed(client, slot, effects);
                 }
             } else if self.clients.get(client).survives {
-                return Leaving::Rests;
+                if self.is_in_use(client) {
+                    return Leaving::Rests;
+                }
+                self.note_death(client);
             } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
                 self.let_go(client, slot, effects);
             } else if self.look_at_one_left(client) {
@@ -189,8 +192,18 @@ impl Store {
         self.survivors.next_look = are_left.then(|| now.after(pause));
     }
 
-    /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on from
-    /// there at the next time. Whether something has come free.
+    /// Whether something of what a client was given is in use, although its connection has ended.
+    fn is_in_use(&mut self, client: ClientId) -> bool {
+        let may_be_written = self.survivors.clients.get(&client).is_some_and(|all| !all.is_empty());
+        let mut is_in_use = may_be_written || !self.clients.get(client).holds.is_empty();
+        if !is_in_use {
+            self.directory.pins_of(client, self.objects.slots(), &mut |_| is_in_use = true);
+        }
+        is_in_use && self.directory.is_alive(client)
+    }
+
+    /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
+    /// from there at the next time. Whether something has come free.
     pub(super) fn look_at_some_survivors(&mut self, mut looks: usize) -> bool {
         let before = (self.parked.len(), self.survivors.clients.len());
         let (next, mut slot) = self.survivors.cursor;
@@ -199,7 +212,7 @@ impl Store {
         let round: Vec<_> = clients.range(later).chain(clients.range(earlier)).collect();
         let round: Vec<ClientId> = round.into_iter().map(|(client, _)| *client).collect();
         for client in round {
-            if self.directory.is_alive(client) {
+            if self.is_in_use(client) {
                 while looks > 0
                     && let Some(next) = self.look_at_parked_of(client, slot)
                 {

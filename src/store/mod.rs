@@ -9,10 +9,10 @@
 //! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
-//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts), `using`
-//! (get, wait, release), `removing` (delete, refresh), `jobs` (evict), `leaving` (the end of a
-//! client) and `reports` (everything that only looks). `told` looks at what creators say in their
-//! tables. `space` has the memory and finds room in it, `waiting` has the requests that wait,
+//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts),
+//! `using` (get, wait, release), `removing` (delete, refresh), `jobs` (evict), `leaving` (the end
+//! of a client) and `reports` (everything that only looks). `told` looks at what creators say in
+//! their tables. `space` has the memory and finds room in it, `waiting` has the requests that wait,
 //! `idleness` the order of eviction. `invariants` says what always holds.
 
 #![forbid(unsafe_code)]

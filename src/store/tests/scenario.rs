@@ -13,9 +13,9 @@
 //! tick 5                 ->
 //! ```
 //!
-//! After `memory lost` the bytes of puts cannot be written, until `memory back`. `done` and `failed`
-//! say how the outside work has ended that began last. Timeouts are in milliseconds; a `get` or
-//! `wait` without one waits for ever, a `create` or `put` without one does not wait.
+//! After `memory lost` the bytes of puts cannot be written, until `memory back`. `done` and
+//! `failed` say how the outside work has ended that began last. Timeouts are in milliseconds; a
+//! `get` or `wait` without one waits for ever, a `create` or `put` without one does not wait.
 //! `invariants` are checked after each step.
 
 use std::collections::BTreeMap;
