@@ -17,45 +17,60 @@ use crate::slab::Slab;
 pub use crate::store::object_table::Object;
 
 /// Records of all objects, and the tables of clients.
+///
+/// What is not said otherwise is so for a store whose clients all read by message: they have no
+/// tables, so nothing can be pinned or sealed behind the store's back.
 pub trait Directory: Debug + Send {
     /// A client has connected: from now on it can be told whether it lives.
-    fn connect(&mut self, client: ClientId);
+    fn connect(&mut self, _client: ClientId) {}
 
     /// Gives a client a table. False if it has to read by message.
-    fn join(&mut self, client: ClientId) -> bool;
+    fn join(&mut self, _client: ClientId) -> bool {
+        false
+    }
 
     /// The connection of a client has ended. Its table takes no new pins; those that are there
     /// count as long as [`Directory::is_alive`]. What the client has sealed is known after this.
-    fn end(&mut self, client: ClientId);
+    fn end(&mut self, _client: ClientId) {}
 
     /// Whether any process is left that has what a client was given, although its connection has
     /// ended.
-    fn is_alive(&self, client: ClientId) -> bool;
+    fn is_alive(&self, _client: ClientId) -> bool {
+        false
+    }
 
     /// All pins of a client are void. If it has a table, that is to be asked for what the client
     /// released, with [`Directory::releases_left`], and until then it is kept.
-    fn leave(&mut self, client: ClientId);
+    fn leave(&mut self, _client: ClientId) {}
 
     /// Whether a client has said in its table that it has sealed its object of this generation, and
     /// if so whether it has given up its hold with that.
-    fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool>;
+    fn told_sealed(&self, _client: ClientId, _slot: Slot, _generation: u64) -> Option<bool> {
+        None
+    }
 
     /// Names some of these slots, from the first on, in which a client that has left released
     /// something, and at which tick it last did. Returns where to go on; at the end nothing, and
     /// the table is gone.
     fn releases_left(
         &mut self,
-        client: ClientId,
-        slots: Range<u32>,
-        each: &mut dyn FnMut(Slot, u64),
-    ) -> Option<Slot>;
+        _client: ClientId,
+        _slots: Range<u32>,
+        _each: &mut dyn FnMut(Slot, u64),
+    ) -> Option<Slot> {
+        None
+    }
 
     /// The tick at which a client last released the object in this slot, or one before it; zero if
     /// none did. It is what clients say, and may be in the future.
-    fn last_release(&self, slot: Slot) -> u64;
+    fn last_release(&self, _slot: Slot) -> u64 {
+        0
+    }
 
     /// Whether a client has a table.
-    fn has_joined(&self, client: ClientId) -> bool;
+    fn has_joined(&self, _client: ClientId) -> bool {
+        false
+    }
 
     /// An object has been created in this slot, at a time since the Unix epoch. It has its record
     /// from now on.
@@ -72,87 +87,61 @@ pub trait Directory: Debug + Send {
     ///
     /// # Errors
     /// A client that has it pinned. It stays published then.
-    fn retire(&mut self, slot: Slot) -> Result<(), ClientId>;
+    fn retire(&mut self, _slot: Slot) -> Result<(), ClientId> {
+        Ok(())
+    }
 
     /// Undoes [`Directory::retire`]: the object stays after all.
-    fn restore(&mut self, slot: Slot);
+    fn restore(&mut self, _slot: Slot) {}
 
     /// The object in this slot is gone for good. If it was sealed, it has been retired.
-    fn remove(&mut self, slot: Slot, id: &ObjectId);
+    fn remove(&mut self, _slot: Slot, _id: &ObjectId) {}
 
     /// Whoever takes the last pin of this slot out of its table, from now on, has to tell the
     /// store. Sure for those whose pin is found by the next [`Directory::retire`] or later.
-    fn ask_to_tell(&mut self, slot: Slot);
+    fn ask_to_tell(&mut self, _slot: Slot) {}
 
     /// Nobody has to tell any more.
-    fn stop_asking(&mut self, slot: Slot);
+    fn stop_asking(&mut self, _slot: Slot) {}
 
     /// A client that has this slot pinned.
-    fn pinned_by(&self, slot: Slot) -> Option<ClientId>;
+    fn pinned_by(&self, _slot: Slot) -> Option<ClientId> {
+        None
+    }
 
     /// Number of tables, all of which are looked at for one object.
-    fn tables(&self) -> usize;
+    fn tables(&self) -> usize {
+        0
+    }
 
     /// Whether this client has this slot pinned.
-    fn has_pinned(&self, client: ClientId, slot: Slot) -> bool;
+    fn has_pinned(&self, _client: ClientId, _slot: Slot) -> bool {
+        false
+    }
 
     /// Pins an object for a client, which unpins it itself. False if it cannot.
-    fn pin(&mut self, client: ClientId, slot: Slot) -> bool;
+    fn pin(&mut self, _client: ClientId, _slot: Slot) -> bool {
+        false
+    }
 
     /// Names everything in these slots that is pinned, once for each client that has it pinned, and
     /// client by client.
-    fn pins(&self, slots: Range<u32>, each: &mut dyn FnMut(ClientId, Slot));
+    fn pins(&self, _slots: Range<u32>, _each: &mut dyn FnMut(ClientId, Slot)) {}
 
     /// Names everything in these slots that this client has pinned.
-    fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot));
+    fn pins_of(&self, _client: ClientId, _slots: Range<u32>, _each: &mut dyn FnMut(Slot)) {}
 
     /// The store has been told so many things: the tick.
-    fn advance(&mut self, tick: u64);
+    fn advance(&mut self, _tick: u64) {}
 }
 
-/// Records of a store whose clients all read by message: they have no tables, so nothing can be
-/// pinned or sealed behind the store's back.
+/// Records of a store whose clients all read by message.
 #[derive(Debug, Default)]
 pub struct Unshared {
     times: Slab<(Duration, Duration)>,
 }
 
 impl Directory for Unshared {
-    fn connect(&mut self, _client: ClientId) {}
-
-    fn join(&mut self, _client: ClientId) -> bool {
-        false
-    }
-
-    fn end(&mut self, _client: ClientId) {}
-
-    fn is_alive(&self, _client: ClientId) -> bool {
-        false
-    }
-
-    fn leave(&mut self, _client: ClientId) {}
-
-    fn told_sealed(&self, _client: ClientId, _slot: Slot, _generation: u64) -> Option<bool> {
-        None
-    }
-
-    fn releases_left(
-        &mut self,
-        _client: ClientId,
-        _slots: Range<u32>,
-        _each: &mut dyn FnMut(Slot, u64),
-    ) -> Option<Slot> {
-        None
-    }
-
-    fn last_release(&self, _slot: Slot) -> u64 {
-        0
-    }
-
-    fn has_joined(&self, _client: ClientId) -> bool {
-        false
-    }
-
     fn create(&mut self, slot: Slot, _object: &Object, _creator: ClientId, at: Duration) {
         *self.times.entry(slot.index()) = (at, Duration::ZERO);
     }
@@ -165,38 +154,4 @@ impl Directory for Unshared {
     fn times(&self, slot: Slot) -> (Duration, Duration) {
         self.times.get(slot.index()).copied().unwrap_or_default()
     }
-
-    fn retire(&mut self, _slot: Slot) -> Result<(), ClientId> {
-        Ok(())
-    }
-
-    fn restore(&mut self, _slot: Slot) {}
-
-    fn remove(&mut self, _slot: Slot, _id: &ObjectId) {}
-
-    fn ask_to_tell(&mut self, _slot: Slot) {}
-
-    fn stop_asking(&mut self, _slot: Slot) {}
-
-    fn pinned_by(&self, _slot: Slot) -> Option<ClientId> {
-        None
-    }
-
-    fn tables(&self) -> usize {
-        0
-    }
-
-    fn has_pinned(&self, _client: ClientId, _slot: Slot) -> bool {
-        false
-    }
-
-    fn pin(&mut self, _client: ClientId, _slot: Slot) -> bool {
-        false
-    }
-
-    fn pins(&self, _slots: Range<u32>, _each: &mut dyn FnMut(ClientId, Slot)) {}
-
-    fn pins_of(&self, _client: ClientId, _slots: Range<u32>, _each: &mut dyn FnMut(Slot)) {}
-
-    fn advance(&mut self, _tick: u64) {}
 }
