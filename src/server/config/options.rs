@@ -146,9 +146,9 @@ options! {
         /// seconds after which large pieces of free memory go back to the system,
         /// at most twice as many; 0 keeps them. -d, -h and --reserve keep them, too
         trim_after Kind::Count(0..=TRIM_AFTER_SECONDS_MAX), short "", default "30";
-        /// slots of the directory, in which clients find sealed objects without asking
-        /// the store; objects beyond are asked for. A slot takes 16 to 32 bytes from the
-        /// start, 64 more when in use, and 8 for each client that uses it
+        /// places in the hash table in which clients find sealed objects without asking
+        /// the store; objects beyond are asked for. One takes 16 to 32 bytes from the
+        /// start
         directory_slots Kind::Count(1..=SLOTS_MAX as u64), short "",
             default "one for each KiB of memory, from 16384 to 4194304";
         /// microseconds to look for the next request before sleeping, while
