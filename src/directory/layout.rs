@@ -1,7 +1,8 @@
 //! What lies where in the directory and in a pin table, in words of 8 bytes.
 //!
 //! ```text
-//! directory    │ header, 512 words │ buckets, 8 words each │ records, 16 words each
+//! directory    │ header, 512 words │ buckets, 8 words each │ first halves of the records,
+//!              │ 8 words each │ second halves of the records, 8 words each
 //! client table │ header, 512 words │ blocks, a word each, rounded up to 512 words │
 //!              │ pins, a word for each record │ seals, a word for each record
 //! ```
@@ -26,7 +27,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::directory::protocol::{
-    self, AllSteps, Pins, RECORD_WORDS, Record, Sequence, Told, count, fold, is_pinned,
+    self, AllSteps, Details, HALF_WORDS, Pins, Record, Sequence, Told, count, fold, is_pinned,
     tell_sealed, tick, told_sealed,
 };
 use crate::ids::{ObjectId, Slot};
@@ -132,7 +133,7 @@ impl Layout {
     /// Words of the directory.
     #[must_use]
     pub const fn directory_words(&self) -> usize {
-        self.records_at() + self.records as usize * RECORD_WORDS
+        self.details_at() + self.records as usize * HALF_WORDS
     }
 
     /// Words of a client table.
@@ -144,6 +145,10 @@ impl Layout {
     /// Where the records begin: behind the header and all buckets.
     pub(crate) const fn records_at(&self) -> usize {
         HEADER_WORDS + self.buckets * BUCKET_WORDS
+    }
+
+    const fn details_at(&self) -> usize {
+        self.records_at() + self.records as usize * HALF_WORDS
     }
 
     const fn pins_at(&self) -> usize {
@@ -240,15 +245,25 @@ impl DirectoryWords {
         self.words[TICK].store(tick, Relaxed);
     }
 
-    /// The record in a slot.
+    /// The record in a slot, the half that readers need.
     #[inline]
     #[must_use]
     pub fn record(&self, slot: Slot) -> Option<Record<'_, AtomicU64>> {
         if slot.0 >= self.layout.records {
             return None;
         }
-        let start = self.layout.records_at() + slot.index() * RECORD_WORDS;
+        let start = self.layout.records_at() + slot.index() * HALF_WORDS;
         self.words.get(start..)?.first_chunk().map(Record)
+    }
+
+    /// The half of that record which readers do not need.
+    #[must_use]
+    pub fn details(&self, slot: Slot) -> Option<Details<'_, AtomicU64>> {
+        if slot.0 >= self.layout.records {
+            return None;
+        }
+        let start = self.layout.details_at() + slot.index() * HALF_WORDS;
+        self.words.get(start..)?.first_chunk().map(Details)
     }
 
     /// The slot that seems to have this object, sealed.

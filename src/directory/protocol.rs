@@ -166,8 +166,9 @@ pub struct AllSteps;
 
 impl Steps for AllSteps {}
 
-/// Words of a record: 128 bytes, two cache lines. A get touches the first one only.
-pub const RECORD_WORDS: usize = 16;
+/// Words of each half of a record: a cache line. A get touches the first half only, so the second
+/// halves lie apart: they would take room in the caches of those who read at random.
+pub const HALF_WORDS: usize = 8;
 
 /// The record's sequence: the generation of its object, and its state in the three lowest bits.
 const SEQUENCE: usize = 0;
@@ -180,17 +181,19 @@ const DATA_SIZE: usize = 5;
 const METADATA_SIZE: usize = 6;
 /// Not zero if the store wants to be told when a client's last pin is gone.
 const TELL: usize = 7;
+
+// The second half.
 /// The connection that created the object.
-const CREATOR: usize = 8;
+const CREATOR: usize = 0;
 /// When it was created, nanoseconds since the Unix epoch.
-const CREATED: usize = 9;
+const CREATED: usize = 1;
 /// Nanoseconds from its creation to its seal.
-const CONSTRUCTION: usize = 10;
-/// Kept free, and zero: a deadline (11), flags and the place of a name (12), a version (13) and a
-/// location (14) in a tier.
-const RESERVED: std::ops::Range<usize> = 11..15;
+const CONSTRUCTION: usize = 2;
+/// Kept free, and zero: a deadline (3), flags and the place of a name (4), a version (5) and a
+/// location (6) in a tier.
+const RESERVED: std::ops::Range<usize> = 3..7;
 /// A sum over what is written once, when the object is created.
-const CHECK: usize = 15;
+const CHECK: usize = 7;
 
 const STATE: u64 = 7;
 const EMPTY: u64 = 0;
@@ -230,9 +233,13 @@ pub const fn short_tick(tick: u64) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence(u64);
 
-/// A record of the directory.
+/// The half of a record that readers need.
 #[derive(Debug)]
-pub struct Record<'a, W>(pub &'a [W; RECORD_WORDS]);
+pub struct Record<'a, W>(pub &'a [W; HALF_WORDS]);
+
+/// The other half: what only the store wants to know.
+#[derive(Debug)]
+pub struct Details<'a, W>(pub &'a [W; HALF_WORDS]);
 
 /// One client's pins of one record: the word of the block that the record is in, and its own.
 #[derive(Debug)]
@@ -407,7 +414,7 @@ fn take_one<S: Steps, W: Word>(word: &W, now: u64) -> u64 {
 
 impl<W: Word> Record<'_, W> {
     /// An object has been created, and is being written. The record has no other one.
-    pub fn create(self, created: &Created<'_>) {
+    pub fn create(self, details: &Details<'_, W>, created: &Created<'_>) {
         let Created { generation, id, location, creator, at } = *created;
         let [first, second, third] = id_words(id);
         let segment = u64::from(location.segment.0) << u32::BITS;
@@ -418,44 +425,40 @@ impl<W: Word> Record<'_, W> {
             (OFFSET, location.offset),
             (DATA_SIZE, location.data_size),
             (METADATA_SIZE, location.metadata_size),
-            (CREATOR, creator.0),
-            (CREATED, at),
-            (CONSTRUCTION, 0),
         ];
-        for (index, value) in words.into_iter().chain(RESERVED.map(|index| (index, 0))) {
+        for (index, value) in words {
             self.0[index].store(value, Relaxed);
         }
-        self.0[CHECK].store(self.sum(generation), Relaxed);
+        for (index, value) in [(CREATOR, creator.0), (CREATED, at), (CONSTRUCTION, 0)] {
+            details.0[index].store(value, Relaxed);
+        }
+        for index in RESERVED {
+            details.0[index].store(0, Relaxed);
+        }
+        details.0[CHECK].store(self.sum(details, generation), Relaxed);
         // Whoever finds the state finds all of it, also after the store was killed.
         self.0[SEQUENCE].store(generation << STATE_BITS | WRITING, Release);
     }
 
-    /// The object is sealed, so many nanoseconds after its creation: everybody may read it.
-    pub fn seal<S: Steps>(self, construction: u64) {
+    /// The object is sealed: everybody may read it.
+    pub fn seal<S: Steps>(self) {
         let sequence = self.0[SEQUENCE].load(Relaxed);
         debug_assert!(sequence & STATE == WRITING, "an object is sealed once");
-        self.0[CONSTRUCTION].store(construction, Relaxed);
         let order = if S::makes(Step::ReleasePublish) { Release } else { Relaxed };
         self.0[SEQUENCE].store(sequence & !STATE | SEALED, order);
     }
 
-    /// When the object was created, nanoseconds since the Unix epoch, and how many it took from
-    /// there to its seal.
-    pub fn times(self) -> (u64, u64) {
-        (self.0[CREATED].load(Relaxed), self.0[CONSTRUCTION].load(Relaxed))
-    }
-
     /// Whether the record is as it was when its object was created.
-    pub fn is_whole(self) -> bool {
+    pub fn is_whole(self, details: &Details<'_, W>) -> bool {
         let generation = self.0[SEQUENCE].load(Relaxed) >> STATE_BITS;
-        self.0[CHECK].load(Relaxed) == self.sum(generation)
+        details.0[CHECK].load(Relaxed) == self.sum(details, generation)
     }
 
     /// The check word, in which any change shows.
-    fn sum(self, generation: u64) -> u64 {
-        let written = (ID..TELL).chain(CREATOR..CONSTRUCTION);
-        written.fold(fold(generation, SUM_FACTOR), |sum, index| {
-            fold(sum ^ self.0[index].load(Relaxed), SUM_FACTOR)
+    fn sum(self, details: &Details<'_, W>, generation: u64) -> u64 {
+        let written = self.0[ID..TELL].iter().chain(&details.0[CREATOR..CONSTRUCTION]);
+        written.fold(fold(generation, SUM_FACTOR), |sum, word| {
+            fold(sum ^ word.load(Relaxed), SUM_FACTOR)
         })
     }
 
@@ -497,6 +500,19 @@ impl<W: Word> Record<'_, W> {
     /// Nobody has to tell anything.
     pub fn stop_asking(self) {
         self.0[TELL].store(0, Relaxed);
+    }
+}
+
+impl<W: Word> Details<'_, W> {
+    /// The object has been sealed, so many nanoseconds after its creation.
+    pub fn set_construction(&self, nanoseconds: u64) {
+        self.0[CONSTRUCTION].store(nanoseconds, Relaxed);
+    }
+
+    /// When the object was created, nanoseconds since the Unix epoch, and how many it took from
+    /// there to its seal.
+    pub fn times(&self) -> (u64, u64) {
+        (self.0[CREATED].load(Relaxed), self.0[CONSTRUCTION].load(Relaxed))
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::memory_limit::available_bytes;
 use crate::directory::layout::{LIFE, LIFE_WORDS};
-use crate::directory::protocol::{AllSteps, Created, Record, pin_for, short_tick};
+use crate::directory::protocol::{AllSteps, Created, Details, Record, pin_for, short_tick};
 use crate::directory::{ClientTable, DirectoryWords, Layout, Origin};
 use crate::ids::{ClientId, ObjectId, SegmentId, Slot};
 use crate::limits;
@@ -165,6 +165,10 @@ impl SharedDirectory {
         self.words.record(slot).expect("there is a record for each object that there can be")
     }
 
+    fn details(&self, slot: Slot) -> Details<'_, AtomicU64> {
+        self.words.details(slot).expect("each record has two halves")
+    }
+
     fn make_table(&self, client: ClientId) -> io::Result<ClientTable> {
         let layout = self.words.layout();
         let count = layout.client_table_words();
@@ -255,18 +259,20 @@ impl Directory for SharedDirectory {
     fn create(&mut self, slot: Slot, object: &Object, creator: ClientId, at: Duration) {
         let Object { id, location, generation, .. } = object;
         let (generation, location) = (*generation, *location);
-        self.record(slot).create(&Created { generation, id, location, creator, at: nanos(at) });
+        let created = Created { generation, id, location, creator, at: nanos(at) };
+        self.record(slot).create(&self.details(slot), &created);
     }
 
     fn publish(&mut self, slot: Slot, id: &ObjectId, at: Duration) {
-        let record = self.record(slot);
-        let (created, _) = record.times();
+        let details = self.details(slot);
+        let (created, _) = details.times();
+        details.set_construction(nanos(at).saturating_sub(created));
         self.words.insert(id, slot);
-        record.seal::<AllSteps>(nanos(at).saturating_sub(created));
+        self.record(slot).seal::<AllSteps>();
     }
 
     fn times(&self, slot: Slot) -> (Duration, Duration) {
-        let (created, construction) = self.record(slot).times();
+        let (created, construction) = self.details(slot).times();
         (Duration::from_nanos(created), Duration::from_nanos(construction))
     }
 

@@ -43,6 +43,11 @@ impl Default for Survivors {
 }
 
 impl Survivors {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     /// When to look at them again.
     pub const fn next_look(&self) -> Option<Timestamp> {
         self.next_look
@@ -181,11 +186,11 @@ impl Store {
     }
 
     /// Looks whether survivors have gone or let go, if it is time to.
-    pub(super) fn look_at_survivors(&mut self, now: Timestamp) {
+    pub(super) fn look_at_survivors(&mut self, now: Timestamp, effects: &mut Effects) {
         if self.survivors.next_look.is_none_or(|at| at > now) {
             return;
         }
-        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
         let pause = (2 * self.survivors.pause).min(SURVIVORS_LOOK_LAST);
         let are_left = !self.survivors.clients.is_empty();
         self.survivors.pause = pause;
@@ -193,7 +198,7 @@ impl Store {
     }
 
     /// Whether something of what a client was given is in use, although its connection has ended.
-    fn is_in_use(&mut self, client: ClientId) -> bool {
+    fn is_in_use(&self, client: ClientId) -> bool {
         let may_be_written = self.survivors.clients.get(&client).is_some_and(|all| !all.is_empty());
         let mut is_in_use = may_be_written || !self.clients.get(client).holds.is_empty();
         if !is_in_use {
@@ -204,7 +209,12 @@ impl Store {
 
     /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
     /// from there at the next time. Whether something has come free.
-    pub(super) fn look_at_some_survivors(&mut self, mut looks: usize) -> bool {
+    pub(super) fn look_at_some_survivors(
+        &mut self,
+        mut looks: usize,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> bool {
         let before = (self.parked.len(), self.survivors.clients.len());
         let (next, mut slot) = self.survivors.cursor;
         let (earlier, later) = (..next, next..);
@@ -221,7 +231,9 @@ impl Store {
                 }
             } else {
                 self.note_death(client);
-                self.jobs.leaving.push_back(client);
+                if !self.go_on_leaving(client, now, effects) {
+                    self.jobs.leaving.push_back(client);
+                }
             }
             if looks == 0 {
                 self.survivors.cursor = (client, slot);
@@ -235,17 +247,12 @@ impl Store {
     }
 
     /// Refuses a process that has too many survivors.
-    pub(super) fn check_survivors_of(&mut self, peer: &Peer) -> Result<(), Refusal> {
-        let count = |store: &Self| {
-            let clients = store.survivors.clients.keys();
-            clients.filter(|client| store.clients.get(**client).peer.pid == peer.pid).count()
-        };
-        if count(self) >= SURVIVORS_OF_PROCESS_MAX {
-            self.look_at_some_survivors(usize::MAX);
+    pub(super) fn check_survivors_of(&self, peer: &Peer) -> Result<(), Refusal> {
+        let is_of_process = |client: &&ClientId| self.clients.get(**client).peer.pid == peer.pid;
+        let of_process = self.survivors.clients.keys().filter(is_of_process);
+        if of_process.filter(|client| self.is_in_use(**client)).count() < SURVIVORS_OF_PROCESS_MAX {
+            return Ok(());
         }
-        if count(self) >= SURVIVORS_OF_PROCESS_MAX {
-            return Err(Refusal::TooManyEnded(SURVIVORS_OF_PROCESS_MAX as u64));
-        }
-        Ok(())
+        Err(Refusal::TooManyEnded(SURVIVORS_OF_PROCESS_MAX as u64))
     }
 }

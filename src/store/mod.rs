@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
 use crate::ids::{ClientId, Extent, SegmentId, Slot, Ticket};
 use crate::limits;
-use crate::protocol::message::{Event, Reply, Request, RequestId};
+use crate::protocol::message::{Event, Reply, Request, RequestId, Subject};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
@@ -237,6 +237,10 @@ impl Store {
         request: Request,
         effects: &mut Effects,
     ) -> Result<Outcome, Refusal> {
+        // Whoever counts counts nothing of those that have died.
+        if !self.survivors.is_empty() && request.subject() == Subject::Everything {
+            self.look_at_some_survivors(limits::SURVIVORS_LOOKS_MAX, asked.now, effects);
+        }
         // Nearly always nobody is creating anything.
         if !self.unsealed.is_empty()
             && let Some(next) = self.settle_for(request.subject(), asked.now, effects)
@@ -329,7 +333,7 @@ impl Store {
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
             self.refuse(create.client, create.request, full, effects);
         }
-        self.look_at_survivors(now);
+        self.look_at_survivors(now, effects);
         self.space.look(now);
         self.finish(now, effects);
         self.trim_next(now, effects);

@@ -129,7 +129,7 @@ impl Store {
             self.steps = self.slice.steps;
             next = self.settle_from(from, now, effects);
         }
-        let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
         unsealed != self.unsealed.len() || survivors_change
     }
 }

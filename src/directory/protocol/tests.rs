@@ -43,7 +43,8 @@ const PREEMPTIONS: usize = 3;
 
 /// Memory that everybody sees.
 struct Shared {
-    record: [AtomicU64; RECORD_WORDS],
+    record: [AtomicU64; HALF_WORDS],
+    details: [AtomicU64; HALF_WORDS],
     tables: [[AtomicU64; 2]; READERS],
     /// The bytes of the object, and what finds any access to them that is not ordered with another.
     bytes: AtomicU64,
@@ -56,6 +57,7 @@ impl Shared {
         let word = |_| AtomicU64::new(0);
         let shared = Self {
             record: std::array::from_fn(word),
+            details: std::array::from_fn(word),
             tables: std::array::from_fn(|_| std::array::from_fn(word)),
             bytes: AtomicU64::new(1),
             access: UnsafeCell::new(()),
@@ -71,14 +73,15 @@ impl Shared {
     /// The store creates and seals an object.
     fn put<S: Steps>(&self, number: u8) {
         let generation = number.into();
-        self.record().create(&Created {
+        let created = Created {
             generation,
             id: &id(number, number),
             location: location(generation),
             creator: ClientId(1),
             at: 0,
-        });
-        self.record().seal::<S>(0);
+        };
+        self.record().create(&Details(&self.details), &created);
+        self.record().seal::<S>();
     }
 
     fn pins(&self, reader: usize) -> Pins<'_, AtomicU64> {
