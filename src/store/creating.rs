@@ -206,13 +206,12 @@ impl Store {
         release: bool,
         effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
-        let slot = match self.find_own_unsealed(asked.client, id) {
-            // It was told in the creator's table, and this is the message after it.
-            Err(Refusal::AlreadySealed(_)) if asked.request == RequestId::NONE => {
-                return Ok(Reply::Done);
-            }
-            found => found?,
-        };
+        // After a seal in the creator's table comes a message. The table has been looked at by now,
+        // and the name may be that of a later object, which is not sealed.
+        if asked.request == RequestId::NONE && self.directory.has_joined(asked.client) {
+            return Ok(Reply::Done);
+        }
+        let slot = self.find_own_unsealed(asked.client, id)?;
         self.seal_slot(slot, asked.client, asked.now, effects);
         if release {
             self.release_hold(asked.client, slot, Hold::granted(1), effects);

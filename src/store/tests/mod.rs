@@ -1,5 +1,6 @@
 //! Tests of the store as a value: no socket, no process, no clock.
 
+mod linearizable;
 mod model;
 mod room_in_slices;
 mod scenario;

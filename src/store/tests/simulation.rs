@@ -35,7 +35,7 @@ mod twin;
 
 use chaos::Chaos;
 use pages::Pages;
-use twin::Twin;
+pub use twin::Twin;
 
 /// Seeds that every run of the tests goes through, and as many again that nobody has seen before.
 const SEEDS: u64 = 500;
@@ -72,7 +72,7 @@ fn the_store_does_what_the_model_does() {
     }
 }
 
-fn number_from_environment(name: &str) -> Option<u64> {
+pub fn number_from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }

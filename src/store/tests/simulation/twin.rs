@@ -76,11 +76,12 @@ impl State {
         self.published.values().copied().collect()
     }
 
-    /// A reader finds an object and pins it.
-    pub fn read(&mut self, client: ClientId, id: ObjectId) {
+    /// A reader finds an object and pins it, in this slot.
+    pub fn read(&mut self, client: ClientId, id: ObjectId) -> Slot {
         let slot = self.published.iter().find(|(_, (published, _))| *published == id);
         let slot = *slot.expect("only what is published is read").0;
         *self.tables.get_mut(&client).expect("readers have joined").entry(slot).or_default() += 1;
+        slot
     }
 
     /// Whether readers have noted a release.
