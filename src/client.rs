@@ -30,54 +30,39 @@
 //!
 //! # How it is made
 //!
-//! This file knows which connection is the current one. `opening` makes connections, `transport`
-//! pairs requests with replies, `sending` gets them into the socket, `waiting` decides how long to
-//! wait, `connection` keeps account of what is held. The calls are in `making`, `reading`,
-//! `pending` and `looking`; `guarded` is for other languages. None of it knows the store's side.
+//! This file knows which connection is the current one. `opening` makes connections; `transport`
+//! pairs requests with replies, of which `sending` writes the ones and `receiving` reads the
+//! others; `connection` decides how long to wait. `holding` keeps account of what is held,
+//! `segments` and `direct` have the memory and the tables that came from the store. The calls are
+//! in `making` (with `writer`), `reading` and `looking`. None of it knows the store's side.
 
 #[cfg(feature = "arrow")]
 mod arrow;
-mod buffers;
 mod connection;
-mod copying;
-mod digest;
 mod direct;
 mod error;
-mod grants;
-mod guarded;
-mod inbox;
+mod holding;
 mod looking;
 mod making;
 mod opening;
-mod options;
-mod outbox;
-mod pending;
-mod process_local;
 mod reading;
-mod receiver;
-mod releasing;
+mod receiving;
 mod segments;
 mod sending;
-mod set_once;
-mod subscription;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod waiting;
 mod writer;
 
 #[cfg(feature = "arrow")]
 pub use arrow::RecordBatches;
-pub use buffers::{ObjectBuffer, ObjectSlice};
-pub use copying::copy_in_parallel;
 pub use error::{ConnectFailure, Error, Result};
-pub use guarded::GuardedWriter;
-pub use looking::{Evicted, Objects};
-pub use making::Pieces;
-pub use options::{Builder, CreateOptions, GetOptions, Interrupt};
-pub use pending::{PendingGet, PendingWait};
-pub use subscription::Subscription;
-pub use writer::ObjectWriter;
+pub use holding::{ObjectBuffer, ObjectSlice};
+pub use looking::{Evicted, Objects, Subscription};
+pub use making::{CreateOptions, Pieces, copy_in_parallel};
+pub use opening::{Builder, Interrupt};
+pub use reading::{GetOptions, PendingGet, PendingWait};
+pub use writer::{GuardedWriter, ObjectWriter};
 
 pub use crate::protocol::message::{
     ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, RequestId, Stats,
@@ -237,7 +222,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidArgument`] if it is longer.
     pub fn set_name(&self, name: &str) -> Result<()> {
-        options::check_name(name)?;
+        opening::check_name(name)?;
         let client_name = Some(name.to_owned());
         let set_options = Request::SetOptions { client_name, quota: None };
         self.connection()?.call_for_done(set_options)?;

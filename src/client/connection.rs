@@ -1,45 +1,37 @@
-//! One open connection: calls that give typed errors, and the objects that are held through it.
+//! One open connection: how it comes to be, calls that give typed errors, and how it ends.
 //!
-//! # Holds
+//! # Waiting
 //!
-//! The store counts how often a connection holds an object: once for each time that a reply granted
-//! it. Here each [`Held`] stands for exactly one of these, and gives back exactly one when it is
-//! dropped. The table below lets a second get of the same object share the first one's `Held`, but
-//! nothing depends on it being up to date: when a drop in one thread races with a get in another,
-//! there are two holds for a moment, and the store counts them. An object that the directory has is
-//! pinned instead, each time that it is asked for, and no table of ours knows of it.
+//! An answer that may depend on what others do can take long. Three things end such a wait: the
+//! answer; the caller, through its interrupt function; and the end of all patience with a store
+//! that should have answered long ago. After the last two the store is asked to answer now. Usually
+//! it does, and the answer says whether the call has done something; but it is not waited for much
+//! longer.
+//!
+//! # Life
 //!
 //! A connection lives as long as the client uses it or something is held through it. In a forked
-//! child nothing is said on it and no lock is taken, see [`super::process_local`].
+//! child nothing is said on it and no lock is taken. What is held is not known here, but for where
+//! it is written down.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-
 use super::Result;
-use super::buffers::{Held, Hold, ObjectBuffer};
-use super::direct::{Attempt, DirectReader, Found};
+use super::direct::DirectReader;
 use super::error::{Error, Fault, unexpected};
-use super::opening::{CONNECT_REQUEST, open};
-use super::options::{Builder, Interrupt};
-use super::process_local::ProcessLocal;
-use super::sending::SendTime;
-use super::transport::{Transport, lock};
-use crate::ids::{Extent, Location, ObjectId, SegmentId};
-use crate::limits::REQUEST_IDS_TOGETHER;
+use super::holding::HeldTable;
+use super::opening::{Builder, CONNECT_REQUEST, Interrupt, open};
+use super::transport::Transport;
+use crate::ids::{Location, ObjectId, SegmentId};
+use crate::limits::{CANCEL_PATIENCE, INTERRUPT_CHECK_INTERVAL, REQUEST_IDS_TOGETHER};
 use crate::polling::Polling;
-use crate::protocol::message::{Connected, Granted, Reply, Request};
+use crate::protocol::ProtocolError;
+use crate::protocol::message::{Connected, Reply, Request};
+use crate::shm::life_lock;
 use crate::shm::words::Words;
-use crate::shm::{Access, View, life_lock};
 use crate::time::{Clock, Timestamp};
-
-/// Objects that are looked for in the directory before the first of them is pinned.
-const LOOKS_TOGETHER: usize = 16;
-
-type HeldTable = HashMap<ObjectId, Weak<Held>, RandomState>;
 
 /// An open connection to a store.
 #[derive(Debug)]
@@ -53,7 +45,7 @@ pub(super) struct Connection {
     /// As long as a process has this, the store keeps what was given here, whatever becomes of the
     /// socket.
     life: Option<Words>,
-    held: ProcessLocal<Mutex<HeldTable>>,
+    pub(super) held: HeldTable,
 }
 
 impl Connection {
@@ -97,13 +89,13 @@ impl Connection {
             transport: Arc::new(transport),
             answer_grace: builder.answer_grace,
             life,
-            held: ProcessLocal::new(Mutex::default()),
+            held: HeldTable::new(),
         })
     }
 
     /// Whether this is the parent's connection, and this process a forked child.
     pub(super) fn is_inherited(&self) -> bool {
-        self.held.is_inherited()
+        self.transport.is_inherited()
     }
 
     /// Ids in one of several requests for as many as somebody wants.
@@ -121,147 +113,20 @@ impl Connection {
 
     /// As [`Self::call`], for a request whose reply is `Done`.
     pub(super) fn call_for_done(&self, request: Request) -> Result<()> {
-        let name = request.name();
-        match self.call(request)? {
+        self.ask(request, |reply| match reply {
             Reply::Done => Ok(()),
-            other => Err(self.unexpected(name, &other)),
-        }
+            other => Err(other),
+        })
     }
 
-    /// Gives back holds. Waits for nothing, whatever the store does: this is called with locks held
-    /// that we do not know. Nobody is told if the store has gone: there are no holds then.
-    pub(super) fn release(&self, holds: &[(ObjectId, u32)]) {
-        self.transport.release(holds);
-    }
-
-    /// What there is of these objects as far as it is known without asking the store: what is in
-    /// its directory, and what is held.
-    pub(super) fn find_here(
-        self: &Arc<Self>,
-        ids: &[ObjectId],
-    ) -> Result<Vec<Option<ObjectBuffer>>> {
-        let mut found = Vec::with_capacity(ids.len());
-        self.find_in_directory(ids, |object| {
-            found.push(object);
-            true
-        })?;
-        found.resize(ids.len(), None);
-        let mut missing =
-            ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()).peekable();
-        if missing.peek().is_some()
-            && let Some(held) = self.held.get()
-        {
-            let held = lock(held);
-            for (id, found) in missing {
-                *found = held.get(id).and_then(Weak::upgrade).map(ObjectBuffer::new);
-            }
-        }
-        Ok(found)
-    }
-
-    /// All of these objects, if the directory has them.
-    pub(super) fn get_at_hand(
-        self: &Arc<Self>,
-        ids: &[ObjectId],
-    ) -> Result<Option<Vec<ObjectBuffer>>> {
-        let mut found = Vec::with_capacity(ids.len());
-        self.find_in_directory(ids, |object| object.map(|object| found.push(object)).is_some())?;
-        Ok((found.len() == ids.len()).then_some(found))
-    }
-
-    /// The object, if the directory has it.
-    pub(super) fn find_one_in_directory(
-        self: &Arc<Self>,
-        id: &ObjectId,
-    ) -> Result<Option<ObjectBuffer>> {
-        let Some(direct) = self.transport.directory() else { return Ok(None) };
-        match direct.look(id) {
-            Some(seen) => self.pin(direct, *id, seen),
-            None => Ok(None),
-        }
-    }
-
-    /// Says of one object after another what the directory has, until `each` wants no more.
-    fn find_in_directory(
-        self: &Arc<Self>,
-        ids: &[ObjectId],
-        mut each: impl FnMut(Option<ObjectBuffer>) -> bool,
-    ) -> Result<()> {
-        let mut seen = [None; LOOKS_TOGETHER];
-        for ids in ids.chunks(LOOKS_TOGETHER) {
-            // Meanwhile another thread may have given something back, or the store have ended.
-            let Some(direct) = self.transport.directory() else { return Ok(()) };
-            for (seen, id) in seen.iter_mut().zip(ids) {
-                *seen = direct.look(id);
-            }
-            for (seen, id) in seen.iter().zip(ids) {
-                let object = seen.map_or(Ok(None), |seen| self.pin(direct, *id, seen))?;
-                if !each(object) {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn pin(
-        self: &Arc<Self>,
-        direct: &DirectReader,
-        id: ObjectId,
-        seen: Found<'_>,
-    ) -> Result<Option<ObjectBuffer>> {
-        match direct.pin(seen) {
-            Attempt::Pinned(slot, location) => {
-                let held = self.hold(id, &location, Hold::Pinned(slot));
-                Ok(Some(ObjectBuffer::new(Arc::new(held?))))
-            }
-            Attempt::Missed => Ok(None),
-            Attempt::MissedAndTell(slot) => {
-                self.transport.tell_unpinned(slot);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Whether the object is there, if that is known without asking the store.
-    pub(super) fn has_here(&self, id: &ObjectId) -> bool {
-        self.transport.directory().is_some_and(|direct| direct.contains(id)) || self.holds(id)
-    }
-
-    /// Whether this client holds the object.
-    pub(super) fn holds(&self, id: &ObjectId) -> bool {
-        self.transport.direct().is_some_and(|direct| direct.has_pinned(id))
-            || self
-                .held
-                .get()
-                .is_some_and(|held| lock(held).get(id).is_some_and(|held| held.strong_count() > 0))
-    }
-
-    /// Takes over what the store has granted, one hold or pin for each entry.
-    pub(super) fn admit(
-        self: &Arc<Self>,
-        granted: &[(ObjectId, Granted)],
-    ) -> Result<Vec<ObjectBuffer>> {
-        // All of them first, so that those that are not used give themselves back.
-        let held = granted.iter().map(|(id, Granted { location, pin })| {
-            self.hold(*id, location, pin.map_or(Hold::Counted, Hold::Pinned))
-        });
-        let held: Vec<Result<Held>> = held.collect();
-        let mut buffers =
-            held.into_iter().map(|held| held.map(Arc::new)).collect::<Result<Vec<_>>>()?;
-        // Those that are not needed must be dropped after the lock has been given up.
-        let _surplus = self.share(&mut buffers);
-        Ok(buffers.into_iter().map(ObjectBuffer::new).collect())
-    }
-
-    /// Strikes out an object that is not held any more, unless it is held anew.
-    pub(super) fn forget(&self, id: &ObjectId) {
-        let Some(held) = self.held.get() else { return };
-        let mut held = lock(held);
-        if held.get(id).is_some_and(|known| known.strong_count() == 0) {
-            held.remove(id);
-        }
+    /// As [`Self::call`]. What makes an answer of the reply gives it back if it is none.
+    pub(super) fn ask<T>(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Reply) -> std::result::Result<T, Reply>,
+    ) -> Result<T> {
+        let name = request.name();
+        answer(self.call(request)?).map_err(|other| self.unexpected(name, &other))
     }
 
     /// The error for a fault of this connection.
@@ -277,9 +142,9 @@ impl Connection {
     /// Ends this connection in an orderly way, so that all that was held has been released when
     /// this returns. If the store does not play along it is left to itself.
     pub(super) fn say_goodbye(&self) {
-        let end = SendTime::Until(self.grace_end());
+        let end = Some(self.grace_end());
         if let Ok(mut goodbye) = self.transport.start(Request::Disconnect, end) {
-            let _ = goodbye.wait_until(Some(self.grace_end()));
+            let _ = goodbye.wait_until(end);
         }
     }
 
@@ -294,73 +159,70 @@ impl Connection {
         self.transport.clock.now().after(self.answer_grace)
     }
 
-    fn hold(self: &Arc<Self>, id: ObjectId, location: &Location, hold: Hold) -> Result<Held> {
-        match self.view(id, location) {
-            Ok((bytes, data_len)) => Ok(Held { id, bytes, data_len, hold }),
-            Err(error) => {
-                self.give_back(id, hold);
-                Err(error)
-            }
-        }
-    }
-
-    /// An object's data with the metadata behind it, and how much of it is data.
-    #[inline]
-    fn view(self: &Arc<Self>, id: ObjectId, location: &Location) -> Result<(View<Self>, usize)> {
-        let Location { segment, offset, data_size, metadata_size } = *location;
-        // What the directory says was not checked on its way, as what comes by message is.
-        let len = data_size.checked_add(metadata_size);
-        let len = len.ok_or_else(|| self.outside(id, location))?;
-        let extent = Extent { segment, offset, len };
-        let view = View::kept_by(Arc::clone(self), extent, |connection| {
-            let mapping = connection.transport.segments.mapping(segment, Access::ReadOnly);
-            mapping.map(|mapping| &**mapping)
-        })?;
-        // The whole is no longer than what is mapped, and so is its part.
-        view.zip(usize::try_from(data_size).ok()).ok_or_else(|| self.outside(id, location))
-    }
-
-    /// Gives one hold back. Waits for nothing.
-    pub(super) fn give_back(&self, id: ObjectId, hold: Hold) {
-        match hold {
-            Hold::Counted => {
-                self.forget(&id);
-                self.release(&[(id, 1)]);
-            }
-            Hold::Pinned(slot) => self.transport.unpin(slot),
-            Hold::GivenBack => {}
-        }
-    }
-
-    /// Enters objects into the table. Those that are there already replace their newcomers, which
-    /// are returned.
-    fn share(&self, newcomers: &mut [Arc<Held>]) -> Vec<Arc<Held>> {
-        let Some(held) = self.held.get() else {
-            return Vec::new();
-        };
-        let mut surplus = Vec::new();
-        let mut held = lock(held);
-        for newcomer in newcomers {
-            // Each pin is one of its own.
-            if newcomer.hold != Hold::Counted {
-                continue;
-            }
-            match held.get(&newcomer.id).and_then(Weak::upgrade) {
-                Some(known) => surplus.push(std::mem::replace(newcomer, known)),
-                None => {
-                    held.insert(newcomer.id, Arc::downgrade(newcomer));
-                }
-            }
-        }
-        surplus
-    }
-
     /// The store named a place that is not in its memory.
     pub(super) fn outside(&self, id: ObjectId, location: &Location) -> Error {
         let reason = format!("object {id} would lie outside of its segment: {location:?}");
-        self.error(
-            crate::protocol::ProtocolError::InvalidField { field: "Location", reason }.into(),
-        )
+        self.error(ProtocolError::InvalidField { field: "Location", reason }.into())
+    }
+
+    /// As [`Self::call`], for a request that may wait for what others do.
+    pub(super) fn call_waiting(
+        &self,
+        request: Request,
+        interrupt: &mut Interrupt<'_>,
+    ) -> Result<Answer> {
+        let Answer { reply, cut_short } = self.wait_for_answer(request, interrupt)?;
+        let cut_short = cut_short.or_else(|| self.transport.is_closing().then_some(Error::Closed));
+        match reply {
+            Reply::Refused(refusal) => Err(cut_short.unwrap_or(Error::Refused(refusal))),
+            reply => Ok(Answer { reply, cut_short }),
+        }
+    }
+
+    /// When a request that is sent now should have been answered by any store that runs.
+    pub(super) fn patience_end(&self, request: &Request) -> Option<Timestamp> {
+        let timeout = match request {
+            Request::Get { timeout, .. } | Request::Wait { timeout, .. } => *timeout,
+            Request::Create { room, .. } | Request::Put { room, .. } => room.timeout,
+            _ => None,
+        };
+        timeout.map(|timeout| self.transport.clock.now().after(timeout).after(self.answer_grace))
+    }
+
+    /// The store has not answered since `started`.
+    pub(super) fn unresponsive(&self, started: Timestamp) -> Error {
+        let waited = self.transport.clock.now().since(started);
+        Error::Unresponsive { path: self.path.clone(), waited }
+    }
+
+    fn wait_for_answer(&self, request: Request, interrupt: &mut Interrupt<'_>) -> Result<Answer> {
+        let error = |fault: Fault| self.error(fault);
+        let mut watch = Watch::new(self, &request, interrupt);
+        // Nothing is added to what the store does not take: who tries again and again would fill
+        // our memory with it. And what has not been sent is easy to give up.
+        while !self.transport.wait_for_empty_outbox(watch.next_look()).map_err(error)? {
+            if let Some(error) = watch.cuts_short() {
+                return Err(error);
+            }
+        }
+        let mut ticket = self.transport.start(request, watch.next_look()).map_err(error)?;
+        let cut_short = loop {
+            if let Some(reply) = ticket.wait_until(watch.next_look()).map_err(error)? {
+                return Ok(Answer { reply, cut_short: None });
+            }
+            if let Some(error) = watch.cuts_short() {
+                break error;
+            }
+        };
+        let cancel = ticket.cancel().map_err(error)?;
+        let end = Some(self.transport.clock.now().after(CANCEL_PATIENCE));
+        if let Some(mut cancel) = cancel {
+            cancel.wait_until(end).map_err(error)?;
+        }
+        match ticket.wait_until(end).map_err(error)? {
+            Some(reply) => Ok(Answer { reply, cut_short: Some(cut_short) }),
+            None => Err(cut_short),
+        }
     }
 }
 
@@ -370,5 +232,56 @@ impl Drop for Connection {
         // First, so that the store finds nobody left when the socket ends.
         self.life = None;
         self.transport.hang_up();
+    }
+}
+
+/// A reply to a request that might have waited.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// The wait was cut short, and this is what the user is to be told, whatever the reply says.
+    pub(super) cut_short: Option<Error>,
+}
+
+/// What may end a wait before the answer does.
+struct Watch<'a, 'i> {
+    connection: &'a Connection,
+    interrupt: &'a mut Interrupt<'i>,
+    started: Timestamp,
+    /// The end of patience with the store.
+    end: Option<Timestamp>,
+    /// When to ask whether to go on.
+    next_question: Option<Timestamp>,
+}
+
+impl<'a, 'i> Watch<'a, 'i> {
+    fn new(
+        connection: &'a Connection,
+        request: &Request,
+        interrupt: &'a mut Interrupt<'i>,
+    ) -> Self {
+        let started = connection.transport.clock.now();
+        let end = connection.patience_end(request);
+        let next_question = interrupt.is_some().then(|| started.after(INTERRUPT_CHECK_INTERVAL));
+        Self { connection, interrupt, started, end, next_question }
+    }
+
+    /// Until when to wait before [`Self::cuts_short`] is asked.
+    fn next_look(&self) -> Option<Timestamp> {
+        self.end.into_iter().chain(self.next_question).min()
+    }
+
+    /// Why not to go on waiting.
+    fn cuts_short(&mut self) -> Option<Error> {
+        let clock = &self.connection.transport.clock;
+        let now = clock.now();
+        if let Some(interrupt) = self.interrupt
+            && self.next_question.is_some_and(|question| question <= now)
+        {
+            if interrupt() {
+                return Some(Error::Interrupted);
+            }
+            self.next_question = Some(clock.now().after(INTERRUPT_CHECK_INTERVAL));
+        }
+        self.end.is_some_and(|end| end <= now).then(|| self.connection.unresponsive(self.started))
     }
 }

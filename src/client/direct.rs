@@ -16,15 +16,14 @@ use crate::directory::protocol::{
 use crate::directory::{ClientTable, DirectoryWords, Layout};
 use crate::ids::{Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::DescriptorInfo;
+use crate::shm::Access;
 use crate::shm::words::Words;
-use crate::shm::{Access, fork};
 
 /// The directory of a store, and this connection's pins.
 #[derive(Debug)]
 pub(super) struct DirectReader {
     directory: DirectoryWords,
     table: ClientTable,
-    generation: u64,
 }
 
 /// An object that seemed to be there when it was looked for.
@@ -63,14 +62,9 @@ impl DirectReader {
             let count = layout.client_table_words();
             let words = Words::map(table.as_fd(), count, Access::ReadWrite)?;
             let table = ClientTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Self { directory, table, generation: fork::generation() })
+            Ok(Self { directory, table })
         };
         Some(open())
-    }
-
-    /// Whether these are the tables of a parent of this process.
-    pub(super) fn is_inherited(&self) -> bool {
-        fork::generation() != self.generation
     }
 
     /// Whether the store has ended, or this connection as far as the store is concerned. What is

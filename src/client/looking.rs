@@ -1,17 +1,25 @@
-//! Removing objects, and looking at what the store has: lists, numbers, clients, events.
+//! Removing objects, and looking at what the store has: lists, numbers, clients, and a stream of
+//! what happens.
+//!
+//! A stream has a connection of its own, which one thread owns, so that reading is all there is to
+//! do. Nothing is held through any of this.
 
 use std::collections::VecDeque;
 use std::iter::FusedIterator;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::error::Error;
-use super::opening::pause;
-use super::subscription::EventForm;
-use super::{
-    Client, ClientInfo, DeleteOutcome, ObjectInfo, ObjectState, Result, Stats, Subscription,
-};
+use super::error::{Error, Fault, unexpected};
+use super::opening::{Builder, CONNECT_REQUEST, Interrupt, Line, open, pause};
+use super::{Client, ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Result, Stats};
 use crate::ids::{ClientId, ObjectId};
-use crate::limits::RELEASE_GRACE;
-use crate::protocol::message::{Reply, Request};
+use crate::limits::{INTERRUPT_CHECK_INTERVAL, RELEASE_GRACE};
+use crate::protocol::ProtocolError;
+use crate::protocol::codec::decode_server;
+use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
+use crate::shm::fork;
+use crate::time::{Clock, Timestamp};
 
 impl Client {
     /// Deletes objects, and says in the order of the ids what became of each. An object that
@@ -46,10 +54,13 @@ impl Client {
         let connection = self.connection()?;
         let mut all = Vec::with_capacity(ids.len());
         for part in ids.chunks(connection.ids_together()) {
-            match connection.call(Request::Delete { ids: part.to_vec() })? {
-                Reply::Deleted(outcomes) if outcomes.len() == part.len() => all.extend(outcomes),
-                other => return Err(connection.unexpected("delete", &other)),
-            }
+            all.extend(connection.ask(
+                Request::Delete { ids: part.to_vec() },
+                |reply| match reply {
+                    Reply::Deleted(outcomes) if outcomes.len() == part.len() => Ok(outcomes),
+                    other => Err(other),
+                },
+            )?);
         }
         self.look_again(ids, &mut all)?;
         Ok(all)
@@ -108,11 +119,10 @@ impl Client {
     /// # Errors
     /// None but those of the connection.
     pub fn evict(&self, bytes: u64) -> Result<Evicted> {
-        let connection = self.connection()?;
-        match connection.call(Request::Evict { bytes })? {
+        self.connection()?.ask(Request::Evict { bytes }, |reply| match reply {
             Reply::Evicted { bytes, objects } => Ok(Evicted { bytes, objects }),
-            other => Err(connection.unexpected("evict", &other)),
-        }
+            other => Err(other),
+        })
     }
 
     /// Makes objects that nobody uses the most recently used ones, the last one named most of all.
@@ -138,10 +148,11 @@ impl Client {
         let connection = self.connection()?;
         let mut refreshed = 0;
         for part in ids.chunks(connection.ids_together()) {
-            match connection.call(Request::Refresh { ids: part.to_vec() })? {
-                Reply::Refreshed { objects } => refreshed += u64::from(objects),
-                other => return Err(connection.unexpected("refresh", &other)),
-            }
+            refreshed +=
+                connection.ask(Request::Refresh { ids: part.to_vec() }, |reply| match reply {
+                    Reply::Refreshed { objects } => Ok(u64::from(objects)),
+                    other => Err(other),
+                })?;
         }
         Ok(refreshed)
     }
@@ -194,11 +205,10 @@ impl Client {
     /// # Errors
     /// None but those of the connection.
     pub fn stats(&self) -> Result<Stats> {
-        let connection = self.connection()?;
-        match connection.call(Request::GetStats)? {
+        self.connection()?.ask(Request::GetStats, |reply| match reply {
             Reply::Stats(stats) => Ok(stats),
-            other => Err(connection.unexpected("get_stats", &other)),
-        }
+            other => Err(other),
+        })
     }
 
     /// The state of the store's memory as text for people.
@@ -213,11 +223,10 @@ impl Client {
     /// # Errors
     /// None but those of the connection.
     pub fn debug_text(&self) -> Result<String> {
-        let connection = self.connection()?;
-        match connection.call(Request::GetDebugText)? {
+        self.connection()?.ask(Request::GetDebugText, |reply| match reply {
             Reply::DebugText(text) => Ok(text),
-            other => Err(connection.unexpected("get_debug_text", &other)),
-        }
+            other => Err(other),
+        })
     }
 
     /// The clients of the store, this one included, by their number.
@@ -278,20 +287,20 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Closed`] if this client is disconnected.
     pub fn subscribe(&self) -> Result<Subscription> {
-        self.subscribe_in(EventForm::Batches)
+        self.subscribe_in(false)
     }
 
     /// As [`Self::subscribe`], with each event in a message of its own and without
-    /// [`Event::SnapshotEnd`](super::Event::SnapshotEnd), so that other code can read the socket:
+    /// [`Event::SnapshotEnd`], so that other code can read the socket:
     /// 8 bytes of length, little-endian, then a message for [`Subscription::decode`].
     ///
     /// # Errors
     /// As [`Self::subscribe`].
     pub fn subscribe_one_by_one(&self) -> Result<Subscription> {
-        self.subscribe_in(EventForm::OneByOne)
+        self.subscribe_in(true)
     }
 
-    fn subscribe_in(&self, form: EventForm) -> Result<Subscription> {
+    fn subscribe_in(&self, one_by_one: bool) -> Result<Subscription> {
         if self.shared.current.load().is_none() {
             return Err(Error::Closed);
         }
@@ -299,7 +308,7 @@ impl Client {
         // There was a store when this client connected: if it is gone, that is the answer, and
         // patience with a store that is still to come would only hold it back.
         let builder = shared.builder.load().as_ref().clone().retries(0);
-        Subscription::open(&shared.path, &builder, &shared.clock, form)
+        Subscription::open(&shared.path, builder, &shared.clock, one_by_one)
     }
 
     fn clients_holding(&self, holding: Option<ObjectId>) -> Result<Vec<ClientInfo>> {
@@ -307,14 +316,16 @@ impl Client {
         let mut all = Vec::new();
         let mut after = Some(ClientId(0));
         while let Some(last) = after {
-            match connection.call(Request::ListClients { after: last, holding })? {
+            let list = Request::ListClients { after: last, holding };
+            let clients;
+            (clients, after) = connection.ask(list, |reply| match reply {
                 // A list that does not go on would never end.
                 Reply::ClientList { clients, next } if next.is_none_or(|next| next > last) => {
-                    all.extend(clients);
-                    after = next;
+                    Ok((clients, next))
                 }
-                other => return Err(connection.unexpected("list_clients", &other)),
-            }
+                other => Err(other),
+            })?;
+            all.extend(clients);
         }
         Ok(all)
     }
@@ -340,14 +351,13 @@ pub struct Objects {
 
 impl Objects {
     fn next_part(&self, cursor: u32) -> Result<(VecDeque<ObjectInfo>, Option<u32>)> {
-        let connection = self.client.connection()?;
-        match connection.call(Request::List { cursor })? {
+        self.client.connection()?.ask(Request::List { cursor }, |reply| match reply {
             // A list that does not go on would never end.
             Reply::ObjectList { objects, next } if next.is_none_or(|next| next > cursor) => {
                 Ok((objects.into(), next))
             }
-            other => Err(connection.unexpected("list", &other)),
-        }
+            other => Err(other),
+        })
     }
 }
 
@@ -369,3 +379,170 @@ impl Iterator for Objects {
 }
 
 impl FusedIterator for Objects {}
+
+/// Events of a store, in the order in which they happened. Made by
+/// [`Client::subscribe`](super::Client::subscribe).
+///
+/// At first comes an [`Event::Sealed`] for each object that is there, then [`Event::SnapshotEnd`],
+/// then what happens from then on, this process's own actions included. As an iterator it waits for
+/// the next event. A reader that falls a million events behind gets [`Event::Lagged`], which
+/// is the last one. The end of the client does not end its streams.
+///
+/// A forked child must subscribe itself: its copy of the stream gives [`Error::Inherited`].
+///
+/// # With an event loop
+///
+/// The descriptor ([`AsFd`]) becomes readable when events have arrived. Then take events out with a
+/// timeout of zero until there are none, since several of them arrive together:
+///
+/// ```
+/// # let store = plasma::testing::store();
+/// # let client = plasma::Client::connect(store.path())?;
+/// use std::os::fd::AsFd;
+/// use std::time::Duration;
+///
+/// let mut events = client.subscribe()?;
+/// let descriptor = events.as_fd(); // for poll, epoll, an asyncio reader ...
+/// # let _ = descriptor;
+/// while let Some(event) = events.next_timeout(Duration::ZERO)? {
+///     println!("{event:?}");
+/// }
+/// # Ok::<(), plasma::client::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    path: PathBuf,
+    line: Line,
+    events: VecDeque<Event>,
+    clock: Clock,
+    generation: u64,
+    /// There will be no more events.
+    has_ended: bool,
+}
+
+impl Subscription {
+    fn open(path: &Path, builder: Builder, clock: &Clock, one_by_one: bool) -> Result<Self> {
+        // A stream gets no objects.
+        let (mut line, _connected) = open(path, &builder.directory(false), clock, None)?;
+        if one_by_one {
+            line.receiver.read_one_by_one();
+        }
+        let request = RequestId(CONNECT_REQUEST.0 + 1);
+        let subscribe = ClientMessage::Request(Request::Subscribe { one_by_one });
+        line.send(request, &subscribe).map_err(|fault| fault.at(path))?;
+        let mut subscription = Self {
+            path: path.to_owned(),
+            line,
+            events: VecDeque::new(),
+            clock: clock.clone(),
+            generation: fork::generation(),
+            has_ended: false,
+        };
+        match subscription.receive(None)? {
+            None | Some(Reply::Done) => Ok(subscription),
+            Some(Reply::Refused(refusal)) => Err(refusal.into()),
+            Some(other) => Err(subscription.unexpected(&other)),
+        }
+    }
+
+    /// The next event, if it comes in that time: zero means, if it is here.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after the end of the stream; [`Error::Disconnected`] if the store has
+    /// gone; [`Error::Inherited`] in a forked child.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>> {
+        self.next_until(Some(self.clock.now().after(timeout)))
+    }
+
+    /// The next event, if it comes in that time (`None`: waits for ever); the caller can interrupt
+    /// the wait.
+    ///
+    /// # Errors
+    /// As [`Self::next_timeout`], and [`Error::Interrupted`]; the stream goes on then.
+    pub fn next_with(
+        &mut self,
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Option<Event>> {
+        let end = timeout.map(|timeout| self.clock.now().after(timeout));
+        let Some(interrupt) = interrupt else {
+            return self.next_until(end);
+        };
+        loop {
+            let next_look = self.clock.now().after(INTERRUPT_CHECK_INTERVAL);
+            let is_last = end.is_some_and(|end| end <= next_look);
+            let event = self.next_until(if is_last { end } else { Some(next_look) })?;
+            if event.is_some() || is_last {
+                return Ok(event);
+            }
+            if interrupt() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+
+    /// The events in one message that was read from the descriptor, its 8 bytes of length left out.
+    ///
+    /// # Errors
+    /// It is no message with events.
+    pub fn decode(message: &[u8]) -> std::result::Result<Vec<Event>, ProtocolError> {
+        match decode_server(message)?.reply {
+            Reply::Events(events) => Ok(events),
+            other => Err(unexpected("subscribe", &other)),
+        }
+    }
+
+    fn next_until(&mut self, end: Option<Timestamp>) -> Result<Option<Event>> {
+        let event = self.take_event(end);
+        if let Ok(Some(Event::Lagged)) | Err(_) = event {
+            self.has_ended = true;
+        }
+        event
+    }
+
+    fn take_event(&mut self, end: Option<Timestamp>) -> Result<Option<Event>> {
+        while !self.has_ended {
+            if self.generation != fork::generation() {
+                return Err(Error::Inherited("this stream of events"));
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.receive(end)? {
+                None => return Ok(None),
+                Some(Reply::Events(events)) => self.events.extend(events),
+                Some(other) => return Err(self.unexpected(&other)),
+            }
+        }
+        Err(Error::Closed)
+    }
+
+    fn unexpected(&self, reply: &Reply) -> Error {
+        Fault::from(unexpected("subscribe", reply)).at(&self.path)
+    }
+
+    /// The next message; `None` if the time is over before it came.
+    fn receive(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>> {
+        let received = self.line.receive(&self.clock, end).map_err(|fault| fault.at(&self.path))?;
+        Ok(received.map(|received| received.reply))
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.next_until(None) {
+            Err(Error::Closed) => None,
+            event => event.transpose(),
+        }
+    }
+}
+
+impl FusedIterator for Subscription {}
+
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.socket.as_fd()
+    }
+}

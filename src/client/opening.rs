@@ -1,8 +1,9 @@
-//! From a path to an open connection: attempts, the first message, and the first reply.
+//! From a path to an open connection: what a user may choose, attempts, the first message, and the
+//! first reply.
 //!
 //! Until a connection is open one thread owns all of it, so what is here is plain send and receive.
 //! A stream of events stays like that ([`Line`]); a client goes on with
-//! [`Transport`](super::transport::Transport).
+//! [`Transport`](super::transport::Transport). What is said on it later is not known here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,13 +14,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::Result;
 use super::error::{ConnectFailure, Error, Fault, unexpected};
-use super::options::{Builder, Interrupt};
-use super::receiver::{Receiver, wait_readable};
+use super::receiving::{Received, Receiver, wait_readable};
+use super::{Client, Result};
 use crate::limits::{
-    BATCH_OBJECTS_MAX, HANDSHAKE_PATIENCE, INLINE_BYTES_MAX, INTERRUPT_CHECK_INTERVAL,
-    PROTOCOL_VERSION, REQUEST_IDS_MAX,
+    ANSWER_GRACE, BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, CONNECT_RETRIES,
+    CONNECT_RETRY_INTERVAL, HANDSHAKE_PATIENCE, INLINE_BYTES_MAX, INTERRUPT_CHECK_INTERVAL,
+    POLL_TIME, POLL_US_MAX, PROTOCOL_VERSION, REQUEST_IDS_MAX,
 };
 use crate::protocol::codec::encode_client;
 use crate::protocol::frame::append_frame;
@@ -29,6 +30,136 @@ use crate::protocol::message::{
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::time::{Clock, Timestamp};
+
+/// Asked now and then by a call that waits (every 50 ms, so use it for things that are quick); when
+/// it says true, the call ends with [`Error::Interrupted`](super::Error::Interrupted) and the store
+/// forgets the request. If the store does not answer, the call ends all the same, half a second
+/// later at most; what the store grants after that is given back.
+///
+/// It is called on the thread that waits, and holds up no other one.
+pub type Interrupt<'a> = Option<&'a mut dyn FnMut() -> bool>;
+
+/// How to connect. Made by [`Client::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    name: String,
+    retries: u32,
+    retry_interval: Duration,
+    pub(super) answer_grace: Duration,
+    pub(super) poll_time: Duration,
+    pub(super) reads_directory: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            name: format!("pid {}", std::process::id()),
+            retries: CONNECT_RETRIES,
+            retry_interval: CONNECT_RETRY_INTERVAL,
+            answer_grace: ANSWER_GRACE,
+            poll_time: POLL_TIME,
+            reads_directory: true,
+        }
+    }
+}
+
+impl Builder {
+    /// The name that the store shows for this client in lists and logs, at most 256 bytes. The
+    /// default is made of the process id.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How often to try again if there is no socket yet, or nobody listens on it. The default
+    /// is 80.
+    #[must_use]
+    pub const fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// The time between two attempts. The default is 100 ms.
+    #[must_use]
+    pub const fn retry_interval(mut self, interval: Duration) -> Self {
+        self.retry_interval = interval;
+        self
+    }
+
+    /// How long past its timeout a call goes on waiting for a store that does not answer at all.
+    /// Then it fails with [`Error::Unresponsive`]. The default is 5 s.
+    #[must_use]
+    pub const fn answer_grace(mut self, grace: Duration) -> Self {
+        self.answer_grace = grace;
+        self
+    }
+
+    /// How long a call looks for its reply before it sleeps, while replies come quickly; more than
+    /// a millisecond counts as that. Being woken costs far more than a reply takes, so this makes
+    /// calls several times as fast, and keeps a processor busy meanwhile. Calls that wait
+    /// long sleep at once, and so do all calls if there is one processor only. Zero switches it
+    /// off; the default is 100 µs.
+    #[must_use]
+    pub fn poll_time(mut self, time: Duration) -> Self {
+        self.poll_time = time.min(Duration::from_micros(POLL_US_MAX));
+        self
+    }
+
+    /// Whether to find objects in the store's directory, without asking it. True by default, if
+    /// the store has one. Without it every get, release and [`Client::contains`] is a message; the
+    /// answers are the same.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// let client = plasma::Client::builder().directory(false).connect(store.path())?;
+    /// let nothing = client.get_one(plasma::ObjectId::random(), Some(std::time::Duration::ZERO))?;
+    /// assert!(nothing.is_none());
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn directory(mut self, reads_directory: bool) -> Self {
+        self.reads_directory = reads_directory;
+        self
+    }
+
+    /// Connects to the store that listens at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if there is no store (after all attempts), or at once if trying again
+    /// would not help: no permission, a path of more than 107 bytes, a store of another version,
+    /// something else than a store. [`Error::InvalidArgument`] if the name is too long.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// use plasma::Client;
+    ///
+    /// let client = Client::builder().name("loader").retries(3).connect(store.path())?;
+    /// assert_eq!(client.clients()?[0].name, "loader");
+    ///
+    /// let nobody = Client::builder().retries(0).connect("/nonexistent/plasma");
+    /// assert!(nobody.unwrap_err().to_string().contains("/nonexistent/plasma"));
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    pub fn connect(self, path: impl AsRef<Path>) -> Result<Client> {
+        self.connect_with(path, None)
+    }
+
+    /// As [`Self::connect`]; the caller can interrupt the attempts.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and [`Error::Interrupted`].
+    ///
+    /// ```
+    /// let mut interrupt = || true;
+    /// let result = plasma::Client::builder().connect_with("/nonexistent", Some(&mut interrupt));
+    /// assert!(matches!(result, Err(plasma::client::Error::Interrupted)));
+    /// ```
+    pub fn connect_with(self, path: impl AsRef<Path>, interrupt: Interrupt<'_>) -> Result<Client> {
+        check_name(&self.name)?;
+        Client::open(path.as_ref(), self, interrupt)
+    }
+}
 
 /// The id of the first request on every connection.
 pub(super) const CONNECT_REQUEST: RequestId = RequestId(1);
@@ -83,6 +214,27 @@ impl Line {
         }
         Ok(())
     }
+
+    /// The next message; `None` if the time is over before it came.
+    pub(super) fn receive(
+        &mut self,
+        clock: &Clock,
+        end: Option<Timestamp>,
+    ) -> std::result::Result<Option<Received>, Fault> {
+        loop {
+            if let Some(received) = self.receiver.next()? {
+                return Ok(Some(received));
+            }
+            // The receive need not wait: the socket may be for others to use as well, and an event
+            // loop makes it non-blocking.
+            let patience = end.map_or(Duration::MAX, |end| end.since(clock.now()));
+            if wait_readable(&self.socket, patience) {
+                self.receiver.receive(&self.socket)?;
+            } else if patience.is_zero() {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 enum AttemptError {
@@ -129,12 +281,10 @@ fn first_reply(
 ) -> std::result::Result<Reply, AttemptError> {
     let end = clock.now().after(HANDSHAKE_PATIENCE);
     loop {
-        if let Some(received) = line.receiver.next()? {
+        let next_look = end.min(clock.now().after(INTERRUPT_CHECK_INTERVAL));
+        if let Some(received) = line.receive(clock, Some(next_look)).map_err(opening_failure)? {
             line.descriptors = received.descriptors;
             return Ok(received.reply);
-        }
-        if wait_readable(&line.socket, next_look(clock, end)) {
-            line.receiver.receive(&line.socket).map_err(opening_failure)?;
         } else if is_interrupted(interrupt) {
             return Err(AttemptError::Interrupted);
         } else if clock.now() >= end {
@@ -187,15 +337,22 @@ pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>
         if is_interrupted(interrupt) {
             return Err(Error::Interrupted);
         }
-        thread::park_timeout(next_look(clock, end));
+        thread::park_timeout(end.since(clock.now()).min(INTERRUPT_CHECK_INTERVAL));
     }
     Ok(())
 }
 
-fn next_look(clock: &Clock, end: Timestamp) -> Duration {
-    end.since(clock.now()).min(INTERRUPT_CHECK_INTERVAL)
-}
-
 fn is_interrupted(interrupt: &mut Interrupt<'_>) -> bool {
     interrupt.as_mut().is_some_and(|interrupt| interrupt())
+}
+
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if name.len() <= CLIENT_NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!(
+        "a client name of {} bytes is too long, the limit is {CLIENT_NAME_BYTES_MAX} bytes",
+        name.len()
+    );
+    Err(Error::InvalidArgument(text))
 }

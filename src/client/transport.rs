@@ -1,18 +1,11 @@
-//! Requests and replies over one socket, for any number of threads.
+//! One connection after its opening: requests and replies over one socket, for any number of
+//! threads.
 //!
-//! # Who reads
+//! It has two halves, each behind a lock that is never held over a wait: [`super::sending`] writes,
+//! [`super::receiving`] reads. Here is what a request needs of both, and what the connection was
+//! given besides: memory and tables.
 //!
-//! A thread that waits for a reply takes the [`Receiver`] out of the inbox, if it is there, and
-//! becomes the *leader*: it receives and puts each reply where its owner looks for it. The others
-//! park. When the leader has its own reply, it puts the receiver back and wakes one of those who
-//! still wait, which leads on. So at any time one thread sleeps in the kernel and the rest
-//! in `park`, and nobody who waits for a slow reply holds up somebody with a quick one.
-//!
-//! # Who writes
-//!
-//! Everybody, under a lock that is never held over a wait: see [`super::sending`].
-//!
-//! # Who looks after what nobody wants
+//! # What nobody wants
 //!
 //! A ticket that is dropped before its reply has come leaves the store a cancel, without waiting.
 //! The reply comes all the same, to whoever reads then; what it grants is given back.
@@ -20,33 +13,32 @@
 //! # What ends it
 //!
 //! The first [`Fault`] is for all: every thread that waits gets it, every later call gets it, and
-//! the socket is shut down.
+//! the socket is shut down. A forked child gets at nothing that is behind a lock: see
+//! [`ProcessLocal`].
 //!
 //! Knows nothing of objects, and of replies only whose they are.
 
+use std::fmt;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
-
-use nix::poll::PollFlags;
 
 use super::direct::DirectReader;
 use super::error::Fault;
-use super::grants::Undo;
-use super::inbox::{Inbox, Waiter};
 use super::opening::Line;
-use super::outbox::Outbox;
-use super::process_local::ProcessLocal;
-use super::receiver::{Received, Receiver, poll_for};
+use super::receiving::{Inbox, Ticket, Undo, Waiter};
 use super::segments::Segments;
-use super::sending::SendTime;
+use super::sending::Outbox;
 use crate::ids::Slot;
 use crate::protocol::message::{Reply, Request, RequestId};
+use crate::shm::fork;
 use crate::time::{Clock, Timestamp};
+
+/// A time to wait until that is over: not to wait at all. (Without a time: as long as it takes.)
+pub(super) const AT_ONCE: Option<Timestamp> = Some(Timestamp::ZERO);
 
 /// One connection after its opening.
 #[derive(Debug)]
@@ -102,50 +94,54 @@ impl Transport {
         }
     }
 
-    /// Sends a request and waits for its reply.
-    pub(super) fn call(self: &Arc<Self>, request: Request) -> Result<Reply, Fault> {
-        self.start(request, SendTime::Unlimited)?.wait()
+    /// Whether this is the parent's connection, and this process a forked child.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.halves.is_inherited()
     }
 
-    /// Sends a request. The ticket is for its reply.
+    /// Sends a request and waits for its reply.
+    pub(super) fn call(self: &Arc<Self>, request: Request) -> Result<Reply, Fault> {
+        self.start(request, None)?.wait()
+    }
+
+    /// Sends a request, waiting for room until then. The ticket is for its reply.
     pub(super) fn start(
         self: &Arc<Self>,
         request: Request,
-        time: SendTime,
+        until: Option<Timestamp>,
     ) -> Result<Ticket<'_>, Fault> {
+        Ok(Ticket::new(self, self.begin(request, Waiter::ThisThread, until)?))
+    }
+
+    /// As [`Self::start`], with a reply that is to be taken out or [abandoned](Self::abandon).
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        request: Request,
+        waiter: Waiter,
+        until: Option<Timestamp>,
+    ) -> Result<RequestId, Fault> {
         let halves = self.halves()?;
-        let id = self.next_id();
-        lock(&halves.inbox).register(id, &request, Waiter::ThisThread)?;
-        let ticket = Ticket { transport: self, halves, request: id };
-        self.send(halves, id, request, time)?;
-        self.note_sent(halves, id);
-        Ok(ticket)
-    }
-
-    /// Sends a request that is not to be answered. Waits for nothing.
-    pub(super) fn nudge(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
-        self.send(self.halves()?, RequestId::NONE, request, SendTime::Nothing)
-    }
-
-    /// What ended the connection, as far as that is known here.
-    pub(super) fn fault(&self) -> Fault {
-        let known = self.halves().map(|halves| lock(&halves.inbox).fault().cloned());
-        let hung_up = || io::Error::from(io::ErrorKind::UnexpectedEof).into();
-        known.unwrap_or_else(Some).unwrap_or_else(hung_up)
+        let id = RequestId(self.last_request.fetch_add(1, Ordering::Relaxed) + 1);
+        lock(&halves.inbox).register(id, &request, waiter)?;
+        if let Err(fault) = self.send(halves, id, request, until) {
+            self.abandon(id);
+            return Err(fault);
+        }
+        // Between its registration and now `close` could not cancel it.
+        let is_too_late = lock(&halves.inbox).note_sent(id);
+        if is_too_late {
+            let _ = self.post(Request::Cancel { request: id });
+        }
+        Ok(id)
     }
 
     /// Sends a message whose reply, if it has one, is of no interest. Waits for nothing.
     pub(super) fn post(self: &Arc<Self>, request: Request) -> Result<(), Fault> {
-        let halves = self.halves()?;
         let gives_back = matches!(request, Request::Release { .. } | Request::Unpinned { .. });
-        let id = if gives_back {
-            RequestId::NONE
-        } else {
-            let id = self.next_id();
-            lock(&halves.inbox).register(id, &request, Waiter::Nobody)?;
-            id
-        };
-        let outcome = self.send(halves, id, request, SendTime::Nothing);
+        if !gives_back && !matches!(request, Request::Seal { .. }) {
+            return self.begin(request, Waiter::Nobody, AT_ONCE).map(|_| ());
+        }
+        let outcome = self.send(self.halves()?, RequestId::NONE, request, AT_ONCE);
         if gives_back {
             self.note_given_back();
         }
@@ -161,7 +157,7 @@ impl Transport {
     }
 
     /// Gives back what nobody wants. Waits for nothing.
-    fn undo(self: &Arc<Self>, undo: Undo) -> Result<(), Fault> {
+    pub(super) fn undo(self: &Arc<Self>, undo: Undo) -> Result<(), Fault> {
         for slot in undo.pins {
             self.unpin(slot);
         }
@@ -170,7 +166,7 @@ impl Transport {
 
     /// The tables that objects are found in without asking the store.
     pub(super) fn direct(&self) -> Option<&DirectReader> {
-        self.direct.as_ref().filter(|direct| !direct.is_inherited())
+        self.direct.as_ref().filter(|_| !self.is_inherited())
     }
 
     /// The same, to look for something. Not while the store may not have heard yet of what this
@@ -188,6 +184,11 @@ impl Transport {
     pub(super) fn note_given_back(&self) {
         let last = self.last_request.load(Ordering::Relaxed);
         self.given_back_after.fetch_max(last, Ordering::Relaxed);
+    }
+
+    /// The store has answered this request, and so has heard what was said before it.
+    pub(super) fn note_answered(&self, request: RequestId) {
+        self.answered.fetch_max(request.0, Ordering::Relaxed);
     }
 
     /// Takes back a pin in this connection's table. Waits for nothing.
@@ -209,7 +210,7 @@ impl Transport {
         let waiting = lock(&self.halves()?.inbox).close();
         let cancels: Vec<_> = waiting
             .into_iter()
-            .map(|request| self.start(Request::Cancel { request }, SendTime::Nothing))
+            .map(|request| self.start(Request::Cancel { request }, AT_ONCE))
             .collect();
         for cancel in cancels {
             cancel?.wait_until(Some(end))?;
@@ -222,183 +223,72 @@ impl Transport {
         self.halves().is_ok_and(|halves| lock(&halves.inbox).is_closing)
     }
 
-    /// Ends the connection at once, for whoever may still have its socket.
+    /// What ended the connection, as far as that is known here.
+    pub(super) fn fault(&self) -> Fault {
+        let known = self.halves().map(|halves| lock(&halves.inbox).fault().cloned());
+        let hung_up = || io::Error::from(io::ErrorKind::UnexpectedEof).into();
+        known.unwrap_or_else(Some).unwrap_or_else(hung_up)
+    }
+
+    /// Ends the connection at once, for whoever may still have its socket; unless it is a parent's.
     pub(super) fn hang_up(&self) {
-        if self.halves().is_ok() {
+        if !self.is_inherited() {
             self.is_over.store(true, Ordering::Relaxed);
             // If that fails, it has ended already.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
     }
 
+    /// The socket once more, for somebody who watches it.
+    pub(super) fn duplicate_socket(&self) -> Result<OwnedFd, Fault> {
+        self.halves()?;
+        Ok(self.socket.as_fd().try_clone_to_owned()?)
+    }
+
     pub(super) fn halves(&self) -> Result<&Halves, Fault> {
         self.halves.get().ok_or(Fault::Inherited)
     }
-
-    pub(super) fn next_id(&self) -> RequestId {
-        RequestId(self.last_request.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    /// A request has been sent. Between that and its registration `close` could not cancel it.
-    pub(super) fn note_sent(self: &Arc<Self>, halves: &Halves, request: RequestId) {
-        let is_too_late = lock(&halves.inbox).note_sent(request);
-        if is_too_late {
-            let _ = self.post(Request::Cancel { request });
-        }
-    }
 }
 
-/// The right to the reply of one request.
-pub(super) struct Ticket<'a> {
-    transport: &'a Arc<Transport>,
-    halves: &'a Halves,
-    request: RequestId,
-}
-
-impl<'a> Ticket<'a> {
-    /// Asks the store to answer now. Waits for nothing. The other ticket is for the answer to that,
-    /// which comes after the reply.
-    pub(super) fn cancel(&self) -> Result<Option<Ticket<'a>>, Fault> {
-        let cancels = lock(&self.halves.inbox).cancel(self.request);
-        let cancel = Request::Cancel { request: self.request };
-        cancels.then(|| self.transport.start(cancel, SendTime::Nothing)).transpose()
-    }
-
-    /// Waits for the reply.
-    pub(super) fn wait(&mut self) -> Result<Reply, Fault> {
-        loop {
-            if let Some(reply) = self.wait_until(None)? {
-                return Ok(reply);
-            }
-        }
-    }
-
-    /// Waits for the reply, but no longer than until `end`.
-    pub(super) fn wait_until(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>, Fault> {
-        loop {
-            let mut inbox = lock(&self.halves.inbox);
-            if let Some(outcome) = inbox.take_outcome(self.request) {
-                return outcome.map(Some);
-            }
-            let patience = end.map(|end| end.since(self.transport.clock.now()));
-            if patience == Some(Duration::ZERO) {
-                inbox.look_away(self.request);
-                return Ok(None);
-            }
-            inbox.look(self.request);
-            let lead = Lead::take(self.transport, self.halves, &mut inbox);
-            drop(inbox);
-            match (lead, patience) {
-                (Some(mut lead), _) => lead.receive_until(self.request, end),
-                (None, Some(patience)) => thread::park_timeout(patience),
-                (None, None) => thread::park(),
-            }
-        }
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.transport.abandon(self.request);
-    }
-}
-
-/// The part of the leader: whoever has this reads for all. Given up on drop.
-pub(super) struct Lead<'a> {
-    transport: &'a Arc<Transport>,
-    halves: &'a Halves,
+/// A value for the process that made it, and for nobody else: whatever is behind a lock.
+///
+/// `fork` copies memory at an arbitrary moment of all threads but one. In the child a lock may be
+/// held by a thread that does not exist there, for ever, and what it guards may be half changed.
+/// So a forked child does not get at it, and when the child drops its copy, the contents are
+/// forgotten instead of dropped.
+pub(super) struct ProcessLocal<T> {
+    generation: u64,
     /// Only taken out by `drop`.
-    receiver: Option<Receiver>,
+    value: Option<T>,
 }
 
-impl<'a> Lead<'a> {
-    /// `None` if another thread leads.
-    pub(super) fn take(
-        transport: &'a Arc<Transport>,
-        halves: &'a Halves,
-        inbox: &mut Inbox,
-    ) -> Option<Self> {
-        let receiver = inbox.receiver.take()?;
-        Some(Self { transport, halves, receiver: Some(receiver) })
+impl<T> ProcessLocal<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { generation: fork::generation(), value: Some(value) }
     }
 
-    /// Reads until there is an outcome for one request, or the time is over.
-    fn receive_until(&mut self, request: RequestId, end: Option<Timestamp>) {
-        while !lock(&self.halves.inbox).has_outcome(request) {
-            let began = self.transport.clock.now();
-            if end.is_some_and(|end| end <= began) {
-                return;
-            }
-            self.unless_it_fails(|lead| lead.wait(began, end));
-        }
+    /// The value; `None` in a child that was forked since.
+    pub(super) fn get(&self) -> Option<&T> {
+        if self.is_inherited() { None } else { self.value.as_ref() }
     }
 
-    /// Receives once and delivers what has come.
-    pub(super) fn receive(&mut self) {
-        self.unless_it_fails(|lead| {
-            let Some(receiver) = &mut lead.receiver else { return Ok(()) };
-            receiver.receive(&lead.transport.socket)?;
-            lead.deliver()
-        });
-    }
-
-    /// A failure is the end of the connection, for all.
-    fn unless_it_fails(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) {
-        if let Err(fault) = step(self) {
-            self.transport.is_over.store(true, Ordering::Relaxed);
-            let _ = self.transport.socket.shutdown(Shutdown::Both);
-            lock(&self.halves.inbox).fail(fault);
-        }
-    }
-
-    /// Waits until something has come, or the time is over, and delivers it: looks for it first,
-    /// and sleeps only then.
-    fn wait(&mut self, began: Timestamp, end: Option<Timestamp>) -> Result<(), Fault> {
-        let patience = end.map(|end| end.since(began));
-        let Some(receiver) = &mut self.receiver else { return Ok(()) };
-        let Transport { socket, clock, .. } = &**self.transport;
-        let look_time = receiver.polling.begin_wait();
-        let look_end = began.after(patience.map_or(look_time, |patience| patience.min(look_time)));
-        let mut has_come = false;
-        if !look_time.is_zero() {
-            while !has_come && clock.now() < look_end {
-                has_come = receiver.receive(socket)?;
-            }
-            receiver.polling.looked(has_come);
-        }
-        if !has_come {
-            // One call that receives and sleeps would be woken twice: Linux wakes who sleeps in it
-            // also when the store has taken the request out of the socket, as there is room again.
-            let rest = end.map(|end| end.since(clock.now()));
-            if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
-                receiver.receive(socket)?;
-            }
-        }
-        receiver.polling.end_wait(clock.now().since(began));
-        self.deliver()
-    }
-
-    fn deliver(&mut self) -> Result<(), Fault> {
-        let Some(receiver) = &mut self.receiver else {
-            return Ok(());
-        };
-        while let Some(Received { request, reply, descriptors }) = receiver.next()? {
-            for (info, descriptor) in descriptors {
-                self.transport.segments.add(info, descriptor);
-            }
-            let undo = lock(&self.halves.inbox).deliver(request, reply)?;
-            self.transport.answered.fetch_max(request.0, Ordering::Relaxed);
-            self.transport.undo(undo)?;
-        }
-        Ok(())
+    /// Whether this is a child's copy of something that its parent made.
+    fn is_inherited(&self) -> bool {
+        fork::generation() != self.generation
     }
 }
 
-impl Drop for Lead<'_> {
+impl<T> Drop for ProcessLocal<T> {
     fn drop(&mut self) {
-        let mut inbox = lock(&self.halves.inbox);
-        inbox.receiver = self.receiver.take();
-        inbox.wake_successor();
+        if self.is_inherited() {
+            std::mem::forget(self.value.take());
+        }
+    }
+}
+
+impl<T> fmt::Debug for ProcessLocal<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessLocal").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 

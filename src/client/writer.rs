@@ -1,22 +1,29 @@
 //! An object that is being created: bytes to fill in, and the right to seal or abort it.
 //!
 //! The views on the memory always go before the store is told: from then on it is not ours to
-//! write.
+//! write. An [`ObjectWriter`] lends its memory out, and the compiler sees to it that nobody has it
+//! any more when the object is sealed. Code in another language has no such compiler: for it there
+//! is the [`GuardedWriter`], whose object gets pages of its own in the address space ([`Window`]),
+//! and it is the kernel that keeps a late write from reaching anybody else.
+//!
+//! How room was made for the object is not known here.
 
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Result;
-use super::buffers::{Hold, ObjectBuffer};
 use super::connection::Connection;
-use super::copying::{copy_and_make_ready, make_ready};
 use super::direct::DirectReader;
 use super::error::Error;
+use super::holding::{Hold, ObjectBuffer};
+use super::making::{CreateOptions, copy_and_make_ready, make_ready};
+use super::opening::Interrupt;
+use super::{Client, Result};
 use crate::ids::{Location, ObjectId, SealPlace};
 use crate::limits::{COPY_THREADS, POPULATE_BYTES_MIN};
 use crate::protocol::message::{Granted, Placed, Reply, Request};
-use crate::shm::{Access, ViewMut};
+use crate::shm::{Access, ViewMut, Window};
 
 /// An object that this client is creating. Nobody sees it before it is sealed; if it is dropped
 /// instead, the store forgets it.
@@ -211,9 +218,7 @@ impl ObjectWriter {
 
     /// Gives up the memory.
     fn into_claim(self) -> Result<Claim> {
-        if self.claim.connection.is_inherited() {
-            return Err(Error::Inherited("this object writer"));
-        }
+        self.claim.check_own()?;
         Ok(self.claim)
     }
 }
@@ -244,22 +249,195 @@ impl fmt::Debug for ObjectWriter {
     }
 }
 
+impl Client {
+    /// Starts an object whose memory will be written by code that the compiler cannot watch.
+    /// Otherwise as [`Self::create_with`]; the metadata is given at once.
+    ///
+    /// It costs a mapping of its own for each object, so prefer [`Self::create`] in Rust.
+    ///
+    /// # Errors
+    /// As [`Self::create_with`].
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// use plasma::{Client, ObjectId, client::CreateOptions};
+    ///
+    /// let client = Client::connect(store.path())?;
+    /// let id = ObjectId::random();
+    /// let mut object = client.create_guarded(id, 100, b"zeros", CreateOptions::default(), None)?;
+    /// assert_eq!((object.address() % 64, object.len()), (0, 100));
+    /// // Foreign code fills it in here, and from now on it can only read:
+    /// object.seal()?;
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    pub fn create_guarded(
+        &self,
+        id: ObjectId,
+        data_size: u64,
+        metadata: &[u8],
+        options: CreateOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<GuardedWriter> {
+        let connection = self.connection()?;
+        let metadata_size = metadata.len() as u64;
+        let (placed, cut_short) =
+            connection.create_at(id, data_size, metadata_size, options, interrupt)?;
+        let writer = GuardedWriter::new(&connection, id, placed, metadata)?;
+        // Dropping the writer aborts the object, which came too late.
+        cut_short.map_or(Ok(writer), Err)
+    }
+}
+
+/// An object that is being created, or was created here and is still held.
+///
+/// The memory at [`Self::address`] stays mapped until this is dropped. Before [`Self::seal`] it may
+/// be written; afterwards a write to it faults. After [`Self::abort`] it shows zeros that nobody
+/// else sees.
+///
+/// Dropping it aborts the object if it is not sealed, and releases it if it is. What a forked child
+/// inherits does neither; its memory is not there in a child that was forked before the seal.
+pub struct GuardedWriter {
+    /// `None` if there is no data.
+    window: Option<Window>,
+    claim: Claim,
+    /// How it is held once it is sealed.
+    hold: Hold,
+}
+
+impl GuardedWriter {
+    fn new(
+        connection: &Arc<Connection>,
+        id: ObjectId,
+        placed: Placed,
+        metadata: &[u8],
+    ) -> Result<Self> {
+        let mut writer = ObjectWriter::not_ready(connection, id, placed)?;
+        writer.metadata.copy_from_slice(metadata);
+        if connection.connected.clear_new_objects {
+            writer.data.fill(0);
+        }
+        let location = placed.location;
+        let window = match location.data_size {
+            0 => None,
+            _ => Some(connection.transport.segments.window(location.data())?),
+        };
+        if let Some(window) = &window
+            && location.data_size >= POPULATE_BYTES_MIN
+        {
+            make_ready(window.len(), COPY_THREADS, |part| window.populate(part))
+                .map_err(Error::Map)?;
+        }
+        Ok(Self { window, claim: writer.claim, hold: Hold::GivenBack })
+    }
+
+    /// The name of the object.
+    #[must_use]
+    pub const fn id(&self) -> ObjectId {
+        self.claim.id
+    }
+
+    /// Where the data begins in this process, a multiple of 64; also if there is none.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.window.as_ref().map_or(64, Window::address)
+    }
+
+    /// Bytes of data.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.window.as_ref().map_or(0, Window::len)
+    }
+
+    /// Whether there is no data.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.window.is_none()
+    }
+
+    /// Whether the object is neither sealed nor aborted.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.claim.is_open
+    }
+
+    /// Makes the object immutable and visible to everyone. It stays held until this is dropped.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::seal`]; [`Error::InvalidArgument`] if it was
+    /// sealed or aborted before.
+    pub fn seal(&mut self) -> Result<()> {
+        self.check_open("seal")?;
+        if let Some(window) = &self.window {
+            window.forbid_writing().map_err(Error::Map)?;
+        }
+        self.hold = self.claim.seal_and_hold()?;
+        Ok(())
+    }
+
+    /// Removes the object, as if it had never been created.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn abort(&mut self) -> Result<()> {
+        self.check_open("abort")?;
+        if let Some(window) = &self.window {
+            window.replace_with_zeros().map_err(Error::Map)?;
+        }
+        self.claim.abort()
+    }
+
+    fn check_open(&self, call: &str) -> Result<()> {
+        self.claim.check_own()?;
+        if !self.claim.is_open {
+            let text = format!("cannot {call} object {}: it is sealed or aborted", self.claim.id);
+            return Err(Error::InvalidArgument(text));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GuardedWriter {
+    fn drop(&mut self) {
+        // The memory goes before the object is given up, as always.
+        self.window = None;
+        self.claim.connection.give_back(self.claim.id, self.hold);
+    }
+}
+
+impl fmt::Debug for GuardedWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedWriter")
+            .field("id", &self.claim.id)
+            .field("len", &self.len())
+            .field("is_open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
 /// The right of the creator to seal or abort. Aborts when dropped unused.
-pub(super) struct Claim {
-    pub(super) connection: Arc<Connection>,
-    pub(super) id: ObjectId,
+struct Claim {
+    connection: Arc<Connection>,
+    id: ObjectId,
     placed: Placed,
     /// Neither sealed nor aborted.
-    pub(super) is_open: bool,
+    is_open: bool,
 }
 
 impl Claim {
-    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Self {
+    fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Self {
         Self { connection: Arc::clone(connection), id, placed, is_open: true }
     }
 
+    /// A child has nothing to do with what its parent creates.
+    fn check_own(&self) -> Result<()> {
+        match self.connection.is_inherited() {
+            true => Err(Error::Inherited("this object writer")),
+            false => Ok(()),
+        }
+    }
+
     /// Seals, and lets go.
-    pub(super) fn seal(&mut self) -> Result<()> {
+    fn seal(&mut self) -> Result<()> {
         self.is_open = false;
         match self.table() {
             Some((direct, place)) => self.tell(direct, place, true),
@@ -268,7 +446,7 @@ impl Claim {
     }
 
     /// Seals, and says how the object is held from now on.
-    pub(super) fn seal_and_hold(&mut self) -> Result<Hold> {
+    fn seal_and_hold(&mut self) -> Result<Hold> {
         self.is_open = false;
         let Some((direct, place)) = self.table() else {
             let seal = Request::Seal { id: self.id, release: false };
@@ -295,11 +473,11 @@ impl Claim {
         if !direct.tell_sealed(place, released) {
             return Err(self.connection.error(self.connection.transport.fault()));
         }
-        let _ = self.connection.transport.nudge(Request::Seal { id: self.id, release: released });
+        let _ = self.connection.transport.post(Request::Seal { id: self.id, release: released });
         Ok(())
     }
 
-    pub(super) fn abort(&mut self) -> Result<()> {
+    fn abort(&mut self) -> Result<()> {
         self.is_open = false;
         self.connection.call_for_done(Request::Abort { id: self.id })
     }
@@ -331,18 +509,10 @@ impl Connection {
             return self.admit_one(id, Granted { location, pin });
         }
         // A get brings the descriptor, and a hold of its own.
-        let fetched = self.fetch_sealed(id);
+        let (ids, timeout) = (vec![id], Some(Duration::ZERO));
+        let fetched = self.call(Request::Get { ids, timeout, fail_if_abandoned: false });
         self.give_back(id, hold);
-        fetched
-    }
-
-    fn fetch_sealed(self: &Arc<Self>, id: ObjectId) -> Result<ObjectBuffer> {
-        let get = Request::Get {
-            ids: vec![id],
-            timeout: Some(std::time::Duration::ZERO),
-            fail_if_abandoned: false,
-        };
-        let granted = self.granted(self.call(get)?, 1)?;
+        let granted = self.granted(fetched?, 1)?;
         match granted.as_slice() {
             [Some(granted)] => self.admit_one(id, *granted),
             _ => Err(self.unexpected("get", &Reply::Granted(granted))),

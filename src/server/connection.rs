@@ -2,9 +2,10 @@
 //!
 //! This is the only reader and the only writer of a socket, and the place where bytes become
 //! messages and back. Neither direction ever blocks: reading stops at a budget, at an empty socket,
-//! or as long as the peer leaves too many replies unread; writing stops when the socket takes no
-//! more. Whatever goes wrong here makes this one connection [`Stage::Draining`] and
-//! nothing else; it is taken away by the reactor's last phase, like every other.
+//! or as long as the peer leaves too many replies unread (a flush says when that is over); writing
+//! stops when the socket takes no more. Whatever goes wrong here makes this one connection
+//! [`Stage::Draining`] and nothing else; it is taken away by the reactor's last phase, like every
+//! other.
 //!
 //! Other connections, the store and what a request means are not known here.
 
@@ -15,19 +16,16 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
-use super::budget::Budget;
 use super::close_reason::{CloseReason, is_departure};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::outbox::{DescriptorKind, Outbox};
-use super::received::Received;
-use super::stage::Stage;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
-use crate::protocol::message::{ClientMessage, Connect, Reply, RequestId, ServerMessage};
+use crate::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::store::Peer;
@@ -42,6 +40,88 @@ const READ_BYTES_BUSY: usize = 64 << 10;
 /// Descriptors in a frame of a client: it has none to give.
 const CLIENT_DESCRIPTORS: u16 = 0;
 
+/// Where the life of a connection stands: it introduces itself, it is served, it is closed.
+#[derive(Debug)]
+enum Stage {
+    /// Nothing but `Connect` may come. The store does not know the client.
+    Handshake,
+    /// Requests may come. The store knows the client.
+    Open,
+    /// It is to be closed as soon as the outbox is empty. Nothing is read or queued any more.
+    Draining {
+        /// Why it ends. The first reason stays.
+        reason: CloseReason,
+        /// Whether the store knows the client.
+        was_open: bool,
+        /// When it is closed in any case; set when the peer first leaves something unread.
+        deadline: Option<Timestamp>,
+    },
+}
+
+/// What may still come from the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// Whatever it likes.
+    Open,
+    /// The peer has hung up. What it sent before is still there to be read, and then the end.
+    Ended,
+}
+
+/// What the peer takes of what is to go to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// The socket has taken all there was. The selector does not wait for more room: a wake-up for
+    /// each reply that the peer reads would be one too many.
+    Flows,
+    /// The selector says when the socket takes bytes again.
+    AwaitsRoom,
+    /// Nothing any more. What it said before is still to be read.
+    Deaf,
+}
+
+/// What came from a peer.
+#[derive(Debug)]
+pub enum Received {
+    /// A request to be served.
+    Request(RequestId, Request),
+    /// The peer has introduced itself and waits to be welcomed, or turned away.
+    Opened { request: RequestId, reads_directory: bool },
+    /// Nothing, until the socket or the outbox gives a reason to try again.
+    Nothing,
+    /// Nothing in this turn: the budget is spent.
+    Later,
+    /// Nothing any more: the connection has begun to drain.
+    Ended,
+}
+
+/// What follows from sending.
+#[derive(Debug)]
+pub struct Flushed {
+    /// It is to be read from again.
+    pub resumes_reading: bool,
+    /// The system would take no more descriptors, and nothing tells when it will.
+    pub is_starved: bool,
+}
+
+/// What one connection has used up in one turn, and memory for it to receive into. The bounds are
+/// in [`crate::limits`].
+#[derive(Debug)]
+pub struct Budget<'a> {
+    spare: &'a mut Vec<u8>,
+    bytes: usize,
+    requests: usize,
+    /// The socket gave less than there was room for: it is empty.
+    socket_is_empty: bool,
+}
+
+impl<'a> Budget<'a> {
+    /// The budget of a connection for a turn. The memory is for whoever has none: idle connections
+    /// have none.
+    pub const fn new(spare: &'a mut Vec<u8>) -> Self {
+        Self { spare, bytes: 0, requests: 0, socket_is_empty: false }
+    }
+}
+
 /// One peer.
 #[derive(Debug)]
 pub struct Connection {
@@ -49,21 +129,10 @@ pub struct Connection {
     peer: Peer,
     stage: Stage,
     socket: UnixStream,
-    /// Whether the selector also waits for the socket to take bytes. Usually it does not: a wake-up
-    /// for each reply that the peer reads would be one too many.
-    awaits_room: bool,
     frames: FrameReader,
-    /// The peer can read the directory.
-    reads_directory: bool,
-    /// The system would take no more descriptors; nothing tells when it will.
-    is_starved: bool,
-    /// The peer has hung up. What it sent before is still there to be read.
-    hung_up: bool,
+    input: Input,
     outbox: Outbox,
-    /// Requests are left unread until the peer has read some replies.
-    held_back: bool,
-    /// The peer takes nothing any more. What it said before is still to be read.
-    is_deaf: bool,
+    output: Output,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
 }
@@ -85,14 +154,10 @@ impl Connection {
             peer,
             stage: Stage::Handshake,
             socket,
-            awaits_room: false,
             frames: FrameReader::new(CLIENT_DESCRIPTORS),
-            reads_directory: false,
-            is_starved: false,
-            hung_up: false,
+            input: Input::Open,
             outbox: Outbox::default(),
-            held_back: false,
-            is_deaf: false,
+            output: Output::Flows,
             descriptors: Vec::new(),
         })
     }
@@ -102,29 +167,24 @@ impl Connection {
         &self.peer
     }
 
-    /// Whether the peer can read the directory.
-    pub fn reads_directory(&self) -> bool {
-        self.reads_directory
-    }
-
-    /// Whether it has to be tried again after a while to send what is left.
-    pub fn is_starved(&self) -> bool {
-        self.is_starved
-    }
-
     /// Whether it is about to be closed.
     pub fn is_draining(&self) -> bool {
-        self.stage.is_draining()
+        matches!(self.stage, Stage::Draining { .. })
     }
 
     /// Whether nothing more can be said to it.
     pub fn takes_nothing(&self) -> bool {
-        self.is_draining() || self.is_deaf
+        self.is_draining() || self.output == Output::Deaf
     }
 
     /// Bytes that the peer has still to read or the socket to take.
     pub fn outbox_bytes(&self) -> usize {
         self.outbox.len()
+    }
+
+    /// Whether nothing is read from it until it has read some replies.
+    pub fn is_held_back(&self) -> bool {
+        self.outbox.len() > limits::OUTBOX_BYTES_MAX
     }
 
     /// The store knows the peer from now on.
@@ -146,12 +206,17 @@ impl Connection {
 
     /// Begins the end, unless it has begun already.
     pub fn drain(&mut self, reason: CloseReason) {
-        self.stage.drain(reason);
+        let was_open = match self.stage {
+            Stage::Handshake => false,
+            Stage::Open => true,
+            Stage::Draining { .. } => return,
+        };
+        self.stage = Stage::Draining { reason, was_open, deadline: None };
     }
 
     /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
-        self.hung_up = true;
+        self.input = Input::Ended;
     }
 
     /// The next thing that the peer said.
@@ -198,40 +263,44 @@ impl Connection {
         self.outbox.is_frame_by_frame()
     }
 
-    /// Sends until nothing is left or the socket takes no more. Returns whether nothing is left;
-    /// if something is, the selector tells when to go on.
+    /// Sends until nothing is left or the socket takes no more; then the selector tells when to go
+    /// on, unless the answer says otherwise.
     pub fn flush(
         &mut self,
         memory: &Memory,
         registry: &Registry,
         counters: &mut ServerCounters,
-    ) -> bool {
-        let sent = self.send_outbox(memory, counters).and_then(|()| self.await_room(registry));
-        if let Err(error) = sent {
-            self.outbox.discard();
-            if is_departure(&error) {
-                // It has gone, but what it sealed before must not be lost: it is read to its end.
-                self.is_deaf = true;
-                self.hung_up = true;
-                self.held_back = true;
-            } else {
-                self.drain(error.into());
+    ) -> Flushed {
+        let was_held_back = self.is_held_back();
+        let sent = self.send_outbox(memory, counters);
+        match sent.and_then(|starves| self.await_room(registry).map(|()| starves)) {
+            Ok(is_starved) => {
+                Flushed { is_starved, resumes_reading: was_held_back && !self.is_held_back() }
+            }
+            Err(error) => {
+                self.outbox.discard();
+                if is_departure(&error) {
+                    // It has gone, but what it sealed before must not be lost: it is read to its
+                    // end.
+                    (self.input, self.output) = (Input::Ended, Output::Deaf);
+                } else {
+                    self.drain(error.into());
+                }
+                Flushed { is_starved: false, resumes_reading: true }
             }
         }
-        self.outbox.is_empty()
-    }
-
-    /// Whether reading can go on after it was held back. True once for each time.
-    pub fn resumes_reading(&mut self) -> bool {
-        let resumes = self.held_back && self.outbox.len() <= limits::OUTBOX_BYTES_MAX;
-        self.held_back &= !resumes;
-        resumes
     }
 
     /// The time by which a draining connection that leaves its last replies unread is closed, if
     /// that was not known before.
     pub fn set_drain_deadline(&mut self, time: Timestamp) -> bool {
-        self.stage.set_deadline(time)
+        match &mut self.stage {
+            Stage::Draining { deadline: deadline @ None, .. } => {
+                *deadline = Some(time);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Ends it: the selector forgets the socket, the log gets its line, the socket is closed.
@@ -275,11 +344,7 @@ impl Connection {
         counters: &mut ServerCounters,
     ) -> Result<Received, CloseReason> {
         loop {
-            if self.is_draining() {
-                return Ok(Received::Nothing);
-            }
-            if self.outbox.len() > limits::OUTBOX_BYTES_MAX {
-                self.held_back = true;
+            if self.is_draining() || self.is_held_back() {
                 return Ok(Received::Nothing);
             }
             if budget.requests >= limits::TURN_REQUESTS_MAX {
@@ -331,7 +396,7 @@ impl Connection {
                 // the end of the stream may have been announced together with these bytes. (A
                 // peer that sends descriptors, which are thrown away, can make the kernel give
                 // less than there is. It then waits for itself.)
-                budget.socket_is_empty = count < room && !self.hung_up;
+                budget.socket_is_empty = count < room && self.input == Input::Open;
                 Ok(())
             }
             Err(error) => match error.kind() {
@@ -369,9 +434,9 @@ impl Connection {
         }
     }
 
-    /// Hands the outbox to the socket until one of them has enough.
-    fn send_outbox(&mut self, memory: &Memory, counters: &mut ServerCounters) -> io::Result<()> {
-        self.is_starved = false;
+    /// Hands the outbox to the socket until one of them has enough. Whether it starves.
+    fn send_outbox(&mut self, memory: &Memory, counters: &mut ServerCounters) -> io::Result<bool> {
+        let mut is_starved = false;
         while !self.outbox.is_empty() {
             let (bytes, kinds) = self.outbox.next_chunk();
             let wanted = bytes.len();
@@ -391,27 +456,26 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Too many descriptors are on their way to others who do not read.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
-                    self.is_starved = true;
+                    is_starved = true;
                     break;
                 }
                 Err(error) => return Err(error),
             }
         }
         counters.sends_blocked += u64::from(!self.outbox.is_empty());
-        Ok(())
+        Ok(is_starved)
     }
 
     /// Has the selector say when the socket takes bytes again, if there are any. If it does so
     /// already by now, the selector says that as well.
     fn await_room(&mut self, registry: &Registry) -> io::Result<()> {
-        let awaits_room = !self.outbox.is_empty();
-        if awaits_room != self.awaits_room {
-            let interest = match awaits_room {
-                true => Interest::READABLE | Interest::WRITABLE,
-                false => Interest::READABLE,
-            };
+        let (output, interest) = match self.outbox.is_empty() {
+            true => (Output::Flows, Interest::READABLE),
+            false => (Output::AwaitsRoom, Interest::READABLE | Interest::WRITABLE),
+        };
+        if output != self.output && self.output != Output::Deaf {
             registry.reregister(&mut self.socket, token(self.id), interest)?;
-            self.awaits_room = awaits_room;
+            self.output = output;
         }
         Ok(())
     }
@@ -423,13 +487,12 @@ impl Connection {
         counters: &mut ServerCounters,
     ) -> Result<Received, CloseReason> {
         self.peer.name = connect.client_name;
-        self.reads_directory = connect.reads_directory;
         if connect.protocol_version != limits::PROTOCOL_VERSION {
             let reply = Reply::Refused(Refusal::VersionMismatch(limits::PROTOCOL_VERSION));
             self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
             return Err(CloseReason::Version(connect.protocol_version));
         }
-        Ok(Received::Opened(request))
+        Ok(Received::Opened { request, reads_directory: connect.reads_directory })
     }
 }
 

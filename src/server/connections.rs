@@ -7,7 +7,7 @@
 //! This is the one place that makes and ends connections. What is said on them, and the store, are
 //! not known here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 
 use foldhash::fast::FixedState;
@@ -16,9 +16,8 @@ use mio::net::UnixStream;
 use mio::{Registry, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::agenda::Agenda;
 use super::close_reason::CloseReason;
-use super::connection::Connection;
+use super::connection::{Connection, Flushed};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use crate::ids::ClientId;
@@ -99,8 +98,7 @@ impl Connections {
         if event.is_read_closed() || event.is_error() {
             connection.note_hang_up();
         }
-        let has_something = event.is_readable() || event.is_read_closed() || event.is_error();
-        if has_something {
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.to_read.push(client);
         }
         if event.is_writable() || event.is_write_closed() || event.is_error() {
@@ -162,16 +160,17 @@ impl Connections {
             let Some(connection) = self.table.get_mut(&client) else {
                 continue;
             };
-            let is_empty = connection.flush(memory, &self.registry, counters);
+            let Flushed { resumes_reading, is_starved } =
+                connection.flush(memory, &self.registry, counters);
             let deadline = now.after(limits::DRAIN_TIME_MAX);
-            if connection.is_draining() && is_empty {
+            if connection.is_draining() && connection.outbox_bytes() == 0 {
                 self.to_close.push(client);
             } else if connection.set_drain_deadline(deadline) {
                 self.drain_deadlines.push_back((deadline, client));
-            } else if connection.resumes_reading() {
+            } else if resumes_reading {
                 self.to_read.push(client);
             }
-            if connection.is_starved() {
+            if is_starved {
                 self.starved.push(client);
                 self.starved_until = Some(now.after(limits::STARVED_TIME));
             }
@@ -201,6 +200,52 @@ impl Connections {
     }
 }
 
+/// Who has to be looked at by a phase of the turn, in the order in which they were put down, each
+/// at most once. Its memory is kept for the next turn.
+///
+/// A phase takes as many as there were when it began. Who is put down meanwhile has its turn in the
+/// next one, so a phase ends even if everybody it looks at needs to be looked at again.
+#[derive(Debug, Default)]
+pub struct Agenda {
+    queue: VecDeque<ClientId>,
+    /// Who is really in the queue; it may also have some that were taken off.
+    members: HashSet<ClientId, FixedState>,
+}
+
+impl Agenda {
+    /// Number of clients.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Puts a client down, if it is not there already.
+    pub fn push(&mut self, client: ClientId) {
+        if self.members.insert(client) {
+            self.queue.push_back(client);
+        }
+    }
+
+    /// Takes the first client out.
+    pub fn pop(&mut self) -> Option<ClientId> {
+        while let Some(client) = self.queue.pop_front() {
+            if self.members.remove(&client) {
+                return Some(client);
+            }
+        }
+        None
+    }
+
+    /// Takes off a client that is never put down again.
+    pub fn remove(&mut self, client: ClientId) {
+        self.members.remove(&client);
+    }
+}
+
 /// Who is at the other end, as the system knows it.
 fn peer_of(socket: &UnixStream) -> io::Result<Peer> {
     let credentials = getsockopt(socket, PeerCredentials)?;
@@ -215,4 +260,24 @@ fn peer_of(socket: &UnixStream) -> io::Result<Peer> {
 
 fn client_of(token: Token) -> ClientId {
     ClientId(token.0 as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_comes_once_and_in_order_and_those_removed_not_at_all() {
+        let mut agenda = Agenda::default();
+        for id in [3, 1, 3, 2, 1] {
+            agenda.push(ClientId(id));
+        }
+        agenda.remove(ClientId(1));
+        assert_eq!(agenda.len(), 2);
+        assert_eq!(agenda.pop(), Some(ClientId(3)));
+        agenda.push(ClientId(3));
+        let rest: Vec<_> = std::iter::from_fn(|| agenda.pop()).collect();
+        assert_eq!(rest, [ClientId(2), ClientId(3)]);
+        assert!(agenda.is_empty() && agenda.queue.is_empty());
+    }
 }

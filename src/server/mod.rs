@@ -12,8 +12,6 @@ pub mod logging;
 pub mod signals;
 
 mod acceptor;
-mod agenda;
-mod budget;
 mod close_reason;
 mod committing;
 mod connection;
@@ -25,8 +23,6 @@ mod metrics;
 mod outbox;
 mod publishing;
 mod reactor;
-mod received;
-mod stage;
 mod streams;
 mod trimming;
 

@@ -18,12 +18,11 @@ use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::acceptor::Acceptor;
-use super::budget::Budget;
+use super::connection::{Budget, Received};
 use super::connections::Connections;
 use super::effects::Outside;
 use super::memory::Memory;
 use super::metrics::ServerCounters;
-use super::received::Received;
 use super::streams::Streams;
 use super::trimming::Trimmer;
 use crate::ids::ClientId;
@@ -312,10 +311,9 @@ impl Reactor {
                         return self.outside.connections.to_read.push(client);
                     }
                 }
-                Received::Opened(request_id) => {
-                    let reads_directory = connection.reads_directory();
+                Received::Opened { request, reads_directory } => {
                     if let Err(refusal) = self.store.connect(client, connection.peer().clone()) {
-                        connection.turn_away(request_id, refusal, counters);
+                        connection.turn_away(request, refusal, counters);
                         return connections.note_output(client);
                     }
                     connection.open();
@@ -323,7 +321,7 @@ impl Reactor {
                     if !(reads_directory && self.store.let_read(client)) {
                         welcome.directory_slots = 0;
                     }
-                    self.outside.reply(client, request_id, Reply::Connected(welcome));
+                    self.outside.reply(client, request, Reply::Connected(welcome));
                 }
                 Received::Later => return connections.to_read.push(client),
                 Received::Nothing => return,

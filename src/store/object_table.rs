@@ -40,7 +40,7 @@ pub struct Object {
     pub delete_pending: bool,
     /// The client whose quota it counts against.
     pub account: Option<ClientId>,
-    /// Which object this is, given by [`ObjectTable::insert`] from 1 on: slots are reused, this
+    /// Which object this is, given by `ObjectTable::insert` from 1 on: slots are reused, this
     /// never is.
     pub generation: u64,
 }

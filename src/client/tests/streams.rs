@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::fake_store::{FakeStore, PATIENCE, Peer};
 use super::{beside, id, outcome};
-use crate::client::receiver::Receiver;
+use crate::client::receiving::Receiver;
 use crate::client::{Client, Error, Event, Refusal, Subscription};
 use crate::protocol::message::{Reply, Request, RequestId};
 

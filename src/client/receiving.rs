@@ -1,0 +1,637 @@
+//! The reading half of a connection: what comes from the store, and who gets it.
+//!
+//! # Who reads
+//!
+//! A request is registered in the [`Inbox`] before it is sent, and stays until its reply is taken
+//! out or nobody wants it any more. A thread that waits for a reply takes the [`Receiver`] out of
+//! the inbox, if it is there, and becomes the *leader*: it receives and puts each reply where its
+//! owner looks for it. The others park. When the leader has its own reply, it puts the receiver
+//! back and wakes one of those who still wait, which leads on. So at any time one thread sleeps in
+//! the kernel and the rest in `park`, and nobody who waits for a slow reply holds up somebody with
+//! a quick one. An event loop reads when its socket is readable.
+//!
+//! # What nobody wants
+//!
+//! A request whose reply nobody waits for any more may still be granted: the store does not know
+//! that its user has gone. What it hands out then would be held until the connection ends. So with
+//! each request lies what it would take to undo it: [`Grants`].
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::error::{Fault, unexpected};
+use super::transport::{AT_ONCE, Halves, Transport, lock};
+use crate::ids::{ObjectId, Slot};
+use crate::limits::FRAME_DESCRIPTORS_MAX;
+use crate::polling::Polling;
+use crate::protocol::ProtocolError;
+use crate::protocol::codec::decode_server;
+use crate::protocol::frame::FrameReader;
+use crate::protocol::message::{DescriptorInfo, Granted, Reply, Request, RequestId};
+use crate::shm::fd_passing;
+use crate::time::Timestamp;
+
+/// Bytes asked of the socket at a time.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// How often to try where the system does not say when to.
+const WITHOUT_POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The right to the reply of one request.
+pub(super) struct Ticket<'a> {
+    transport: &'a Arc<Transport>,
+    request: RequestId,
+}
+
+impl<'a> Ticket<'a> {
+    pub(super) const fn new(transport: &'a Arc<Transport>, request: RequestId) -> Self {
+        Self { transport, request }
+    }
+
+    /// Asks the store to answer now. Waits for nothing. The other ticket is for the answer to that,
+    /// which comes after the reply.
+    pub(super) fn cancel(&self) -> Result<Option<Ticket<'a>>, Fault> {
+        let cancels = lock(&self.transport.halves()?.inbox).cancel(self.request);
+        let cancel = Request::Cancel { request: self.request };
+        cancels.then(|| self.transport.start(cancel, AT_ONCE)).transpose()
+    }
+
+    /// Waits for the reply.
+    pub(super) fn wait(&mut self) -> Result<Reply, Fault> {
+        loop {
+            if let Some(reply) = self.wait_until(None)? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Waits for the reply, but no longer than until `end`.
+    pub(super) fn wait_until(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>, Fault> {
+        loop {
+            let halves = self.transport.halves()?;
+            let mut inbox = lock(&halves.inbox);
+            if let Some(outcome) = inbox.take_outcome(self.request) {
+                return outcome.map(Some);
+            }
+            let patience = end.map(|end| end.since(self.transport.clock.now()));
+            if patience == Some(Duration::ZERO) {
+                inbox.look_away(self.request);
+                return Ok(None);
+            }
+            inbox.look(self.request);
+            let lead = Lead::take(self.transport, halves, &mut inbox);
+            drop(inbox);
+            match (lead, patience) {
+                (Some(mut lead), _) => lead.receive_until(self.request, end),
+                (None, Some(patience)) => thread::park_timeout(patience),
+                (None, None) => thread::park(),
+            }
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.transport.abandon(self.request);
+    }
+}
+
+/// The part of the leader: whoever has this reads for all. Given up on drop.
+pub(super) struct Lead<'a> {
+    transport: &'a Arc<Transport>,
+    halves: &'a Halves,
+    /// Only taken out by `drop`.
+    receiver: Option<Receiver>,
+}
+
+impl<'a> Lead<'a> {
+    /// `None` if another thread leads.
+    pub(super) fn take(
+        transport: &'a Arc<Transport>,
+        halves: &'a Halves,
+        inbox: &mut Inbox,
+    ) -> Option<Self> {
+        let receiver = inbox.receiver.take()?;
+        Some(Self { transport, halves, receiver: Some(receiver) })
+    }
+
+    /// Reads until there is an outcome for one request, or the time is over.
+    fn receive_until(&mut self, request: RequestId, end: Option<Timestamp>) {
+        while !lock(&self.halves.inbox).has_outcome(request) {
+            let began = self.transport.clock.now();
+            if end.is_some_and(|end| end <= began) {
+                return;
+            }
+            self.unless_it_fails(|lead| lead.wait(began, end));
+        }
+    }
+
+    /// Receives once and delivers what has come.
+    pub(super) fn receive(&mut self) {
+        self.unless_it_fails(|lead| {
+            let Some(receiver) = &mut lead.receiver else { return Ok(()) };
+            receiver.receive(&lead.transport.socket)?;
+            lead.deliver()
+        });
+    }
+
+    /// A failure is the end of the connection, for all.
+    fn unless_it_fails(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) {
+        if let Err(fault) = step(self) {
+            self.transport.hang_up();
+            lock(&self.halves.inbox).fail(fault);
+        }
+    }
+
+    /// Waits until something has come, or the time is over, and delivers it: looks for it first,
+    /// and sleeps only then.
+    fn wait(&mut self, began: Timestamp, end: Option<Timestamp>) -> Result<(), Fault> {
+        let patience = end.map(|end| end.since(began));
+        let Some(receiver) = &mut self.receiver else { return Ok(()) };
+        let Transport { socket, clock, .. } = &**self.transport;
+        let look_time = receiver.polling.begin_wait();
+        let look_end = began.after(patience.map_or(look_time, |patience| patience.min(look_time)));
+        let mut has_come = false;
+        if !look_time.is_zero() {
+            while !has_come && clock.now() < look_end {
+                has_come = receiver.receive(socket)?;
+            }
+            receiver.polling.looked(has_come);
+        }
+        if !has_come {
+            // One call that receives and sleeps would be woken twice: Linux wakes who sleeps in it
+            // also when the store has taken the request out of the socket, as there is room again.
+            let rest = end.map(|end| end.since(clock.now()));
+            if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
+                receiver.receive(socket)?;
+            }
+        }
+        receiver.polling.end_wait(clock.now().since(began));
+        self.deliver()
+    }
+
+    fn deliver(&mut self) -> Result<(), Fault> {
+        let Some(receiver) = &mut self.receiver else { return Ok(()) };
+        while let Some(Received { request, reply, descriptors }) = receiver.next()? {
+            for (info, descriptor) in descriptors {
+                self.transport.segments.add(info, descriptor);
+            }
+            let undo = lock(&self.halves.inbox).deliver(request, reply)?;
+            self.transport.note_answered(request);
+            self.transport.undo(undo)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut inbox = lock(&self.halves.inbox);
+        inbox.receiver = self.receiver.take();
+        inbox.wake_successor();
+    }
+}
+
+impl Transport {
+    /// The reply, if it has been taken in, or the reason why there will be none.
+    pub(super) fn take_reply(&self, request: RequestId) -> Result<Option<Reply>, Fault> {
+        lock(&self.halves()?.inbox).take_outcome(request).transpose()
+    }
+
+    /// Takes in what has come, unless another thread is doing so. Says which requests of event
+    /// loops have been answered.
+    pub(super) fn receive_ready(self: &Arc<Self>) -> Result<Vec<RequestId>, Fault> {
+        let halves = self.halves()?;
+        let lead = Lead::take(self, halves, &mut lock(&halves.inbox));
+        if let Some(mut lead) = lead {
+            let has_fault = || lock(&halves.inbox).fault().is_some();
+            while !has_fault() && wait_readable(&self.socket, Duration::ZERO) {
+                lead.receive();
+            }
+        }
+        let mut inbox = lock(&halves.inbox);
+        let answered = std::mem::take(&mut inbox.answered);
+        inbox.fault().map_or(Ok(answered), |fault| Err(fault.clone()))
+    }
+}
+
+/// Replies, and who waits for them.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// `None` while a thread leads.
+    receiver: Option<Receiver>,
+    waiting: HashMap<RequestId, Waiting, RandomState>,
+    /// Requests of event loops whose replies have come since the loop last asked.
+    answered: Vec<RequestId>,
+    /// Why there will be no more replies.
+    fault: Option<Fault>,
+    /// Requests that may wait long are not wanted any more.
+    pub(super) is_closing: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Who is to be woken, if anybody.
+    thread: Option<Thread>,
+    state: WaitState,
+    /// Whether the store may take its time to answer.
+    may_wait: bool,
+    is_sent: bool,
+    is_cancelled: bool,
+    grants: Grants,
+}
+
+impl Waiting {
+    /// Whether there is something to cancel, and nobody has done so.
+    const fn cancel(&mut self) -> bool {
+        let cancels = self.may_wait && self.is_sent && !self.is_cancelled;
+        self.is_cancelled |= cancels;
+        cancels
+    }
+}
+
+/// Who is to get a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// The current thread.
+    ThisThread,
+    /// A loop that watches the socket, and looks when something has come.
+    EventLoop,
+    Nobody,
+}
+
+#[derive(Debug)]
+enum WaitState {
+    /// The thread is on its way to look for the reply, or sleeps and will look when it is woken.
+    Looks,
+    /// The thread is busy with something else and cannot be relied on to read for others.
+    LooksAway,
+    /// The reply is here.
+    Replied(Reply),
+    /// Nobody wants the reply.
+    Abandoned,
+}
+
+impl Inbox {
+    /// An inbox whose messages this receiver will bring.
+    pub(super) fn new(receiver: Receiver) -> Self {
+        Self {
+            receiver: Some(receiver),
+            waiting: HashMap::default(),
+            answered: Vec::new(),
+            fault: None,
+            is_closing: false,
+        }
+    }
+
+    /// Announces a request that is about to be sent.
+    pub(super) fn register(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        waiter: Waiter,
+    ) -> Result<(), Fault> {
+        let may_wait = may_wait(request);
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        if self.is_closing && may_wait {
+            return Err(Fault::Closed);
+        }
+        let (thread, state) = match waiter {
+            Waiter::ThisThread => (Some(thread::current()), WaitState::Looks),
+            Waiter::EventLoop => (None, WaitState::LooksAway),
+            Waiter::Nobody => (None, WaitState::Abandoned),
+        };
+        let grants = Grants::of(request);
+        let (is_sent, is_cancelled) = (false, false);
+        let waiting = Waiting { thread, state, may_wait, is_sent, is_cancelled, grants };
+        self.waiting.insert(id, waiting);
+        Ok(())
+    }
+
+    /// Puts a reply where its thread will find it. If nobody wants it, returns what has to be sent
+    /// to give back what it grants.
+    fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<Undo, Fault> {
+        let Some(waiting) = self.waiting.get_mut(&request) else {
+            return Err(unexpected("none", &reply).into());
+        };
+        match waiting.state {
+            WaitState::Looks | WaitState::LooksAway => {
+                waiting.state = WaitState::Replied(reply);
+                match &waiting.thread {
+                    Some(thread) if thread.id() == thread::current().id() => {}
+                    Some(thread) => thread.unpark(),
+                    None => self.answered.push(request),
+                }
+                Ok(Undo::default())
+            }
+            WaitState::Replied(_) => Err(unexpected("a second time", &reply).into()),
+            WaitState::Abandoned => {
+                let undo = waiting.grants.undo(&reply);
+                self.waiting.remove(&request);
+                Ok(undo)
+            }
+        }
+    }
+
+    /// Ends the connection for everybody. The first reason is the one that counts.
+    fn fail(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+        for thread in self.waiting.values().filter_map(|waiting| waiting.thread.as_ref()) {
+            thread.unpark();
+        }
+    }
+
+    /// Whether there is a reply, or never will be.
+    fn has_outcome(&self, request: RequestId) -> bool {
+        let state = self.waiting.get(&request).map(|waiting| &waiting.state);
+        self.fault.is_some() || matches!(state, Some(WaitState::Replied(_)))
+    }
+
+    /// The reply, or the reason why there is none.
+    fn take_outcome(&mut self, request: RequestId) -> Option<Result<Reply, Fault>> {
+        let state = self.waiting.get(&request).map(|waiting| &waiting.state);
+        if matches!(state, Some(WaitState::Replied(_)))
+            && let Some(Waiting { state: WaitState::Replied(reply), .. }) =
+                self.waiting.remove(&request)
+        {
+            return Some(Ok(reply));
+        }
+        self.fault.clone().map(Err)
+    }
+
+    /// The thread is back from something else.
+    fn look(&mut self, request: RequestId) {
+        self.set_state(request, WaitState::Looks);
+    }
+
+    /// The thread turns to something else, but still wants the reply.
+    fn look_away(&mut self, request: RequestId) {
+        self.set_state(request, WaitState::LooksAway);
+        self.wake_successor();
+    }
+
+    fn set_state(&mut self, request: RequestId, state: WaitState) {
+        if let Some(waiting) = self.waiting.get_mut(&request)
+            && !matches!(waiting.state, WaitState::Replied(_))
+        {
+            waiting.state = state;
+        }
+    }
+
+    /// Nobody wants the reply, if it has not been taken out. Returns what the store has to be told:
+    /// that it need not wait any more, or what is given back.
+    pub(super) fn abandon(&mut self, request: RequestId) -> Undo {
+        let Some(waiting) = self.waiting.get_mut(&request) else { return Undo::default() };
+        let farewell = match &waiting.state {
+            _ if self.fault.is_some() => Undo::default(),
+            WaitState::Replied(reply) => waiting.grants.undo(reply),
+            WaitState::Abandoned => return Undo::default(),
+            WaitState::Looks | WaitState::LooksAway => {
+                waiting.state = WaitState::Abandoned;
+                let cancels = waiting.cancel();
+                self.wake_successor();
+                return match cancels {
+                    true => Request::Cancel { request }.into(),
+                    false => Undo::default(),
+                };
+            }
+        };
+        self.waiting.remove(&request);
+        self.wake_successor();
+        farewell
+    }
+
+    /// The request is on its way. Whether it has to be cancelled at once.
+    pub(super) fn note_sent(&mut self, request: RequestId) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&request) else {
+            return false;
+        };
+        waiting.is_sent = true;
+        self.is_closing && waiting.cancel()
+    }
+
+    /// Whether the store has to be told that a request need not wait any more.
+    fn cancel(&mut self, request: RequestId) -> bool {
+        self.waiting.get_mut(&request).is_some_and(Waiting::cancel)
+    }
+
+    /// Whether a loop that watches the socket counts on reading what comes.
+    pub(super) fn serves_event_loop(&self) -> bool {
+        let mut waiting = self.waiting.values();
+        waiting.any(|waiting| {
+            waiting.thread.is_none() && matches!(waiting.state, WaitState::LooksAway)
+        })
+    }
+
+    /// Why there will be no more replies.
+    pub(super) const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    /// Lets no more requests in that may wait long. Returns those that do.
+    pub(super) fn close(&mut self) -> Vec<RequestId> {
+        self.is_closing = true;
+        let waiting = self.waiting.iter_mut();
+        waiting.filter_map(|(request, waiting)| waiting.cancel().then_some(*request)).collect()
+    }
+
+    /// If nobody leads, wakes a thread that will.
+    fn wake_successor(&self) {
+        if self.receiver.is_none() {
+            return;
+        }
+        let mut looking =
+            self.waiting.values().filter(|waiting| matches!(waiting.state, WaitState::Looks));
+        if let Some(thread) = looking.find_map(|waiting| waiting.thread.as_ref()) {
+            thread.unpark();
+        }
+    }
+}
+
+/// Whether the answer may depend on what others do.
+const fn may_wait(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Get { .. } | Request::Wait { .. } | Request::Create { .. } | Request::Put { .. }
+    )
+}
+
+/// What it takes to give back what came with a reply.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Undo {
+    /// To be said to the store.
+    pub(super) request: Option<Request>,
+    /// To be taken out of the pin table.
+    pub(super) pins: Vec<Slot>,
+}
+
+impl From<Request> for Undo {
+    fn from(request: Request) -> Self {
+        Self { request: Some(request), pins: Vec::new() }
+    }
+}
+
+/// What a request asks for that has to be given back one day.
+#[derive(Debug)]
+enum Grants {
+    Nothing,
+    /// A hold on each of these that the reply has.
+    Holds(Vec<ObjectId>),
+    /// The right to write this object.
+    Creation(ObjectId),
+}
+
+impl Grants {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Get { ids, .. } => Self::Holds(ids.clone()),
+            Request::Create { id, .. } => Self::Creation(*id),
+            _ => Self::Nothing,
+        }
+    }
+
+    /// What gives back what came with this reply.
+    fn undo(&self, reply: &Reply) -> Undo {
+        match (self, reply) {
+            (Self::Holds(ids), Reply::Granted(granted)) => {
+                let granted = present(ids, granted);
+                let counted = granted.iter().filter(|(_, granted)| granted.pin.is_none());
+                let holds: Vec<_> = counted.map(|(id, _)| (*id, 1)).collect();
+                Undo {
+                    request: (!holds.is_empty()).then_some(Request::Release { holds }),
+                    pins: granted.iter().filter_map(|(_, granted)| granted.pin).collect(),
+                }
+            }
+            (Self::Creation(id), Reply::Created(_)) => Request::Abort { id: *id }.into(),
+            _ => Undo::default(),
+        }
+    }
+}
+
+/// What was granted, with the names that it was asked for.
+pub(super) fn present(ids: &[ObjectId], granted: &[Option<Granted>]) -> Vec<(ObjectId, Granted)> {
+    ids.iter().zip(granted).filter_map(|(id, granted)| Some((*id, (*granted)?))).collect()
+}
+
+/// A message of the store.
+pub(super) struct Received {
+    pub(super) request: RequestId,
+    pub(super) reply: Reply,
+    pub(super) descriptors: Vec<(DescriptorInfo, OwnedFd)>,
+}
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    frames: FrameReader,
+    descriptors: VecDeque<OwnedFd>,
+    /// Whether more may be taken out of the socket than the next message.
+    reads_ahead: bool,
+    /// How long to look for the next message before sleeping.
+    pub(super) polling: Polling,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        Self {
+            frames: FrameReader::new(FRAME_DESCRIPTORS_MAX),
+            descriptors: VecDeque::new(),
+            reads_ahead: true,
+            polling: Polling::new(Duration::ZERO),
+        }
+    }
+
+    /// From now on leaves in the socket what is behind the next message: somebody else may read it.
+    pub(super) fn read_one_by_one(&mut self) {
+        self.reads_ahead = false;
+    }
+
+    /// Takes in what there is, without waiting; whether something has come.
+    pub(super) fn receive(&mut self, socket: &UnixStream) -> Result<bool, Fault> {
+        let space = match self.reads_ahead {
+            true => self.frames.space(CHUNK_BYTES),
+            false => self.frames.space_for_one(),
+        };
+        match fd_passing::receive_now(socket.as_fd(), space, &mut self.descriptors) {
+            Ok(0) => Err(Fault::hung_up()),
+            Ok(received) => {
+                self.frames.advance(received);
+                Ok(true)
+            }
+            Err(error) if is_no_failure(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next message, if all of it has come. Must be called until there is none before more is
+    /// received.
+    pub(super) fn next(&mut self) -> Result<Option<Received>, ProtocolError> {
+        let Some(frame) = self.frames.next_frame()? else {
+            return Ok(None);
+        };
+        let message = decode_server(frame.payload)?;
+        let count = usize::from(frame.descriptors);
+        if self.descriptors.len() < count || message.descriptors.len() != count {
+            return Err(ProtocolError::MissingDescriptors);
+        }
+        let descriptors = message.descriptors.into_iter().zip(self.descriptors.drain(..count));
+        let reply = match message.reply {
+            // From here on there is one kind of answer to a get: these are grants without pins.
+            Reply::Objects(places) => {
+                let held = |location| Granted { location, pin: None };
+                Reply::Granted(places.into_iter().map(|place| place.map(held)).collect())
+            }
+            reply => reply,
+        };
+        Ok(Some(Received { request: message.request, reply, descriptors: descriptors.collect() }))
+    }
+}
+
+/// Whether nothing has come, and something still may.
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Waits until there is something to receive, but no longer than `patience`. False if nothing came;
+/// a signal may have been the reason.
+pub(super) fn wait_readable(socket: &UnixStream, patience: Duration) -> bool {
+    !poll_for(socket, PollFlags::POLLIN, Some(patience)).is_empty()
+}
+
+/// Waits until one of `events` is possible, or the connection is gone, which shows in the next send
+/// or receive. Empty if the time was over before, or a signal came.
+pub(super) fn poll_for(
+    socket: &UnixStream,
+    events: PollFlags,
+    patience: Option<Duration>,
+) -> PollFlags {
+    let mut polled = [PollFd::new(socket.as_fd(), events)];
+    let patience = patience.map_or(PollTimeout::NONE, whole_milliseconds);
+    match poll(&mut polled, patience) {
+        Ok(_) => polled[0].revents().unwrap_or(PollFlags::empty()),
+        Err(Errno::EINTR) => PollFlags::empty(),
+        // No memory for the wait, or a process that has forbidden itself all descriptors but those
+        // that it has: the caller tries a little later, which is right and only slower.
+        Err(_) => {
+            thread::park_timeout(WITHOUT_POLL_INTERVAL);
+            events
+        }
+    }
+}
+
+/// Rounded up: a wait that ends early would be followed by many short ones.
+fn whole_milliseconds(patience: Duration) -> PollTimeout {
+    let milliseconds = patience.as_nanos().div_ceil(1_000_000);
+    i32::try_from(milliseconds).ok().and_then(|ms| ms.try_into().ok()).unwrap_or(PollTimeout::MAX)
+}
