@@ -51,8 +51,8 @@ const SEED: u64 = 0;
 ///
 /// A child inherits its parent's buffers and can read them. Dropping them there releases nothing.
 /// The object stays pinned as long as the *parent* keeps its own buffer: the hold is the parent's
-/// to give back. If the parent dies first, the child's buffers keep the parent's connection open,
-/// and everything pinned that the parent held through it.
+/// to give back. If the parent dies first, all that it held stays until its children have gone as
+/// well, whatever descriptors they close.
 ///
 /// ```
 /// # let store = plasma::testing::store();
