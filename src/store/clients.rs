@@ -61,7 +61,8 @@ pub struct Client {
     pub held_bytes: u64,
     /// How many of them it is creating.
     pub unsealed: u64,
-    /// Its connection has ended, and a process is left that has what it was given.
+    /// Its connection has ended, and for all that is known a process is left that has what it was
+    /// given.
     pub survives: bool,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,

@@ -77,10 +77,8 @@ impl Store {
         let leaving = self.clients.get_mut(client);
         leaving.looks_left = 2 * idle;
         leaving.is_leaving = true;
-        leaving.survives = !leaving.said_goodbye && self.directory.is_alive(client);
-        if !leaving.survives {
-            self.note_death(client);
-        }
+        // Known when what it has told of is settled: until then its table is needed.
+        leaving.survives = true;
         if self.go_on_leaving(client, now, effects) {
             self.finish(now, effects);
         } else {
@@ -128,7 +126,7 @@ impl Store {
         while self.steps > 0 {
             self.steps -= 1;
             if let Some(from) = self.clients.get(client).notes_from {
-                // Its notes first, before its quota and what it holds are everybody's.
+                // Its notes first, before what it holds is everybody's.
                 let next = self.read_notes_left(client, from);
                 self.clients.get_mut(client).notes_from = next;
             } else if let Some(create) = self.creates.abandoned(client) {
@@ -204,7 +202,9 @@ impl Store {
         if !is_in_use {
             self.directory.pins_of(client, self.objects.slots(), &mut |_| is_in_use = true);
         }
-        is_in_use && self.directory.is_alive(client)
+        is_in_use
+            && !self.clients.get(client).said_goodbye
+            && self.directory.is_alive(client)
     }
 
     /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
@@ -248,7 +248,10 @@ impl Store {
 
     /// Refuses a process that has too many survivors.
     pub(super) fn check_survivors_of(&self, peer: &Peer) -> Result<(), Refusal> {
-        let is_of_process = |client: &&ClientId| self.clients.get(**client).peer.pid == peer.pid;
+        // A process of another namespace has no number here.
+        let is_of_process = |client: &&ClientId| {
+            peer.pid != 0 && self.clients.get(**client).peer.pid == peer.pid
+        };
         let of_process = self.survivors.clients.keys().filter(is_of_process);
         if of_process.filter(|client| self.is_in_use(**client)).count() < SURVIVORS_OF_PROCESS_MAX {
             return Ok(());

@@ -8,4 +8,5 @@ mod scenarios;
 mod simulation;
 mod slices;
 mod thin;
+mod told;
 mod trimming;

@@ -31,7 +31,7 @@ mod calm;
 mod chaos;
 mod pages;
 mod trace;
-mod twin;
+pub mod twin;
 
 use chaos::Chaos;
 use pages::Pages;

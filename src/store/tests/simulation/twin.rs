@@ -126,7 +126,9 @@ impl Directory for Twin {
     }
 
     fn leave(&mut self, client: ClientId) {
-        self.state().tables.remove(&client);
+        let mut state = self.state();
+        state.tables.remove(&client);
+        state.seals.retain(|(teller, _), _| *teller != client);
     }
 
     fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool> {
