@@ -26,7 +26,7 @@ use super::connection::Connection;
 use super::direct::{Attempt, DirectReader, Found};
 use super::transport::{ProcessLocal, lock};
 use crate::ids::{Extent, Location, ObjectId, Slot};
-use crate::protocol::message::Granted;
+use crate::protocol::message::{Granted, Reply};
 use crate::shm::{Access, View};
 
 /// Objects that are looked for in the directory before the first of them is pinned.
@@ -390,21 +390,27 @@ impl Connection {
             || self.held.table().is_some_and(|held| held.get(id).is_some_and(is_held))
     }
 
-    /// Takes over what the store has granted, one hold or pin for each entry.
+    /// Takes over what the store has granted to a get of these, one hold or pin for each.
     pub(super) fn admit(
         self: &Arc<Self>,
-        granted: &[(ObjectId, Granted)],
-    ) -> Result<Vec<ObjectBuffer>> {
+        ids: &[ObjectId],
+        reply: Reply,
+    ) -> Result<Vec<Option<ObjectBuffer>>> {
+        let granted = match reply {
+            Reply::Granted(granted) if granted.len() == ids.len() => granted,
+            other => return Err(self.unexpected("get", &other)),
+        };
         // All of them first, so that those that are not used give themselves back.
-        let held = granted.iter().map(|(id, Granted { location, pin })| {
-            self.hold(*id, location, pin.map_or(Hold::Counted, Hold::Pinned))
+        let held = ids.iter().zip(granted).map(|(id, granted)| {
+            let Granted { location, pin } = granted?;
+            Some(self.hold(*id, &location, pin.map_or(Hold::Counted, Hold::Pinned)))
         });
-        let held: Vec<Result<Held>> = held.collect();
-        let mut buffers =
-            held.into_iter().map(|held| held.map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let held: Vec<Option<Result<Held>>> = held.collect();
+        let held = held.into_iter().map(|held| Ok(held.transpose()?.map(Arc::new)));
+        let mut held: Vec<_> = held.collect::<Result<_>>()?;
         // Those that are not needed must be dropped after the lock has been given up.
-        let _surplus = self.share(&mut buffers);
-        Ok(buffers.into_iter().map(ObjectBuffer::new).collect())
+        let _surplus = self.share(held.iter_mut().flatten());
+        Ok(held.into_iter().map(|held| held.map(ObjectBuffer::new)).collect())
     }
 
     fn hold(self: &Arc<Self>, id: ObjectId, location: &Location, hold: Hold) -> Result<Held> {
@@ -455,7 +461,7 @@ impl Connection {
 
     /// Enters objects into the table. Those that are there already replace their newcomers, which
     /// are returned.
-    fn share(&self, newcomers: &mut [Arc<Held>]) -> Vec<Arc<Held>> {
+    fn share<'a>(&self, newcomers: impl Iterator<Item = &'a mut Arc<Held>>) -> Vec<Arc<Held>> {
         let mut surplus = Vec::new();
         let Some(mut held) = self.held.table() else { return surplus };
         for newcomer in newcomers {

@@ -18,12 +18,13 @@ use super::connection::{Answer, Connection};
 use super::error::Error;
 use super::opening::{Interrupt, pause};
 use super::transport::lock;
+use super::writer::Claim;
 use super::{Client, ObjectWriter, Result};
 use crate::ids::ObjectId;
 use crate::limits::{
     COPY_BYTES_PER_THREAD_MIN, COPY_PART_BYTES, COPY_THREADS, PUT_INLINE_BYTES, RELEASE_GRACE,
 };
-use crate::protocol::message::{NewObject, Placed, Reply, Request, Room};
+use crate::protocol::message::{NewObject, Reply, Request, Room};
 use crate::threads;
 
 /// How to make room for a new object.
@@ -154,7 +155,8 @@ impl Client {
         options: CreateOptions,
         interrupt: Interrupt<'_>,
     ) -> Result<ObjectWriter> {
-        self.connection()?.create(id, data_size, metadata_size, options, interrupt)
+        let connection = self.connection()?;
+        ObjectWriter::new(connection.claim(id, data_size, metadata_size, options, interrupt)?)
     }
 
     /// Stores an object: create, copy and seal in one. Nobody holds it afterwards.
@@ -240,12 +242,9 @@ impl Client {
             return connection.put(object, options, interrupt);
         }
         let sizes = (pieces.total as u64, metadata.len() as u64);
-        let (placed, cut_short) = connection.create_at(id, sizes.0, sizes.1, options, interrupt)?;
         // Dropping the writer aborts the object.
-        let mut writer = ObjectWriter::not_ready(&connection, id, placed)?;
-        if let Some(error) = cut_short {
-            return Err(error);
-        }
+        let claim = connection.claim(id, sizes.0, sizes.1, options, interrupt)?;
+        let mut writer = ObjectWriter::not_ready(claim)?;
         writer.fill(pieces.pieces, metadata, pieces.threads).map_err(Error::Map)?;
         writer.seal()
     }
@@ -314,31 +313,15 @@ impl Client {
 }
 
 impl Connection {
-    fn create(
+    /// Has an object made, which is the caller's to fill and seal.
+    pub(super) fn claim(
         self: &Arc<Self>,
         id: ObjectId,
         data_size: u64,
         metadata_size: u64,
         options: CreateOptions,
         interrupt: Interrupt<'_>,
-    ) -> Result<ObjectWriter> {
-        let (placed, cut_short) =
-            self.create_at(id, data_size, metadata_size, options, interrupt)?;
-        let writer = ObjectWriter::new(self, id, placed)?;
-        // Dropping the writer aborts the object, which came too late.
-        cut_short.map_or(Ok(writer), Err)
-    }
-
-    /// Where the new object lies; and the error for the user, if it came too late, who has to
-    /// abort it then.
-    pub(super) fn create_at(
-        &self,
-        id: ObjectId,
-        data_size: u64,
-        metadata_size: u64,
-        options: CreateOptions,
-        interrupt: Interrupt<'_>,
-    ) -> Result<(Placed, Option<Error>)> {
+    ) -> Result<Claim> {
         if data_size.checked_add(metadata_size).is_none() {
             return Err(Error::InvalidArgument(format!(
                 "object {id} of {data_size} bytes of data and {metadata_size} bytes of metadata \
@@ -352,7 +335,9 @@ impl Connection {
                 if (placed.location.data_size, placed.location.metadata_size)
                     == (data_size, metadata_size) =>
             {
-                Ok((placed, cut_short))
+                // Dropping the claim aborts the object, if it came too late.
+                let claim = Claim::new(self, id, placed);
+                cut_short.map_or(Ok(claim), Err)
             }
             other => Err(self.unexpected("create", &other)),
         }

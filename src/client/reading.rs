@@ -18,11 +18,11 @@ use foldhash::fast::RandomState;
 use super::connection::{Answer, Connection};
 use super::error::Error;
 use super::opening::Interrupt;
-use super::receiving::{Waiter, present};
+use super::receiving::Waiter;
 use super::transport::AT_ONCE;
 use super::{Client, ObjectBuffer, Result};
 use crate::ids::ObjectId;
-use crate::protocol::message::{Granted, ObjectState, Reply, Request, RequestId};
+use crate::protocol::message::{ObjectState, Reply, Request, RequestId};
 use crate::time::Timestamp;
 
 /// How to wait for objects.
@@ -255,9 +255,7 @@ impl Client {
         if self.contains_at_hand(id)? {
             return Ok(ObjectState::Sealed);
         }
-        let connection = self.connection()?;
-        let states = connection.ask_states(&[id])?;
-        Ok(states.first().copied().unwrap_or(ObjectState::Absent))
+        Ok(self.states(&[id])?.first().copied().unwrap_or(ObjectState::Absent))
     }
 
     /// Where the lives of many objects stand, in the order of the ids.
@@ -282,7 +280,12 @@ impl Client {
         let unknown: Vec<_> = unknown.map(|(id, _)| *id).collect();
         let mut told = Vec::with_capacity(unknown.len());
         for part in unknown.chunks(connection.ids_together()) {
-            told.extend(connection.ask_states(part)?);
+            told.extend(connection.ask(Request::GetState { ids: part.to_vec() }, |reply| {
+                match reply {
+                    Reply::States(states) if states.len() == part.len() => Ok(states),
+                    other => Err(other),
+                }
+            })?);
         }
         let mut told = told.into_iter();
         let state = |is_here| {
@@ -291,40 +294,6 @@ impl Client {
         Ok(here.into_iter().filter_map(state).collect())
     }
 
-    /// Asks the store for objects, which this client did not hold a moment ago. In the order of
-    /// the ids, which are distinct.
-    fn fetch(
-        &self,
-        connection: &Arc<Connection>,
-        ids: &[ObjectId],
-        options: GetOptions,
-        mut interrupt: Interrupt<'_>,
-    ) -> Result<Vec<Option<ObjectBuffer>>> {
-        let clock = &self.shared.clock;
-        let end = options.timeout.map(|timeout| clock.now().after(timeout));
-        let mut fetched = Vec::with_capacity(ids.len());
-        for part in ids.chunks(connection.ids_together()) {
-            let get = Request::Get {
-                ids: part.to_vec(),
-                timeout: end.map(|end| end.since(clock.now())),
-                fail_if_abandoned: options.fail_if_abandoned,
-            };
-            let Answer { reply, cut_short } = connection.call_waiting(get, &mut interrupt)?;
-            let granted = connection.granted(reply, part.len())?;
-            // First taken over, so that what came in spite of an interrupt is released again.
-            let buffers = connection.admit(&present(part, &granted))?;
-            if let Some(error) = cut_short {
-                ObjectBuffer::release_all(buffers);
-                return Err(error);
-            }
-            let mut buffers = buffers.into_iter();
-            fetched.extend(granted.iter().map(|found| found.and_then(|_| buffers.next())));
-        }
-        Ok(fetched)
-    }
-}
-
-impl Client {
     /// Begins a [`get`](Self::get_with) and waits for nothing. What this client holds already
     /// is not asked for; if that is all, the result is there at once.
     ///
@@ -441,6 +410,36 @@ impl Client {
         let connection = self.connection()?;
         connection.transport.duplicate_socket().map_err(|fault| connection.error(fault))
     }
+
+    /// Asks the store for objects, which this client did not hold a moment ago. In the order of
+    /// the ids, which are distinct.
+    fn fetch(
+        &self,
+        connection: &Arc<Connection>,
+        ids: &[ObjectId],
+        options: GetOptions,
+        mut interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Option<ObjectBuffer>>> {
+        let clock = &self.shared.clock;
+        let end = options.timeout.map(|timeout| clock.now().after(timeout));
+        let mut fetched = Vec::with_capacity(ids.len());
+        for part in ids.chunks(connection.ids_together()) {
+            let get = Request::Get {
+                ids: part.to_vec(),
+                timeout: end.map(|end| end.since(clock.now())),
+                fail_if_abandoned: options.fail_if_abandoned,
+            };
+            let Answer { reply, cut_short } = connection.call_waiting(get, &mut interrupt)?;
+            // First taken over, so that what came in spite of an interrupt is released again.
+            let found = connection.admit(part, reply)?;
+            if let Some(error) = cut_short {
+                ObjectBuffer::release_all(found.into_iter().flatten());
+                return Err(error);
+            }
+            fetched.extend(found);
+        }
+        Ok(fetched)
+    }
 }
 
 /// A get that has begun, made by [`Client::start_get`]. When dropped before it is complete, the
@@ -506,9 +505,8 @@ impl PendingGet {
                 waiting.push((request, ids));
                 continue;
             };
-            let granted = requests.connection.granted(reply, ids.len())?;
-            let buffers = requests.connection.admit(&present(&ids, &granted))?;
-            self.fetched.extend(buffers.into_iter().map(|buffer| (buffer.id(), buffer)));
+            let found = requests.connection.admit(&ids, reply)?.into_iter().flatten();
+            self.fetched.extend(found.map(|buffer| (buffer.id(), buffer)));
         }
         self.parts = waiting;
         Ok(self.parts.is_empty())
@@ -610,23 +608,6 @@ impl Drop for Requests {
         for request in self.unanswered.drain(..) {
             self.connection.transport.abandon(request);
         }
-    }
-}
-
-impl Connection {
-    /// What a get was granted, if the reply is the answer to one for so many ids.
-    pub(super) fn granted(&self, reply: Reply, count: usize) -> Result<Vec<Option<Granted>>> {
-        match reply {
-            Reply::Granted(granted) if granted.len() == count => Ok(granted),
-            other => Err(self.unexpected("get", &other)),
-        }
-    }
-
-    fn ask_states(&self, ids: &[ObjectId]) -> Result<Vec<ObjectState>> {
-        self.ask(Request::GetState { ids: ids.to_vec() }, |reply| match reply {
-            Reply::States(states) if states.len() == ids.len() => Ok(states),
-            other => Err(other),
-        })
     }
 }
 

@@ -84,10 +84,11 @@ impl<'a> Ticket<'a> {
             }
             let patience = end.map(|end| end.since(self.transport.clock.now()));
             if patience == Some(Duration::ZERO) {
-                inbox.look_away(self.request);
+                inbox.set_state(self.request, WaitState::LooksAway);
+                inbox.wake_successor();
                 return Ok(None);
             }
-            inbox.look(self.request);
+            inbox.set_state(self.request, WaitState::Looks);
             let lead = Lead::take(self.transport, halves, &mut inbox);
             drop(inbox);
             match (lead, patience) {
@@ -245,17 +246,15 @@ struct Waiting {
     state: WaitState,
     /// Whether the store may take its time to answer.
     may_wait: bool,
-    is_sent: bool,
-    is_cancelled: bool,
+    /// It has been sent, may wait, and nobody has cancelled it.
+    is_cancellable: bool,
     grants: Grants,
 }
 
 impl Waiting {
-    /// Whether there is something to cancel, and nobody has done so.
+    /// Whether the store has to be told that it need not wait any more: once.
     const fn cancel(&mut self) -> bool {
-        let cancels = self.may_wait && self.is_sent && !self.is_cancelled;
-        self.is_cancelled |= cancels;
-        cancels
+        std::mem::replace(&mut self.is_cancellable, false)
     }
 }
 
@@ -313,8 +312,7 @@ impl Inbox {
             Waiter::Nobody => (None, WaitState::Abandoned),
         };
         let grants = Grants::of(request);
-        let (is_sent, is_cancelled) = (false, false);
-        let waiting = Waiting { thread, state, may_wait, is_sent, is_cancelled, grants };
+        let waiting = Waiting { thread, state, may_wait, is_cancellable: false, grants };
         self.waiting.insert(id, waiting);
         Ok(())
     }
@@ -370,17 +368,7 @@ impl Inbox {
         self.fault.clone().map(Err)
     }
 
-    /// The thread is back from something else.
-    fn look(&mut self, request: RequestId) {
-        self.set_state(request, WaitState::Looks);
-    }
-
-    /// The thread turns to something else, but still wants the reply.
-    fn look_away(&mut self, request: RequestId) {
-        self.set_state(request, WaitState::LooksAway);
-        self.wake_successor();
-    }
-
+    /// What the thread that wants the reply does meanwhile.
     fn set_state(&mut self, request: RequestId, state: WaitState) {
         if let Some(waiting) = self.waiting.get_mut(&request)
             && !matches!(waiting.state, WaitState::Replied(_))
@@ -414,10 +402,8 @@ impl Inbox {
 
     /// The request is on its way. Whether it has to be cancelled at once.
     pub(super) fn note_sent(&mut self, request: RequestId) -> bool {
-        let Some(waiting) = self.waiting.get_mut(&request) else {
-            return false;
-        };
-        waiting.is_sent = true;
+        let Some(waiting) = self.waiting.get_mut(&request) else { return false };
+        waiting.is_cancellable = waiting.may_wait;
         self.is_closing && waiting.cancel()
     }
 
@@ -505,23 +491,18 @@ impl Grants {
     fn undo(&self, reply: &Reply) -> Undo {
         match (self, reply) {
             (Self::Holds(ids), Reply::Granted(granted)) => {
-                let granted = present(ids, granted);
-                let counted = granted.iter().filter(|(_, granted)| granted.pin.is_none());
+                let counted = |it: &Option<Granted>| it.is_some_and(|it| it.pin.is_none());
+                let counted = ids.iter().zip(granted).filter(|(_, it)| counted(it));
                 let holds: Vec<_> = counted.map(|(id, _)| (*id, 1)).collect();
                 Undo {
                     request: (!holds.is_empty()).then_some(Request::Release { holds }),
-                    pins: granted.iter().filter_map(|(_, granted)| granted.pin).collect(),
+                    pins: granted.iter().flatten().filter_map(|granted| granted.pin).collect(),
                 }
             }
             (Self::Creation(id), Reply::Created(_)) => Request::Abort { id: *id }.into(),
             _ => Undo::default(),
         }
     }
-}
-
-/// What was granted, with the names that it was asked for.
-pub(super) fn present(ids: &[ObjectId], granted: &[Option<Granted>]) -> Vec<(ObjectId, Granted)> {
-    ids.iter().zip(granted).filter_map(|(id, granted)| Some((*id, (*granted)?))).collect()
 }
 
 /// A message of the store.

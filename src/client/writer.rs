@@ -59,17 +59,17 @@ pub struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    /// The writer for an object that the store has just created for this connection.
-    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Result<Self> {
-        let mut writer = Self::not_ready(connection, id, placed)?;
-        if placed.location.size() >= POPULATE_BYTES_MIN {
+    /// The writer for an object that the store has just created.
+    pub(super) fn new(claim: Claim) -> Result<Self> {
+        let mut writer = Self::not_ready(claim)?;
+        if writer.claim.placed.location.size() >= POPULATE_BYTES_MIN {
             // Also the moment to learn that the memory is not there: writing to it would be fatal.
             let data = writer.data.readiness();
             make_ready(writer.data.len(), COPY_THREADS, |part| data.make_ready(part))
                 .and_then(|()| writer.metadata.readiness().make_ready(0..writer.metadata.len()))
                 .map_err(Error::Map)?;
         }
-        if connection.connected.clear_new_objects {
+        if writer.claim.connection.connected.clear_new_objects {
             writer.data.fill(0);
             writer.metadata.fill(0);
         }
@@ -78,16 +78,11 @@ impl ObjectWriter {
 
     /// As [`Self::new`], for who writes every byte with [`Self::fill`]: the memory is neither ready
     /// nor cleared.
-    pub(super) fn not_ready(
-        connection: &Arc<Connection>,
-        id: ObjectId,
-        placed: Placed,
-    ) -> Result<Self> {
-        let claim = Claim::new(connection, id, placed);
-        let location = placed.location;
+    pub(super) fn not_ready(claim: Claim) -> Result<Self> {
+        let Claim { connection, id, placed: Placed { location, .. }, .. } = &claim;
         let mapping = connection.transport.segments.mapping(location.segment, Access::ReadWrite)?;
         let views = mapping.view_mut(location.data()).zip(mapping.view_mut(location.metadata()));
-        let (data, metadata) = views.ok_or_else(|| connection.outside(id, &location))?;
+        let (data, metadata) = views.ok_or_else(|| connection.outside(*id, location))?;
         Ok(Self { data, metadata, position: 0, claim })
     }
 
@@ -280,11 +275,8 @@ impl Client {
     ) -> Result<GuardedWriter> {
         let connection = self.connection()?;
         let metadata_size = metadata.len() as u64;
-        let (placed, cut_short) =
-            connection.create_at(id, data_size, metadata_size, options, interrupt)?;
-        let writer = GuardedWriter::new(&connection, id, placed, metadata)?;
-        // Dropping the writer aborts the object, which came too late.
-        cut_short.map_or(Ok(writer), Err)
+        let claim = connection.claim(id, data_size, metadata_size, options, interrupt)?;
+        GuardedWriter::new(claim, metadata)
     }
 }
 
@@ -305,18 +297,13 @@ pub struct GuardedWriter {
 }
 
 impl GuardedWriter {
-    fn new(
-        connection: &Arc<Connection>,
-        id: ObjectId,
-        placed: Placed,
-        metadata: &[u8],
-    ) -> Result<Self> {
-        let mut writer = ObjectWriter::not_ready(connection, id, placed)?;
+    fn new(claim: Claim, metadata: &[u8]) -> Result<Self> {
+        let mut writer = ObjectWriter::not_ready(claim)?;
         writer.metadata.copy_from_slice(metadata);
+        let Claim { connection, placed: Placed { location, .. }, .. } = &writer.claim;
         if connection.connected.clear_new_objects {
             writer.data.fill(0);
         }
-        let location = placed.location;
         let window = match location.data_size {
             0 => None,
             _ => Some(connection.transport.segments.window(location.data())?),
@@ -363,8 +350,7 @@ impl GuardedWriter {
     /// Makes the object immutable and visible to everyone. It stays held until this is dropped.
     ///
     /// # Errors
-    /// As [`ObjectWriter::seal`]; [`Error::InvalidArgument`] if it was
-    /// sealed or aborted before.
+    /// As [`ObjectWriter::seal`]; [`Error::InvalidArgument`] if it was sealed or aborted before.
     pub fn seal(&mut self) -> Result<()> {
         self.check_open("seal")?;
         if let Some(window) = &self.window {
@@ -415,7 +401,7 @@ impl fmt::Debug for GuardedWriter {
 }
 
 /// The right of the creator to seal or abort. Aborts when dropped unused.
-struct Claim {
+pub(super) struct Claim {
     connection: Arc<Connection>,
     id: ObjectId,
     placed: Placed,
@@ -424,7 +410,7 @@ struct Claim {
 }
 
 impl Claim {
-    fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Self {
+    pub(super) fn new(connection: &Arc<Connection>, id: ObjectId, placed: Placed) -> Self {
         Self { connection: Arc::clone(connection), id, placed, is_open: true }
     }
 
@@ -501,26 +487,20 @@ impl Connection {
         location: Location,
         hold: Hold,
     ) -> Result<ObjectBuffer> {
-        if self.transport.segments.knows(location.segment, Access::ReadOnly) {
+        let reply = if self.transport.segments.knows(location.segment, Access::ReadOnly) {
             let pin = match hold {
                 Hold::Pinned(slot) => Some(slot),
                 Hold::Counted | Hold::GivenBack => None,
             };
-            return self.admit_one(id, Granted { location, pin });
-        }
-        // A get brings the descriptor, and a hold of its own.
-        let (ids, timeout) = (vec![id], Some(Duration::ZERO));
-        let fetched = self.call(Request::Get { ids, timeout, fail_if_abandoned: false });
-        self.give_back(id, hold);
-        let granted = self.granted(fetched?, 1)?;
-        match granted.as_slice() {
-            [Some(granted)] => self.admit_one(id, *granted),
-            _ => Err(self.unexpected("get", &Reply::Granted(granted))),
-        }
-    }
-
-    fn admit_one(self: &Arc<Self>, id: ObjectId, granted: Granted) -> Result<ObjectBuffer> {
-        let mut admitted = self.admit(&[(id, granted)])?;
-        Ok(admitted.remove(0))
+            Reply::Granted(vec![Some(Granted { location, pin })])
+        } else {
+            // A get brings the descriptor, and a hold of its own.
+            let (ids, timeout) = (vec![id], Some(Duration::ZERO));
+            let fetched = self.call(Request::Get { ids, timeout, fail_if_abandoned: false });
+            self.give_back(id, hold);
+            fetched?
+        };
+        let kept = self.admit(&[id], reply)?.pop().flatten();
+        kept.ok_or_else(|| self.unexpected("get", &Reply::Granted(vec![None])))
     }
 }

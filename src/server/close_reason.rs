@@ -43,8 +43,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// How much a person who looks after the store wants to know it. Clients come and go and die;
-    /// only those that misbehave are worth a warning.
+    /// How much a person who looks after the store wants to know it.
     pub fn level(&self) -> Level {
         match self {
             Self::Goodbye => Level::Debug,

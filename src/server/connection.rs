@@ -63,7 +63,8 @@ enum Stage {
 enum Input {
     /// Whatever it likes.
     Open,
-    /// The peer has hung up. What it sent before is still there to be read, and then the end.
+    /// The peer has hung up, says the selector. What it sent before is still there to be read, and
+    /// then the end.
     Ended,
 }
 
@@ -75,7 +76,8 @@ enum Output {
     Flows,
     /// The selector says when the socket takes bytes again.
     AwaitsRoom,
-    /// Nothing any more. What it said before is still to be read.
+    /// Nothing any more: it has gone, as far as sending knows. What it said before is still to be
+    /// read.
     Deaf,
 }
 
@@ -282,7 +284,7 @@ impl Connection {
                 if is_departure(&error) {
                     // It has gone, but what it sealed before must not be lost: it is read to its
                     // end.
-                    (self.input, self.output) = (Input::Ended, Output::Deaf);
+                    self.output = Output::Deaf;
                 } else {
                     self.drain(error.into());
                 }
@@ -367,6 +369,11 @@ impl Connection {
         }
     }
 
+    /// Whether behind the next bytes there may be an end that nobody tells of any more.
+    fn may_be_at_its_end(&self) -> bool {
+        self.input == Input::Ended || self.output == Output::Deaf
+    }
+
     /// Takes what the socket has, up to a point.
     fn read(
         &mut self,
@@ -396,7 +403,7 @@ impl Connection {
                 // the end of the stream may have been announced together with these bytes. (A
                 // peer that sends descriptors, which are thrown away, can make the kernel give
                 // less than there is. It then waits for itself.)
-                budget.socket_is_empty = count < room && self.input == Input::Open;
+                budget.socket_is_empty = count < room && !self.may_be_at_its_end();
                 Ok(())
             }
             Err(error) => match error.kind() {

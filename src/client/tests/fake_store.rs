@@ -152,6 +152,16 @@ impl Peer {
         self.send(ServerMessage { request, descriptors: Vec::new(), reply }, &[]);
     }
 
+    /// Two replies that come at once: the client cannot close in between.
+    pub(super) fn reply_together(&mut self, replies: [(RequestId, Reply); 2]) {
+        let mut frames = Vec::new();
+        for (request, reply) in replies {
+            let message = ServerMessage { request, descriptors: Vec::new(), reply };
+            append_frame(&mut frames, 0, |out| encode_server(out, &message)).unwrap();
+        }
+        self.send_bytes(&frames);
+    }
+
     /// A reply with a descriptor of the memory.
     pub(super) fn reply_with_memory(&mut self, request: RequestId, reply: Reply, writable: bool) {
         let info = DescriptorInfo { segment: SegmentId(0), segment_size: MEMORY_BYTES, writable };

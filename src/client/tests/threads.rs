@@ -227,8 +227,7 @@ fn disconnect_ends_waiting_calls() {
     });
     let (cancel, request) = store.next();
     assert_eq!(request, Request::Cancel { request: get });
-    store.reply(get, Reply::Objects(vec![None]));
-    store.reply(cancel, Reply::Done);
+    store.reply_together([(get, Reply::Objects(vec![None])), (cancel, Reply::Done)]);
     assert!(matches!(outcome(getter), Err(Error::Closed)));
     // If the other thread was slow to go, it has closed the socket instead.
     if let Some((goodbye, request)) = store.next_or_end() {
