@@ -190,8 +190,8 @@ fn start(config: &Config) -> Result<Started, StartupError> {
     let clock = Clock::start();
     let store_config = StoreConfig {
         capacity: config.capacity,
-        segment: memory.segment(),
-        segment_bytes: memory.bytes(),
+        segment: memory.segment().id(),
+        segment_bytes: memory.segment().size(),
         objects_max: config.objects_max,
         policy: config.policy,
         trim: trim(config, &mut memory),
@@ -260,7 +260,7 @@ fn directory(
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
     let origin = Origin {
         capacity: config.capacity,
-        page_bytes: memory.page_bytes(),
+        page_bytes: memory.segment().page_bytes(),
         boot: boot_id(),
         incarnation: 1,
     };
@@ -271,7 +271,7 @@ fn directory(
         cure: "ask for fewer objects (--max-objects), or a larger address space (ulimit -v)",
     })?;
     let file = Arc::clone(&files.directory);
-    memory.offer(files);
+    memory.directory = Some(files);
     Ok((Box::new(directory), file))
 }
 
