@@ -118,7 +118,9 @@ impl Memory {
 
     /// Whether it can be told that this client lives.
     pub fn has_life(&self, client: ClientId) -> bool {
-        self.directory.as_ref().is_some_and(|directory| directory.unsent.life(client).is_some())
+        self.directory
+            .as_ref()
+            .is_some_and(|directory| directory.unsent.parcel(client).life.is_some())
     }
 
     /// Begins to give memory back to the system.
@@ -176,11 +178,11 @@ impl Memory {
         match kind.segment {
             SegmentId::DIRECTORY => File::Segment(Arc::clone(&directory().directory)),
             SegmentId::CLIENT_TABLE => {
-                let table = directory().unsent.table(client);
+                let table = directory().unsent.parcel(client).table;
                 File::Segment(table.expect("a table is sent once"))
             }
             SegmentId::LIFE => {
-                File::Life(directory().unsent.life(client).expect("it is sent once"))
+                File::Life(directory().unsent.parcel(client).life.expect("it is sent once"))
             }
             segment => {
                 assert_eq!(segment, self.segment.id(), "there is one segment of objects");

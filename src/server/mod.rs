@@ -96,8 +96,11 @@ pub fn run(config: Config) -> Result<(), StartupError> {
         .map_err(out_of_descriptors("wait for signals"))?;
     log::info!("ready: {config}");
     serve(&mut reactor, socket_file, &directory);
-    let name = signals.read_signal().ok().flatten().and_then(|info| signal_name(info.ssi_signo));
-    log::info!("ended by {}", name.unwrap_or("a signal"));
+    let signal = signals.read_signal().ok().flatten().and_then(|info| {
+        let number = i32::try_from(info.ssi_signo).ok()?;
+        Signal::try_from(number).ok()
+    });
+    log::info!("ended by {}", signal.map_or("a signal", Signal::as_str));
     Ok(())
 }
 
@@ -295,10 +298,6 @@ fn raise_descriptor_limit() {
 fn out_of_descriptors(step: &'static str) -> impl FnOnce(io::Error) -> StartupError {
     let cure = "allow more open files (ulimit -n)";
     move |reason| StartupError::System { step, reason, cure }
-}
-
-fn signal_name(number: u32) -> Option<&'static str> {
-    Signal::try_from(i32::try_from(number).ok()?).ok().map(Signal::as_str)
 }
 
 #[cfg(test)]

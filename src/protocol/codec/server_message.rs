@@ -12,7 +12,7 @@ use super::listing::{
 };
 use super::refusal::{read_refusal, write_refusal};
 use super::{append, check_sum, invalid, malformed, read_id};
-use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
+use crate::ids::{ClientId, Location, SealPlace, SegmentId, Slot};
 use crate::limits::FRAME_DESCRIPTORS_MAX;
 use crate::protocol::ProtocolError;
 use crate::protocol::generated::server_frame::Reply as WireReply;
@@ -155,23 +155,21 @@ fn write_location(location: Option<&Location>) -> wire::Location {
 }
 
 fn write_event(event: &Event) -> wire::Event {
-    let about = |kind: event::Kind, id: &ObjectId, data_size: u64, metadata_size: u64| {
-        let object_id = id.as_bytes().to_vec();
-        wire::Event { kind: i32::from(kind), object_id, data_size, metadata_size }
-    };
-    let mark = |kind: event::Kind| wire::Event { kind: i32::from(kind), ..wire::Event::default() };
-    match event {
-        Event::Sealed { id, data_size, metadata_size } => {
-            about(event::Kind::Sealed, id, *data_size, *metadata_size)
+    let kind = i32::from(match event {
+        Event::Sealed { .. } => event::Kind::Sealed,
+        Event::Deleted { .. } => event::Kind::Deleted,
+        Event::Evicted { .. } => event::Kind::Evicted,
+        Event::SnapshotEnd => event::Kind::SnapshotEnd,
+        Event::Lagged => event::Kind::Lagged,
+    });
+    match *event {
+        Event::Sealed { id, data_size, metadata_size }
+        | Event::Deleted { id, data_size, metadata_size }
+        | Event::Evicted { id, data_size, metadata_size } => {
+            let object_id = id.as_bytes().to_vec();
+            wire::Event { kind, object_id, data_size, metadata_size }
         }
-        Event::Deleted { id, data_size, metadata_size } => {
-            about(event::Kind::Deleted, id, *data_size, *metadata_size)
-        }
-        Event::Evicted { id, data_size, metadata_size } => {
-            about(event::Kind::Evicted, id, *data_size, *metadata_size)
-        }
-        Event::SnapshotEnd => mark(event::Kind::SnapshotEnd),
-        Event::Lagged => mark(event::Kind::Lagged),
+        Event::SnapshotEnd | Event::Lagged => wire::Event { kind, ..wire::Event::default() },
     }
 }
 
