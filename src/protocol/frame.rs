@@ -153,7 +153,7 @@ impl FrameReader {
         let header = self.header().inspect_err(|error| {
             *self = Self { poison: Some(error.clone()), ..Self::new(self.descriptors_max) };
         })?;
-        let Some(Header { payload_bytes, descriptors }) = header else {
+        let Some((payload_bytes, descriptors)) = header else {
             self.shrink();
             return Ok(None);
         };
@@ -207,8 +207,8 @@ impl FrameReader {
         }
     }
 
-    /// The header of the next frame, if it is here and good.
-    fn header(&self) -> Result<Option<Header>, ProtocolError> {
+    /// The bytes of the next frame's payload and its descriptors, if its header is here and good.
+    fn header(&self) -> Result<Option<(usize, u16)>, ProtocolError> {
         let unread = &self.buffer[self.consumed..self.received];
         let Some(&[l0, l1, l2, l3, d0, d1, r0, r1]) = unread.first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -219,21 +219,19 @@ impl FrameReader {
         }
         let descriptors = u16::from_le_bytes([d0, d1]);
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let payload_bytes = check(length, descriptors, self.descriptors_max)?;
-        Ok(Some(Header { payload_bytes, descriptors }))
+        Ok(Some((check(length, descriptors, self.descriptors_max)?, descriptors)))
     }
 
     /// How much of the frame that is being received has not come, once its header says so.
     fn missing_bytes(&self) -> Option<usize> {
-        let header = self.header().ok().flatten()?;
-        let end = self.consumed + HEADER_BYTES + header.payload_bytes;
+        let (payload_bytes, _) = self.header().ok().flatten()?;
+        let end = self.consumed + HEADER_BYTES + payload_bytes;
         end.checked_sub(self.received).filter(|&missing| missing > 0)
     }
 
     /// A large frame has passed: its memory would otherwise stay for as long as the connection.
     fn shrink(&mut self) {
-        let unread = self.received - self.consumed;
-        if self.buffer.len() > RETAINED_BYTES_MAX && unread < self.buffer.len() / 4 {
+        if self.buffer.len() > RETAINED_BYTES_MAX && self.buffered() < self.buffer.len() / 4 {
             self.move_to_front();
             self.buffer.truncate(self.received);
             self.buffer.shrink_to_fit();
@@ -245,12 +243,6 @@ impl FrameReader {
         self.received -= self.consumed;
         self.consumed = 0;
     }
-}
-
-/// A header that is within the limits.
-struct Header {
-    payload_bytes: usize,
-    descriptors: u16,
 }
 
 /// The length of a payload, if a frame may be like this.

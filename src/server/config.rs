@@ -130,38 +130,33 @@ impl Config {
     }
 
     fn from_values(given: &Arguments, limit: &MemoryLimit) -> Result<Self, UsageError> {
-        let capacity = match &given.memory {
-            Some(text) => TABLE.memory.number(text)?,
-            None => default_capacity(limit),
-        };
-        let objects_max = match &given.max_objects {
-            Some(text) => TABLE.max_objects.number(text)?,
-            None => (capacity / ALIGNMENT + OBJECTS_EXTRA).min(u64::from(OBJECTS_MAX)),
-        };
+        let capacity = (limit.memory / 10 * 3).clamp(CAPACITY_MIN, CAPACITY_MAX);
+        let capacity = TABLE.memory.number_or(&given.memory, capacity)?;
+        let objects_max = (capacity / ALIGNMENT + OBJECTS_EXTRA).min(u64::from(OBJECTS_MAX));
+        let objects_max = TABLE.max_objects.number_or(&given.max_objects, objects_max)?;
         let socket = given.socket.as_deref().unwrap_or(TABLE.socket.default);
-        let mode = given.socket_mode.as_deref().unwrap_or(TABLE.socket_mode.default);
         let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);
-        let ahead = match &given.ahead {
-            Some(text) => TABLE.ahead.number(text)?,
-            None => COMMIT_AHEAD_BYTES
-                .min(limit.memory / COMMIT_AHEAD_DIVISOR)
-                .min(capacity / COMMIT_AHEAD_STORE_DIVISOR),
-        };
-        let trim_after = given.trim_after.as_deref().unwrap_or(TABLE.trim_after.default);
-        let poll_us = given.poll_us.as_deref().unwrap_or(TABLE.poll_us.default);
+        let ahead = COMMIT_AHEAD_BYTES
+            .min(limit.memory / COMMIT_AHEAD_DIVISOR)
+            .min(capacity / COMMIT_AHEAD_STORE_DIVISOR);
+        let slots =
+            (capacity / DIRECTORY_SLOT_BYTES).clamp(DIRECTORY_SLOTS_LEAST, DIRECTORY_SLOTS_MOST);
+        let slots = TABLE.directory_slots.number_or(&given.directory_slots, slots)?;
+        let trim_after = TABLE.trim_after.number_or_default(&given.trim_after)?;
+        let poll_us = TABLE.poll_us.number_or_default(&given.poll_us)?;
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
-            socket_mode: narrow(TABLE.socket_mode.number(mode)?),
+            socket_mode: narrow(TABLE.socket_mode.number_or_default(&given.socket_mode)?),
             capacity,
             backing: backing(given)?,
             objects_max: narrow(objects_max),
             policy: TABLE.eviction_policy.policy(policy)?,
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
-            ahead,
-            trim_after: Duration::from_secs(TABLE.trim_after.number(trim_after)?),
-            poll_time: Duration::from_micros(TABLE.poll_us.number(poll_us)?),
-            directory_slots: directory_slots(given, capacity, objects_max)?,
+            ahead: TABLE.ahead.number_or(&given.ahead, ahead)?,
+            trim_after: Duration::from_secs(trim_after),
+            poll_time: Duration::from_micros(poll_us),
+            directory_slots: if given.no_directory { 0 } else { narrow(slots.min(objects_max)) },
         })
     }
 }
@@ -176,20 +171,6 @@ impl fmt::Display for Config {
         f.write_str(if self.clear_new_objects { ", new objects are cleared" } else { "" })?;
         write!(f, ", socket {} with mode {socket_mode:03o}", socket.display())
     }
-}
-
-fn directory_slots(given: &Arguments, capacity: u64, objects_max: u64) -> Result<u32, UsageError> {
-    let wanted = match &given.directory_slots {
-        Some(text) => TABLE.directory_slots.number(text)?,
-        None => {
-            (capacity / DIRECTORY_SLOT_BYTES).clamp(DIRECTORY_SLOTS_LEAST, DIRECTORY_SLOTS_MOST)
-        }
-    };
-    Ok(if given.no_directory { 0 } else { narrow(wanted.min(objects_max)) })
-}
-
-fn default_capacity(limit: &MemoryLimit) -> u64 {
-    (limit.memory / 10 * 3).clamp(CAPACITY_MIN, CAPACITY_MAX)
 }
 
 fn backing(given: &Arguments) -> Result<Backing, UsageError> {

@@ -25,7 +25,9 @@ use crate::limits;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
-use crate::protocol::message::{ClientMessage, Connect, Reply, Request, RequestId, ServerMessage};
+use crate::protocol::message::{
+    ClientMessage, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
+};
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::store::Peer;
@@ -56,16 +58,6 @@ enum Stage {
         /// When it is closed in any case; set when the peer first leaves something unread.
         deadline: Option<Timestamp>,
     },
-}
-
-/// What may still come from the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Input {
-    /// Whatever it likes.
-    Open,
-    /// The peer has hung up, says the selector. What it sent before is still there to be read, and
-    /// then the end.
-    Ended,
 }
 
 /// What the peer takes of what is to go to it.
@@ -132,7 +124,8 @@ pub struct Connection {
     stage: Stage,
     socket: UnixStream,
     frames: FrameReader,
-    input: Input,
+    /// What it sent before is still there to be read, and then the end.
+    has_hung_up: bool,
     outbox: Outbox,
     output: Output,
     /// What the peer has been sent.
@@ -157,7 +150,7 @@ impl Connection {
             stage: Stage::Handshake,
             socket,
             frames: FrameReader::new(CLIENT_DESCRIPTORS),
-            input: Input::Open,
+            has_hung_up: false,
             outbox: Outbox::default(),
             output: Output::Flows,
             descriptors: Vec::new(),
@@ -201,8 +194,7 @@ impl Connection {
         refusal: Refusal,
         counters: &mut ServerCounters,
     ) {
-        let reply = Reply::Refused(refusal.clone());
-        self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
+        self.append(request, Reply::Refused(refusal.clone()), vec![], vec![], counters);
         self.drain(CloseReason::TurnedAway(refusal));
     }
 
@@ -218,7 +210,7 @@ impl Connection {
 
     /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
-        self.input = Input::Ended;
+        self.has_hung_up = true;
     }
 
     /// The next thing that the peer said.
@@ -250,19 +242,19 @@ impl Connection {
             return;
         }
         let described = kinds.iter().map(|kind| memory.describe(self.id, *kind));
-        let message = ServerMessage { request, descriptors: described.collect(), reply };
+        let described = described.collect();
         self.descriptors.extend_from_slice(&kinds);
-        self.append(&message, kinds, counters);
+        self.append(request, reply, described, kinds, counters);
     }
 
     /// From now on a reader that sees the first byte of a frame has all of it, if it is small.
     pub fn go_frame_by_frame(&mut self) {
-        self.outbox.go_frame_by_frame();
+        self.outbox.is_frame_by_frame = true;
     }
 
     /// Whether that is so.
     pub fn is_frame_by_frame(&self) -> bool {
-        self.outbox.is_frame_by_frame()
+        self.outbox.is_frame_by_frame
     }
 
     /// Sends until nothing is left or the socket takes no more; then the selector tells when to go
@@ -280,7 +272,7 @@ impl Connection {
                 Flushed { is_starved, resumes_reading: was_held_back && !self.is_held_back() }
             }
             Err(error) => {
-                self.outbox.discard();
+                self.outbox = Outbox::default();
                 if is_departure(&error) {
                     // It has gone, but what it sealed before must not be lost: it is read to its
                     // end.
@@ -325,13 +317,16 @@ impl Connection {
 
     fn append(
         &mut self,
-        message: &ServerMessage,
+        request: RequestId,
+        reply: Reply,
+        descriptors: Vec<DescriptorInfo>,
         kinds: Vec<DescriptorKind>,
         counters: &mut ServerCounters,
     ) {
+        let message = ServerMessage { request, descriptors, reply };
         let count = u16::try_from(kinds.len()).unwrap_or(u16::MAX);
         let appended = self.outbox.append(kinds, |out| {
-            append_frame(out, count, |payload| encode_server(payload, message))
+            append_frame(out, count, |payload| encode_server(payload, &message))
         });
         match appended {
             Ok(()) => counters.frames_sent += 1,
@@ -371,7 +366,7 @@ impl Connection {
 
     /// Whether behind the next bytes there may be an end that nobody tells of any more.
     fn may_be_at_its_end(&self) -> bool {
-        self.input == Input::Ended || self.output == Output::Deaf
+        self.has_hung_up || self.output == Output::Deaf
     }
 
     /// Takes what the socket has, up to a point.
@@ -429,7 +424,14 @@ impl Connection {
                 Ok(Received::Request(request_id, request))
             }
             (Stage::Handshake, ClientMessage::Connect(connect)) => {
-                self.introduce(request_id, connect, counters)
+                self.peer.name = connect.client_name;
+                if connect.protocol_version != limits::PROTOCOL_VERSION {
+                    let refusal = Refusal::VersionMismatch(limits::PROTOCOL_VERSION);
+                    self.append(request_id, Reply::Refused(refusal), vec![], vec![], counters);
+                    return Err(CloseReason::Version(connect.protocol_version));
+                }
+                let reads_directory = connect.reads_directory;
+                Ok(Received::Opened { request: request_id, reads_directory })
             }
             (Stage::Open, ClientMessage::Connect(_)) => {
                 Err(ProtocolError::Handshake("a second Connect").into())
@@ -485,21 +487,6 @@ impl Connection {
             self.output = output;
         }
         Ok(())
-    }
-
-    fn introduce(
-        &mut self,
-        request: RequestId,
-        connect: Connect,
-        counters: &mut ServerCounters,
-    ) -> Result<Received, CloseReason> {
-        self.peer.name = connect.client_name;
-        if connect.protocol_version != limits::PROTOCOL_VERSION {
-            let reply = Reply::Refused(Refusal::VersionMismatch(limits::PROTOCOL_VERSION));
-            self.append(&ServerMessage { request, descriptors: vec![], reply }, vec![], counters);
-            return Err(CloseReason::Version(connect.protocol_version));
-        }
-        Ok(Received::Opened { request, reads_directory: connect.reads_directory })
     }
 }
 

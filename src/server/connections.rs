@@ -11,9 +11,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 
 use foldhash::fast::FixedState;
+use mio::Registry;
 use mio::event::Event;
 use mio::net::UnixStream;
-use mio::{Registry, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::close_reason::CloseReason;
@@ -41,7 +41,7 @@ pub struct Connections {
     starved: Vec<ClientId>,
     starved_until: Option<Timestamp>,
     /// Have something to be sent, or drain.
-    to_flush: Agenda,
+    pub to_flush: Agenda,
     /// Have drained.
     to_close: Agenda,
     /// When those that drain but do not read are closed in any case, in order: the time to drain
@@ -91,7 +91,7 @@ impl Connections {
 
     /// The selector says something about a connection.
     pub fn note_event(&mut self, event: &Event) {
-        let client = client_of(event.token());
+        let client = ClientId(event.token().0 as u64);
         let Some(connection) = self.table.get_mut(&client) else {
             return;
         };
@@ -104,11 +104,6 @@ impl Connections {
         if event.is_writable() || event.is_write_closed() || event.is_error() {
             self.to_flush.push(client);
         }
-    }
-
-    /// A connection has got something to send or begun to drain: the flush phase looks at it.
-    pub fn note_output(&mut self, client: ClientId) {
-        self.to_flush.push(client);
     }
 
     /// Begins the end of a connection, unless it is gone.
@@ -256,10 +251,6 @@ fn peer_of(socket: &UnixStream) -> io::Result<Peer> {
         uid: credentials.uid(),
         gid: credentials.gid(),
     })
-}
-
-fn client_of(token: Token) -> ClientId {
-    ClientId(token.0 as u64)
 }
 
 #[cfg(test)]

@@ -41,7 +41,12 @@ impl Outside {
                 Effect::Start { ticket, work: Work::Trim { extent } } => {
                     self.memory.trim(ticket, extent);
                 }
-                Effect::Stream { client, one_by_one } => self.start_stream(client, one_by_one),
+                Effect::Stream { client, one_by_one } => {
+                    self.streams.insert(client);
+                    if one_by_one && let Some(connection) = self.connections.get_mut(client) {
+                        connection.go_frame_by_frame();
+                    }
+                }
                 Effect::HangUp { client } => self.connections.drain(client, CloseReason::Goodbye),
             }
         }
@@ -64,13 +69,6 @@ impl Outside {
         }
     }
 
-    fn start_stream(&mut self, client: ClientId, one_by_one: bool) {
-        self.streams.insert(client);
-        if one_by_one && let Some(connection) = self.connections.get_mut(client) {
-            connection.go_frame_by_frame();
-        }
-    }
-
     /// Queues a reply.
     pub fn reply(&mut self, client: ClientId, request: RequestId, mut reply: Reply) {
         let Some(connection) = self.connections.get_mut(client) else {
@@ -81,9 +79,9 @@ impl Outside {
         }
         let has_life = matches!(reply, Reply::Connected(_)) && self.memory.has_life(client);
         let has = |kind| connection.has_descriptor(kind);
-        let kinds = needed_descriptors(&reply, self.memory.segment(), has_life, has);
+        let kinds = needed_descriptors(&reply, self.memory.segment().id(), has_life, has);
         connection.queue(request, reply, kinds, &self.memory, &mut self.counters);
-        self.connections.note_output(client);
+        self.connections.to_flush.push(client);
     }
 }
 

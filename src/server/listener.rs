@@ -127,8 +127,6 @@ impl Listener {
     /// # Errors
     /// The path cannot be used, or somebody else uses it.
     pub fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
-        let failed =
-            |step| move |reason| ListenError::System { path: path.to_owned(), step, reason };
         check(path)?;
         let lock = lock(path)?;
         // Again, for another store may have come and gone, and now none can.
@@ -136,13 +134,13 @@ impl Listener {
             remove_stale(path)?;
         }
 
-        let socket = bind_socket(path, mode).map_err(failed("bind it"))?;
+        let socket = bind_socket(path, mode).map_err(failed(path, "bind it"))?;
         // From here on dropping it removes the file.
-        let file = SocketFile::new(path, lock).map_err(|e| failed("find it again")(errno(&e)))?;
+        let file = SocketFile::new(path, lock).map_err(failed(path, "find it again"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .map_err(|e| failed("set its mode")(errno(&e)))?;
-        let backlog = Backlog::new(LISTEN_BACKLOG).map_err(failed("listen on it"))?;
-        socket::listen(&socket, backlog).map_err(failed("listen on it"))?;
+            .map_err(failed(path, "set its mode"))?;
+        let backlog = Backlog::new(LISTEN_BACKLOG).map_err(failed(path, "listen on it"))?;
+        socket::listen(&socket, backlog).map_err(failed(path, "listen on it"))?;
         Ok(Self { socket: UnixListener::from(socket), file })
     }
 
@@ -237,20 +235,21 @@ fn check_path(path: &Path) -> Result<(), ListenError> {
 
 /// Takes the abstract socket that stands for the path.
 fn lock(path: &Path) -> Result<OwnedFd, ListenError> {
-    let failed = |reason| ListenError::System { path: path.to_owned(), step: "lock it", reason };
-    let address = lock_address(path).map_err(|error| failed(errno(&error)))?;
-    let lock = new_socket().map_err(failed)?;
+    let failed = failed(path, "lock it");
+    let address = lock_address(path).map_err(&failed)?;
+    let lock = new_socket().map_err(io::Error::from).map_err(&failed)?;
     match socket::bind(lock.as_raw_fd(), &address) {
         Ok(()) => {}
         Err(Errno::EADDRINUSE) => {
             let process = try_connect(&address).unwrap_or(None);
             return Err(ListenError::InUse { path: path.to_owned(), process });
         }
-        Err(reason) => return Err(failed(reason)),
+        Err(reason) => return Err(failed(reason.into())),
     }
     // It listens only so that those who come too late can ask the kernel who was first. Nobody
     // accepts them, so the queue is short.
-    Backlog::new(LOCK_BACKLOG).and_then(|few| socket::listen(&lock, few)).map_err(failed)?;
+    let listens = Backlog::new(LOCK_BACKLOG).and_then(|few| socket::listen(&lock, few));
+    listens.map_err(|error| failed(error.into()))?;
     Ok(lock)
 }
 
@@ -279,11 +278,7 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     // Once more, for a file of another kind refuses connections as well.
     check_path(path)?;
     log::info!("replacing the stale socket {path:?}");
-    fs::remove_file(path).map_err(|error| ListenError::System {
-        path: path.to_owned(),
-        step: "remove the stale socket",
-        reason: errno(&error),
-    })
+    fs::remove_file(path).map_err(failed(path, "remove the stale socket"))
 }
 
 /// Connects and hangs up. `Ok` means that somebody lives there, with the process if known.
@@ -321,6 +316,11 @@ fn directory_of(path: &Path) -> &Path {
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// The system refused this step.
+fn failed<E: Into<io::Error>>(path: &Path, step: &'static str) -> impl Fn(E) -> ListenError {
+    move |error| ListenError::System { path: path.to_owned(), step, reason: errno(&error.into()) }
 }
 
 fn errno(error: &io::Error) -> Errno {

@@ -41,10 +41,11 @@ pub struct Memory {
     has_told_of_loss: bool,
     /// `None` if everything is ready, or nothing is to be.
     committer: Option<Committer>,
-    /// `None` if all memory stays with the store.
-    trimmer: Option<Trimmer>,
-    /// `None` in tests of the memory alone.
-    directory: Option<DirectoryFiles>,
+    /// What gives memory back. `None` if all of it stays with the store.
+    pub trimmer: Option<Trimmer>,
+    /// Clients get the files of this directory, those that want them. `None` in tests of the memory
+    /// alone.
+    pub directory: Option<DirectoryFiles>,
 }
 
 /// The memory cannot be had.
@@ -106,11 +107,6 @@ impl Memory {
         self.trimmer.is_some()
     }
 
-    /// Clients get the files of this directory, those that want them.
-    pub fn offer(&mut self, directory: DirectoryFiles) {
-        self.directory = Some(directory);
-    }
-
     /// A client has got what was made for it.
     pub fn note_sent(&self, client: ClientId, kind: DescriptorKind) {
         if matches!(kind.segment, SegmentId::CLIENT_TABLE | SegmentId::LIFE)
@@ -122,12 +118,9 @@ impl Memory {
 
     /// Whether it can be told that this client lives.
     pub fn has_life(&self, client: ClientId) -> bool {
-        self.directory.as_ref().is_some_and(|directory| directory.unsent.life(client).is_some())
-    }
-
-    /// What gives memory back, if anything does.
-    pub const fn trimmer(&mut self) -> Option<&mut Trimmer> {
-        self.trimmer.as_mut()
+        self.directory
+            .as_ref()
+            .is_some_and(|directory| directory.unsent.parcel(client).life.is_some())
     }
 
     /// Begins to give memory back to the system.
@@ -144,19 +137,9 @@ impl Memory {
         }
     }
 
-    /// The name of the segment.
-    pub fn segment(&self) -> SegmentId {
-        self.segment.id()
-    }
-
-    /// Bytes of a page of the segment.
-    pub fn page_bytes(&self) -> u64 {
-        self.segment.page_bytes()
-    }
-
-    /// Bytes of the segment: at least the capacity, and some more for rounding.
-    pub fn bytes(&self) -> u64 {
-        self.segment.size()
+    /// The one segment: at least the capacity, and some more for rounding.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
     }
 
     /// Copies bytes to where the store wants them.
@@ -195,11 +178,11 @@ impl Memory {
         match kind.segment {
             SegmentId::DIRECTORY => File::Segment(Arc::clone(&directory().directory)),
             SegmentId::CLIENT_TABLE => {
-                let table = directory().unsent.table(client);
+                let table = directory().unsent.parcel(client).table;
                 File::Segment(table.expect("a table is sent once"))
             }
             SegmentId::LIFE => {
-                File::Life(directory().unsent.life(client).expect("it is sent once"))
+                File::Life(directory().unsent.parcel(client).life.expect("it is sent once"))
             }
             segment => {
                 assert_eq!(segment, self.segment.id(), "there is one segment of objects");
@@ -263,11 +246,12 @@ mod tests {
     #[test]
     fn bytes_written_are_what_a_reader_of_the_descriptor_sees() {
         let mut memory = Memory::create(&Backing::Memfd, 1000, false, 0).unwrap();
-        let extent = Extent { segment: memory.segment(), offset: 64, len: 5 };
+        let extent = Extent { segment: memory.segment().id(), offset: 64, len: 5 };
         assert_eq!(memory.fill(&[(extent, b"hello".to_vec())]), WorkOutcome::Done);
-        let kind = DescriptorKind { segment: memory.segment(), writable: false };
+        let kind = DescriptorKind { segment: memory.segment().id(), writable: false };
         let file = memory.file(ClientId(1), kind);
-        let mapping = Mapping::new(file.descriptor(false), memory.bytes(), Access::ReadOnly);
+        let mapping =
+            Mapping::new(file.descriptor(false), memory.segment().size(), Access::ReadOnly);
         let view = std::sync::Arc::new(mapping.unwrap()).view(extent).unwrap();
         assert_eq!(&*view, b"hello");
     }

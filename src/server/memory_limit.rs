@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::shm::segment::meminfo_bytes;
+
 /// The memory that this process may use, bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MemoryLimit {
@@ -178,12 +180,6 @@ fn membership(version: Version, memberships: &str) -> Option<&str> {
 /// The number in a file of one number. `max`, as for no limit, is none.
 fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
-/// The value of a line like `MemTotal:  24684216 kB`.
-fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
-    let value = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

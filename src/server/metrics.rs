@@ -9,75 +9,55 @@ use std::time::Duration;
 
 use crate::protocol::message::Stats;
 
-/// Numbers that only count up, except where the comment says otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerCounters {
+/// Makes the structure and [`ServerCounters::named`] of one list.
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// Numbers that only count up, except where the comment says otherwise.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct ServerCounters {
+            $($(#[$doc])+ pub $name: u64,)+
+        }
+
+        impl ServerCounters {
+            /// All counters with their names.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
     /// Connections accepted.
-    pub connections_accepted: u64,
+    connections_accepted,
     /// Times that a connection had to be left in the listen queue, because descriptors or memory
     /// ran out or too many were connected.
-    pub accepts_refused: u64,
+    accepts_refused,
     /// Connections closed because the peer broke the protocol.
-    pub protocol_errors: u64,
+    protocol_errors,
     /// Connections that ended in any other way than a goodbye: cut off, reset, not reading.
-    pub connections_lost: u64,
+    connections_lost,
     /// Bytes read from sockets.
-    pub bytes_received: u64,
+    bytes_received,
     /// Bytes written to sockets.
-    pub bytes_sent: u64,
+    bytes_sent,
     /// Frames taken out of those bytes.
-    pub frames_received: u64,
+    frames_received,
     /// Frames queued to be sent.
-    pub frames_sent: u64,
+    frames_sent,
     /// Times that a socket took less than there was to send.
-    pub sends_blocked: u64,
+    sends_blocked,
     /// Turns of the loop.
-    pub turns: u64,
+    turns,
     /// Turns that left work to the next one, because a budget was spent.
-    pub turns_backlogged: u64,
+    turns_backlogged,
     /// Slices of work that was too long for one turn.
-    pub slices: u64,
+    slices,
     /// The longest turn so far, from the end of the poll to the next one, in microseconds.
-    pub turn_longest_us: u64,
+    turn_longest_us,
 }
 
 impl ServerCounters {
-    /// All counters with their names.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        // Without `..`, so that a new counter cannot be left out.
-        let Self {
-            connections_accepted,
-            accepts_refused,
-            protocol_errors,
-            connections_lost,
-            bytes_received,
-            bytes_sent,
-            frames_received,
-            frames_sent,
-            sends_blocked,
-            turns,
-            turns_backlogged,
-            slices,
-            turn_longest_us,
-        } = *self;
-        [
-            ("connections_accepted", connections_accepted),
-            ("accepts_refused", accepts_refused),
-            ("protocol_errors", protocol_errors),
-            ("connections_lost", connections_lost),
-            ("bytes_received", bytes_received),
-            ("bytes_sent", bytes_sent),
-            ("frames_received", frames_received),
-            ("frames_sent", frames_sent),
-            ("sends_blocked", sends_blocked),
-            ("turns", turns),
-            ("turns_backlogged", turns_backlogged),
-            ("slices", slices),
-            ("turn_longest_us", turn_longest_us),
-        ]
-        .into_iter()
-    }
-
     /// A turn of the loop is over.
     pub fn turn_ended(&mut self, duration: Duration, backlogged: bool) {
         self.turns += 1;

@@ -96,8 +96,11 @@ pub fn run(config: Config) -> Result<(), StartupError> {
         .map_err(out_of_descriptors("wait for signals"))?;
     log::info!("ready: {config}");
     serve(&mut reactor, socket_file, &directory);
-    let name = signals.read_signal().ok().flatten().and_then(|info| signal_name(info.ssi_signo));
-    log::info!("ended by {}", name.unwrap_or("a signal"));
+    let signal = signals.read_signal().ok().flatten().and_then(|info| {
+        let number = i32::try_from(info.ssi_signo).ok()?;
+        Signal::try_from(number).ok()
+    });
+    log::info!("ended by {}", signal.map_or("a signal", Signal::as_str));
     Ok(())
 }
 
@@ -190,8 +193,8 @@ fn start(config: &Config) -> Result<Started, StartupError> {
     let clock = Clock::start();
     let store_config = StoreConfig {
         capacity: config.capacity,
-        segment: memory.segment(),
-        segment_bytes: memory.bytes(),
+        segment: memory.segment().id(),
+        segment_bytes: memory.segment().size(),
         objects_max: config.objects_max,
         policy: config.policy,
         trim: trim(config, &mut memory),
@@ -260,7 +263,7 @@ fn directory(
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
     let origin = Origin {
         capacity: config.capacity,
-        page_bytes: memory.page_bytes(),
+        page_bytes: memory.segment().page_bytes(),
         boot: boot_id(),
         incarnation: 1,
     };
@@ -271,7 +274,7 @@ fn directory(
         cure: "ask for fewer objects (--max-objects), or a larger address space (ulimit -v)",
     })?;
     let file = Arc::clone(&files.directory);
-    memory.offer(files);
+    memory.directory = Some(files);
     Ok((Box::new(directory), file))
 }
 
@@ -295,10 +298,6 @@ fn raise_descriptor_limit() {
 fn out_of_descriptors(step: &'static str) -> impl FnOnce(io::Error) -> StartupError {
     let cure = "allow more open files (ulimit -n)";
     move |reason| StartupError::System { step, reason, cure }
-}
-
-fn signal_name(number: u32) -> Option<&'static str> {
-    Signal::try_from(i32::try_from(number).ok()?).ok().map(Signal::as_str)
 }
 
 #[cfg(test)]

@@ -41,8 +41,9 @@ pub struct Outbox {
     sent: usize,
     start: u64,
     attachments: VecDeque<Attachment>,
-    /// Each new frame is a chunk of its own.
-    is_frame_by_frame: bool,
+    /// Each frame that is added leaves in a chunk of its own. A socket takes a small chunk whole or
+    /// not at all.
+    pub is_frame_by_frame: bool,
 }
 
 impl Outbox {
@@ -54,17 +55,6 @@ impl Outbox {
     /// Whether everything has been sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// From now on each frame that is added leaves in a chunk of its own. A socket takes a small
-    /// chunk whole or not at all.
-    pub fn go_frame_by_frame(&mut self) {
-        self.is_frame_by_frame = true;
-    }
-
-    /// Whether it does.
-    pub fn is_frame_by_frame(&self) -> bool {
-        self.is_frame_by_frame
     }
 
     /// Adds a frame: `write` appends its bytes, at least one, or fails and appends none. The
@@ -126,11 +116,6 @@ impl Outbox {
             self.attachments.shrink_to_fit();
         }
     }
-
-    /// Forgets what has not been sent.
-    pub fn discard(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]
@@ -191,7 +176,7 @@ mod tests {
         let mut outbox = Outbox::default();
         append(&mut outbox, vec![], b"done");
         append(&mut outbox, vec![], b"more");
-        outbox.go_frame_by_frame();
+        outbox.is_frame_by_frame = true;
         append(&mut outbox, vec![], b"first event");
         append(&mut outbox, vec![], b"second");
         let mut chunks = Vec::new();

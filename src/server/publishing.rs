@@ -49,10 +49,12 @@ pub struct SharedDirectory {
 pub struct Unsent(Arc<Mutex<BTreeMap<ClientId, Parcel>>>);
 
 /// What is made for one client.
-#[derive(Debug, Default)]
-struct Parcel {
-    table: Option<Arc<Segment>>,
-    life: Option<Arc<OwnedFd>>,
+#[derive(Debug, Clone, Default)]
+pub struct Parcel {
+    /// The file of its table.
+    pub table: Option<Arc<Segment>>,
+    /// The descriptor whose lock says that it lives.
+    pub life: Option<Arc<OwnedFd>>,
 }
 
 /// What the server needs to let clients read the directory.
@@ -76,14 +78,9 @@ pub fn mark_life(directory: &Segment) -> Option<LifeMark> {
 }
 
 impl Unsent {
-    /// The file of a client's table, unless it has been sent.
-    pub fn table(&self, client: ClientId) -> Option<Arc<Segment>> {
-        self.lock().get(&client)?.table.clone()
-    }
-
-    /// The descriptor whose lock says that this client lives, unless it has been sent.
-    pub fn life(&self, client: ClientId) -> Option<Arc<OwnedFd>> {
-        self.lock().get(&client)?.life.clone()
+    /// What has been made for a client and has not been sent.
+    pub fn parcel(&self, client: ClientId) -> Parcel {
+        self.lock().get(&client).cloned().unwrap_or_default()
     }
 
     /// The client has all of it, or never will.

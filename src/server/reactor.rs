@@ -74,7 +74,7 @@ impl Reactor {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        if let Some(trimmer) = memory.trimmer() {
+        if let Some(trimmer) = &mut memory.trimmer {
             poll.registry().register(trimmer.reports(), TRIMMED, Interest::READABLE)?;
         }
         let outside = Outside {
@@ -217,7 +217,9 @@ impl Reactor {
             return;
         }
         // One at a time: the next one begins when the store knows of this one.
-        while let Some((ticket, outcome)) = self.outside.memory.trimmer().and_then(Trimmer::ended) {
+        while let Some((ticket, outcome)) =
+            self.outside.memory.trimmer.as_mut().and_then(Trimmer::ended)
+        {
             self.store.done(ticket, outcome, self.now, &mut self.effects);
             self.carry_out();
         }
@@ -314,7 +316,7 @@ impl Reactor {
                 Received::Opened { request, reads_directory } => {
                     if let Err(refusal) = self.store.connect(client, connection.peer().clone()) {
                         connection.turn_away(request, refusal, counters);
-                        return connections.note_output(client);
+                        return connections.to_flush.push(client);
                     }
                     connection.open();
                     let mut welcome = Connected { client, ..self.welcome.clone() };
@@ -325,7 +327,7 @@ impl Reactor {
                 }
                 Received::Later => return connections.to_read.push(client),
                 Received::Nothing => return,
-                Received::Ended => return connections.note_output(client),
+                Received::Ended => return connections.to_flush.push(client),
             }
         }
     }

@@ -46,8 +46,8 @@ impl Filler {
     /// Those of [`Mapping::new`].
     pub fn new(segment: Arc<Segment>) -> io::Result<Self> {
         handle_bus_errors();
-        let page_bytes = usize::try_from(segment.page_bytes())
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let page_bytes =
+            usize::try_from(segment.page_bytes()).map_err(|_| io::ErrorKind::InvalidData)?;
         let mapping = Mapping::new(segment.descriptor(true), segment.size(), Access::ReadWrite)?;
         Ok(Self { segment, mapping, page_bytes })
     }
@@ -59,7 +59,7 @@ impl Filler {
     /// the next time. `InvalidInput`, with nothing written, if that is not inside the segment.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let range = self.mapping.writable_range(offset, bytes.len() as u64);
-        let range = range.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let range = range.ok_or(io::ErrorKind::InvalidInput)?;
         let to = self.mapping.address(range.start);
         // Whole pages; a segment ends with a whole one.
         let start = range.start / self.page_bytes * self.page_bytes;

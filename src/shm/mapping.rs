@@ -39,7 +39,7 @@ pub enum Access {
 }
 
 impl Access {
-    const fn protection(self) -> ProtFlags {
+    pub(super) const fn protection(self) -> ProtFlags {
         match self {
             Self::ReadOnly => ProtFlags::PROT_READ,
             Self::ReadWrite => ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE),
@@ -81,7 +81,7 @@ impl Mapping {
         let bytes = usize::try_from(bytes)
             .ok()
             .and_then(NonZeroUsize::new)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let protection = access.protection();
         // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
         let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
@@ -136,15 +136,12 @@ impl Mapping {
         } else {
             (self.range(offset, len), MmapAdvise::MADV_POPULATE_READ)
         };
-        let range = range.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let range = range.ok_or(io::ErrorKind::InvalidInput)?;
         if range.is_empty() {
             return Ok(());
         }
         let page = page_bytes();
-        match self.advise(range.start / page * page..range.end, advice) {
-            Ok(()) | Err(Errno::EINVAL) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        unless_unknown(self.advise(range.start / page * page..range.end, advice))
     }
 
     /// As [`Self::populate`], for memory that is to be written, but does nothing where it was done
@@ -156,7 +153,7 @@ impl Mapping {
     /// Those of [`Self::populate`].
     pub fn make_ready(&self, offset: u64, len: u64) -> io::Result<()> {
         let range = self.writable_range(offset, len);
-        let range = range.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let range = range.ok_or(io::ErrorKind::InvalidInput)?;
         let mut next = range.start / READY_BYTES;
         let end = range.end.div_ceil(READY_BYTES);
         while let Some(first) = (next..end).find(|piece| !self.ready.has(*piece)) {
@@ -365,6 +362,15 @@ impl DerefMut for ViewMut {
         let start = self.mapping.address(self.range.start);
         // SAFETY: as for reading; and the mapping is writable, or there would be no such view.
         unsafe { slice::from_raw_parts_mut(start, self.range.len()) }
+    }
+}
+
+/// What came of wishing for pages to be present: a kernel before 5.14 cannot do it, and that is no
+/// error, since they come when they are touched.
+pub(super) fn unless_unknown(advised: nix::Result<()>) -> io::Result<()> {
+    match advised {
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -39,7 +39,8 @@ use crate::ids::SegmentId;
 use crate::shm::mapping::{Access, Mapping, page_bytes};
 
 pub use error::SegmentError;
-use error::cure_for_lack;
+use error::{cure_for_lack, refused};
+pub(crate) use machine::meminfo_bytes;
 use machine::{free_huge_pages, free_memory_bytes, kernel_keeps_strict_account};
 
 /// Bytes asked of the system at a time. A signal undoes one step and not all of them.
@@ -91,12 +92,7 @@ impl Segment {
     pub fn create(id: SegmentId, backing: &Backing, bytes: u64) -> Result<Self, SegmentError> {
         let file = create_file(backing)?;
         let page = page_of(&file, backing)?;
-        let refused = |reason: Errno| SegmentError::System {
-            step: "set the size of",
-            backing: backing.clone(),
-            reason: reason.into(),
-            cure: "ask for less memory (-m)",
-        };
+        let refused = refused("set the size of", backing, "ask for less memory (-m)");
         let bytes = bytes.max(1).checked_next_multiple_of(page).ok_or(Errno::EFBIG);
         let bytes = bytes.map_err(refused)?;
         let length = i64::try_from(bytes).map_err(|_| refused(Errno::EFBIG))?;
@@ -150,12 +146,11 @@ impl Segment {
         }
         Mapping::new(self.descriptor(true), self.bytes, Access::ReadWrite)
             .and_then(|mapping| mapping.populate(0, self.bytes, true))
-            .map_err(|reason| SegmentError::System {
-                step: "make ready every page of",
-                backing: self.backing.clone(),
-                reason,
-                cure: cure_for_lack(&self.backing),
-            })
+            .map_err(refused(
+                "make ready every page of",
+                &self.backing,
+                cure_for_lack(&self.backing),
+            ))
     }
 
     /// Whether the system gives the memory page by page, when it is first touched. Only then can
@@ -191,14 +186,14 @@ impl Segment {
     /// The system cannot do it.
     pub fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
         let kind = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.fallocate(kind, offset, len)
+        Ok(self.fallocate(kind, offset, len)?)
     }
 
-    fn fallocate(&self, kind: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+    fn fallocate(&self, kind: FallocateFlags, offset: u64, len: u64) -> nix::Result<()> {
         loop {
             match fallocate(&self.read_write, kind, offset.cast_signed(), len.cast_signed()) {
                 Err(Errno::EINTR) => {}
-                result => return result.map_err(io::Error::from),
+                result => return result,
             }
         }
     }
@@ -216,20 +211,14 @@ impl Segment {
         let mut offset = 0;
         while offset < self.bytes {
             let step = ALLOCATION_STEP_BYTES.min(self.bytes - offset);
-            let (from, length) = (offset.cast_signed(), step.cast_signed());
-            match fallocate(&self.read_write, FallocateFlags::empty(), from, length) {
+            match self.fallocate(FallocateFlags::empty(), offset, step) {
                 Ok(()) => offset += step,
-                Err(Errno::EINTR) => {}
                 Err(error @ (Errno::ENOSPC | Errno::ENOMEM | Errno::EDQUOT)) => {
                     return Err(self.lacking(wanted, available, error));
                 }
                 Err(error) => {
-                    return Err(SegmentError::System {
-                        step: "reserve the room for",
-                        backing: self.backing.clone(),
-                        reason: error.into(),
-                        cure: "name a directory (-d) on tmpfs, ext4, xfs or btrfs",
-                    });
+                    let cure = "name a directory (-d) on tmpfs, ext4, xfs or btrfs";
+                    return Err(refused("reserve the room for", &self.backing, cure)(error));
                 }
             }
         }
@@ -295,12 +284,7 @@ fn create_file(backing: &Backing) -> Result<OwnedFd, SegmentError> {
             (unnamed_file(path), "name a directory (-d) in which this user may create files")
         }
     };
-    file.map_err(|reason| SegmentError::System {
-        step: "create",
-        backing: backing.clone(),
-        reason,
-        cure,
-    })
+    file.map_err(refused("create", backing, cure))
 }
 
 fn memory_file(kind: MFdFlags) -> io::Result<OwnedFd> {
@@ -363,22 +347,15 @@ fn huge_page_bytes(file: &OwnedFd) -> Option<u64> {
 /// Nobody who has a descriptor can cut the memory short under the others any more.
 fn forbid_resizing(file: &OwnedFd, backing: &Backing) -> Result<(), SegmentError> {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map(drop).map_err(|reason| SegmentError::System {
-        step: "fix the size of",
-        backing: backing.clone(),
-        reason: reason.into(),
-        cure: "use a directory instead (-d)",
-    })
+    let refused = refused("fix the size of", backing, "use a directory instead (-d)");
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map(drop).map_err(refused)
 }
 
 fn reopen_read_only(file: &OwnedFd, backing: &Backing) -> Result<OwnedFd, SegmentError> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    fs::File::open(path).map(OwnedFd::from).map_err(|reason| SegmentError::System {
-        step: "reopen for reading",
-        backing: backing.clone(),
-        reason,
-        cure: "/proc has to be mounted, and the limit of open files not reached (ulimit -n)",
-    })
+    let cure = "/proc has to be mounted, and the limit of open files not reached (ulimit -n)";
+    let file = fs::File::open(path).map_err(refused("reopen for reading", backing, cure))?;
+    Ok(file.into())
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 use nix::sys::stat::{FileStat, fstat};
 
 use super::fork;
-use super::mapping::page_bytes;
+use super::mapping::{Access, page_bytes, unless_unknown};
 use crate::ids::Extent;
 
-const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+const READ_WRITE: ProtFlags = Access::ReadWrite.protection();
 
 /// The pages that a range of a shared file lies on, writable at first. Unmapped on drop.
 ///
@@ -63,14 +63,13 @@ impl Window {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
-        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let page = granularity(&status);
         let start = range.offset / page * page;
         let skipped = range.offset - start;
         let pages_bytes = (skipped + range.len).next_multiple_of(page);
-        let pages_bytes = usize::try_from(pages_bytes).map_err(|_| invalid())?;
-        let pages_bytes = NonZeroUsize::new(pages_bytes).ok_or_else(invalid)?;
-        let offset = i64::try_from(start).map_err(|_| invalid())?;
+        let pages_bytes = usize::try_from(pages_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let pages_bytes = NonZeroUsize::new(pages_bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = i64::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
         let shared = MapFlags::MAP_SHARED;
         // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
         let pages = unsafe { mman::mmap(None, pages_bytes, READ_WRITE, shared, file, offset) }?;
@@ -121,10 +120,7 @@ impl Window {
             address.checked_add(start).expect("the window does not wrap around")
         });
         // SAFETY: the part is inside this window, and this advice changes nothing in the memory.
-        match unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_READ) } {
-            Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        unless_unknown(unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_READ) })
     }
 
     /// Takes away the right to write: whoever does so from now on faults. The bytes stay.
@@ -186,7 +182,7 @@ mod tests {
     use super::*;
     use crate::ids::SegmentId;
     use crate::shm::fork::tests::in_child;
-    use crate::shm::{Access, Backing, Mapping, Segment};
+    use crate::shm::{Backing, Mapping, Segment};
     use std::sync::Arc;
 
     fn segment() -> Segment {

@@ -12,11 +12,10 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-use nix::errno::Errno;
-use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
+use nix::sys::mman::{self, MapFlags, MmapAdvise};
 use nix::sys::stat::fstat;
 
-use super::mapping::Access;
+use super::mapping::{Access, unless_unknown};
 
 const WORD_BYTES: usize = size_of::<AtomicU64>();
 
@@ -51,10 +50,7 @@ impl Words {
             let problem = format!("{bytes} shared bytes lie in a file of {size} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
-        let protection = match access {
-            Access::ReadOnly => ProtFlags::PROT_READ,
-            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        };
+        let protection = access.protection();
         // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
         let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
         // SAFETY: the range is the one that was just mapped, and this advice changes no byte of it.
@@ -74,10 +70,7 @@ impl Words {
         }
         let (start, bytes) = (self.start.cast(), words * WORD_BYTES);
         // SAFETY: the range is inside this mapping, and this advice changes no byte of it.
-        match unsafe { mman::madvise(start, bytes, MmapAdvise::MADV_POPULATE_WRITE) } {
-            Ok(()) | Err(Errno::EINVAL) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        unless_unknown(unsafe { mman::madvise(start, bytes, MmapAdvise::MADV_POPULATE_WRITE) })
     }
 }
 

@@ -37,15 +37,7 @@ pub fn encode_client(out: &mut Vec<u8>, request_id: RequestId, message: &ClientM
 /// # Errors
 /// If it is not a message, not a known one, or has a value that no client may send.
 pub fn decode_client(payload: &[u8]) -> Result<(RequestId, ClientMessage), ProtocolError> {
-    let IncomingFrame { request_id, body } = read_frame(payload)?;
-    let message = match body {
-        Some(Body::Put(put)) => ClientMessage::Request(put),
-        Some(Body::Other(request)) => read_request(request)?,
-        None => {
-            let text = format!("request {} is of no kind that this store knows", request_id.0);
-            return Err(ProtocolError::Malformed(text));
-        }
-    };
+    let (request_id, message) = read_frame(payload)?;
     let may_want_no_reply = matches!(
         message,
         ClientMessage::Request(
@@ -126,22 +118,14 @@ fn write_id(id: ObjectId) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
-fn write_ids(ids: &[ObjectId]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(ids.len() * OBJECT_ID_BYTES);
-    for id in ids {
-        bytes.extend_from_slice(id.as_bytes());
-    }
-    bytes
+fn write_ids<'a>(ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<u8> {
+    ids.into_iter().flat_map(ObjectId::as_bytes).copied().collect()
 }
 
 fn write_release(holds: &[(ObjectId, u32)]) -> wire::Release {
-    let mut object_ids = Vec::with_capacity(holds.len() * OBJECT_ID_BYTES);
-    for (id, _) in holds {
-        object_ids.extend_from_slice(id.as_bytes());
-    }
     let one_each = holds.iter().all(|(_, count)| *count == 1);
     let counts = if one_each { Vec::new() } else { holds.iter().map(|hold| hold.1).collect() };
-    wire::Release { object_ids, counts }
+    wire::Release { object_ids: write_ids(holds.iter().map(|(id, _)| id)), counts }
 }
 
 pub(super) fn write_room(room: Room) -> wire::Room {
@@ -155,26 +139,16 @@ fn write_timeout(timeout: Timeout) -> Option<u64> {
 
 // ---- decoding -----------------------------------------------------------------------------------
 
-struct IncomingFrame {
-    request_id: RequestId,
-    body: Option<Body>,
-}
-
-enum Body {
-    Put(Request),
-    Other(WireRequest),
-}
-
 /// Takes the envelope apart. If a frame has several requests, which no encoder makes, the last one
 /// counts, as protobuf has it.
-fn read_frame(payload: &[u8]) -> Result<IncomingFrame, ProtocolError> {
+fn read_frame(payload: &[u8]) -> Result<(RequestId, ClientMessage), ProtocolError> {
     let mut frame = ClientFrame::default();
     let mut put = None;
     let mut rest = payload;
     while !rest.is_empty() {
         let (tag, wire_type) = decode_key(&mut rest).map_err(malformed)?;
-        if let Some(kind) = put::Kind::from_tag(tag) {
-            put = Some(put::decode(kind, put::take_bytes(wire_type, &mut rest)?)?);
+        if put::is_put(tag) {
+            put = Some(put::decode(tag, put::take_bytes(wire_type, &mut rest)?)?);
             frame.request = None;
         } else {
             frame
@@ -185,8 +159,15 @@ fn read_frame(payload: &[u8]) -> Result<IncomingFrame, ProtocolError> {
             }
         }
     }
-    let body = put.map(Body::Put).or(frame.request.map(Body::Other));
-    Ok(IncomingFrame { request_id: RequestId(frame.request_id), body })
+    let message = match (put, frame.request) {
+        (Some(put), _) => ClientMessage::Request(put),
+        (None, Some(request)) => read_request(request)?,
+        (None, None) => {
+            let text = format!("request {} is of no kind that this store knows", frame.request_id);
+            return Err(ProtocolError::Malformed(text));
+        }
+    };
+    Ok((RequestId(frame.request_id), message))
 }
 
 fn read_request(request: WireRequest) -> Result<ClientMessage, ProtocolError> {

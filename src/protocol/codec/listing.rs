@@ -2,13 +2,14 @@
 //!
 //! Each is written and read side by side, so that a field which one of the two forgets is seen.
 
+use std::convert::identity;
 use std::time::Duration;
 
 use super::{check_sum, invalid, read_id};
 use crate::ids::ClientId;
 use crate::protocol::ProtocolError;
 use crate::protocol::generated as wire;
-use crate::protocol::message::{ClientInfo, ObjectInfo, ObjectState, Stats};
+use crate::protocol::message::{ClientInfo, DeleteOutcome, ObjectInfo, ObjectState, Stats};
 
 pub(super) fn write_object(object: &ObjectInfo) -> wire::ObjectInfo {
     wire::ObjectInfo {
@@ -43,90 +44,64 @@ pub(super) fn read_object(object: &wire::ObjectInfo) -> Result<ObjectInfo, Proto
     })
 }
 
-pub(super) fn write_client(client: &ClientInfo) -> wire::ClientInfo {
-    wire::ClientInfo {
-        client_id: client.id,
-        name: client.name.clone(),
-        pid: client.pid,
-        uid: client.uid,
-        gid: client.gid,
-        objects: client.objects,
-        bytes: client.bytes,
-        unsealed_objects: client.unsealed_objects,
-        waiting_requests: client.waiting_requests,
-        quota: client.quota,
-        quota_used: client.quota_used,
-        subscribed: client.subscribed,
-    }
+/// Two functions that copy a record to and from their wire form, beside one field that differs.
+macro_rules! same_record {
+    ($name:ident { $($field:ident)+ }, $write:ident, $read:ident,
+        $other:ident as $wire_other:ident, $to_wire:expr, $from_wire:expr) => {
+        pub(super) fn $write(record: $name) -> wire::$name {
+            wire::$name { $wire_other: $to_wire(record.$other), $($field: record.$field,)+ }
+        }
+
+        pub(super) fn $read(record: wire::$name) -> $name {
+            $name { $other: $from_wire(record.$wire_other), $($field: record.$field,)+ }
+        }
+    };
 }
 
-pub(super) fn read_client(client: wire::ClientInfo) -> ClientInfo {
+same_record!(
     ClientInfo {
-        id: client.client_id,
-        name: client.name,
-        pid: client.pid,
-        uid: client.uid,
-        gid: client.gid,
-        objects: client.objects,
-        bytes: client.bytes,
-        unsealed_objects: client.unsealed_objects,
-        waiting_requests: client.waiting_requests,
-        quota: client.quota,
-        quota_used: client.quota_used,
-        subscribed: client.subscribed,
-    }
-}
+        name pid uid gid objects bytes unsealed_objects waiting_requests quota quota_used subscribed
+    },
+    write_client, read_client, id as client_id, identity, identity
+);
 
-pub(super) fn write_stats(stats: &Stats) -> wire::Stats {
-    let counter =
-        |(name, value): &(String, u64)| wire::Counter { name: name.clone(), value: *value };
-    wire::Stats {
-        capacity: stats.capacity,
-        used: stats.used,
-        pinned: stats.pinned,
-        evictable: stats.evictable,
-        largest_free_run: stats.largest_free_run,
-        objects: stats.objects,
-        unsealed_objects: stats.unsealed_objects,
-        clients: stats.clients,
-        waiting_requests: stats.waiting_requests,
-        subscribers: stats.subscribers,
-        counters: stats.counters.iter().map(counter).collect(),
-    }
-}
-
-pub(super) fn read_stats(stats: wire::Stats) -> Stats {
+same_record!(
     Stats {
-        capacity: stats.capacity,
-        used: stats.used,
-        pinned: stats.pinned,
-        evictable: stats.evictable,
-        largest_free_run: stats.largest_free_run,
-        objects: stats.objects,
-        unsealed_objects: stats.unsealed_objects,
-        clients: stats.clients,
-        waiting_requests: stats.waiting_requests,
-        subscribers: stats.subscribers,
-        counters: stats.counters.into_iter().map(|c| (c.name, c.value)).collect(),
-    }
+        capacity used pinned evictable largest_free_run objects unsealed_objects clients
+        waiting_requests subscribers
+    },
+    write_stats, read_stats, counters as counters, write_counters, read_counters
+);
+
+fn write_counters(counters: Vec<(String, u64)>) -> Vec<wire::Counter> {
+    counters.into_iter().map(|(name, value)| wire::Counter { name, value }).collect()
 }
 
-pub(super) fn write_state(state: ObjectState) -> i32 {
-    i32::from(match state {
-        ObjectState::Absent => wire::State::Absent,
-        ObjectState::Created => wire::State::Created,
-        ObjectState::Sealed => wire::State::Sealed,
-    })
+fn read_counters(counters: Vec<wire::Counter>) -> Vec<(String, u64)> {
+    counters.into_iter().map(|counter| (counter.name, counter.value)).collect()
 }
 
-pub(super) fn read_state(field: &'static str, state: i32) -> Result<ObjectState, ProtocolError> {
-    let state = wire::State::try_from(state).map_err(|error| invalid(field, error.to_string()))?;
-    Ok(match state {
-        wire::State::Absent => ObjectState::Absent,
-        wire::State::Created => ObjectState::Created,
-        wire::State::Sealed => ObjectState::Sealed,
-    })
+/// Two functions to and from the number of an enumeration that has the same names on the wire.
+macro_rules! enumeration {
+    ($name:ident as $wire:ident { $($variant:ident)+ }, $write:ident, $read:ident) => {
+        pub(super) fn $write(value: $name) -> i32 {
+            i32::from(match value { $($name::$variant => wire::$wire::$variant,)+ })
+        }
+
+        pub(super) fn $read(field: &'static str, value: i32) -> Result<$name, ProtocolError> {
+            let value = wire::$wire::try_from(value);
+            Ok(match value.map_err(|error| invalid(field, error.to_string()))? {
+                $(wire::$wire::$variant => $name::$variant,)+
+            })
+        }
+    };
 }
+
+enumeration!(ObjectState as State { Absent Created Sealed }, write_state, read_state);
+enumeration!(
+    DeleteOutcome as DeleteOutcome { NotFound Deleted DeferredInUse DeferredNotSealed },
+    write_outcome, read_outcome
+);
 
 /// Rounds down, as is right for what has been measured.
 fn to_micros(duration: Duration) -> u64 {

@@ -34,43 +34,23 @@ const OBJECT_ID: u32 = 1;
 const OBJECT_DATA: u32 = 2;
 const OBJECT_METADATA: u32 = 3;
 
-/// The two messages that are a put.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    One,
-    Batch,
-}
-
-impl Kind {
-    /// The put that a field of `ClientFrame` holds, if it does.
-    pub(super) fn from_tag(tag: u32) -> Option<Self> {
-        match tag {
-            FRAME_PUT => Some(Self::One),
-            FRAME_PUT_BATCH => Some(Self::Batch),
-            _ => None,
-        }
-    }
-
-    fn tag(self) -> u32 {
-        match self {
-            Self::One => FRAME_PUT,
-            Self::Batch => FRAME_PUT_BATCH,
-        }
-    }
+/// Whether a field of `ClientFrame` is a put.
+pub(super) const fn is_put(tag: u32) -> bool {
+    matches!(tag, FRAME_PUT | FRAME_PUT_BATCH)
 }
 
 /// Appends the payload of a client's frame.
 pub(super) fn encode(out: &mut Vec<u8>, id: RequestId, objects: &[NewObject], room: Room) {
-    let kind = if objects.len() == 1 { Kind::One } else { Kind::Batch };
+    let tag = if objects.len() == 1 { FRAME_PUT } else { FRAME_PUT_BATCH };
     let room = write_room(room);
     let body_len = objects.iter().map(|object| field_len(PUT_OBJECT, object_len(object)));
     let body_len = body_len.sum::<usize>() + message::encoded_len(PUT_ROOM, &room);
-    out.reserve(uint64::encoded_len(FRAME_REQUEST_ID, &id.0) + field_len(kind.tag(), body_len));
+    out.reserve(uint64::encoded_len(FRAME_REQUEST_ID, &id.0) + field_len(tag, body_len));
 
     if id != RequestId::NONE {
         uint64::encode(FRAME_REQUEST_ID, &id.0, out);
     }
-    append_header(out, kind.tag(), body_len);
+    append_header(out, tag, body_len);
     for object in objects {
         append_header(out, PUT_OBJECT, object_len(object));
         append_bytes(out, OBJECT_ID, object.id.as_bytes());
@@ -80,8 +60,8 @@ pub(super) fn encode(out: &mut Vec<u8>, id: RequestId, objects: &[NewObject], ro
     message::encode(PUT_ROOM, &room, out);
 }
 
-/// Reads the body of a put.
-pub(super) fn decode(kind: Kind, body: &[u8]) -> Result<Request, ProtocolError> {
+/// Reads the body of the put that is in this field of `ClientFrame`.
+pub(super) fn decode(put: u32, body: &[u8]) -> Result<Request, ProtocolError> {
     let mut objects = Vec::new();
     let mut room = wire::Room::default();
     let mut inline_bytes = 0;
@@ -93,8 +73,12 @@ pub(super) fn decode(kind: Kind, body: &[u8]) -> Result<Request, ProtocolError> 
                 let object = ObjectFields::read(take_bytes(wire_type, &mut rest)?)?;
                 // Both are slices of one payload, so no sum here comes near the end of usize.
                 inline_bytes += object.data.len() + object.metadata.len();
-                check_limits(kind, objects.len() + 1, inline_bytes)?;
-                objects.push(object.to_object()?);
+                check_limits(put, objects.len() + 1, inline_bytes)?;
+                objects.push(NewObject {
+                    id: read_id("NewObject.object_id", object.id)?,
+                    data: object.data.to_vec(),
+                    metadata: object.metadata.to_vec(),
+                });
             }
             PUT_ROOM => message::merge(wire_type, &mut room, &mut rest, DecodeContext::default())
                 .map_err(malformed)?,
@@ -102,10 +86,12 @@ pub(super) fn decode(kind: Kind, body: &[u8]) -> Result<Request, ProtocolError> 
                 .map_err(malformed)?,
         }
     }
-    match (kind, objects.is_empty()) {
-        (_, false) => Ok(Request::Put { objects, room: read_room(room) }),
-        (Kind::One, true) => Err(invalid("Put.object", "missing")),
-        (Kind::Batch, true) => Err(invalid("PutBatch.objects", "an empty batch")),
+    if !objects.is_empty() {
+        Ok(Request::Put { objects, room: read_room(room) })
+    } else if put == FRAME_PUT {
+        Err(invalid("Put.object", "missing"))
+    } else {
+        Err(invalid("PutBatch.objects", "an empty batch"))
     }
 }
 
@@ -143,24 +129,15 @@ impl<'a> ObjectFields<'a> {
         }
         Ok(fields)
     }
-
-    fn to_object(&self) -> Result<NewObject, ProtocolError> {
-        Ok(NewObject {
-            id: read_id("NewObject.object_id", self.id)?,
-            data: self.data.to_vec(),
-            metadata: self.metadata.to_vec(),
-        })
-    }
 }
 
-fn check_limits(kind: Kind, objects: usize, inline_bytes: usize) -> Result<(), ProtocolError> {
-    match kind {
-        Kind::One if objects > 1 => return Err(invalid("Put.object", "more than one")),
-        Kind::Batch if objects > BATCH_OBJECTS_MAX => {
-            let reason = format!("more than {BATCH_OBJECTS_MAX} objects");
-            return Err(invalid("PutBatch.objects", reason));
-        }
-        Kind::One | Kind::Batch => {}
+fn check_limits(put: u32, objects: usize, inline_bytes: usize) -> Result<(), ProtocolError> {
+    if put == FRAME_PUT && objects > 1 {
+        return Err(invalid("Put.object", "more than one"));
+    }
+    if objects > BATCH_OBJECTS_MAX {
+        let reason = format!("more than {BATCH_OBJECTS_MAX} objects");
+        return Err(invalid("PutBatch.objects", reason));
     }
     if inline_bytes > INLINE_BYTES_MAX {
         let reason = format!("more than {INLINE_BYTES_MAX} bytes of data and metadata");

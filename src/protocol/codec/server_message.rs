@@ -7,19 +7,18 @@
 use prost::Message;
 
 use super::listing::{
-    read_client, read_object, read_state, read_stats, write_client, write_object, write_state,
-    write_stats,
+    read_client, read_object, read_outcome, read_state, read_stats, write_client, write_object,
+    write_outcome, write_state, write_stats,
 };
 use super::refusal::{read_refusal, write_refusal};
 use super::{append, check_sum, invalid, malformed, read_id};
-use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
+use crate::ids::{ClientId, Location, SealPlace, SegmentId, Slot};
 use crate::limits::FRAME_DESCRIPTORS_MAX;
 use crate::protocol::ProtocolError;
 use crate::protocol::generated::server_frame::Reply as WireReply;
 use crate::protocol::generated::{self as wire, ServerFrame, event};
 use crate::protocol::message::{
-    Connected, DeleteOutcome, DescriptorInfo, Event, Granted, Placed, Reply, RequestId,
-    ServerMessage,
+    Connected, DescriptorInfo, Event, Granted, Placed, Reply, RequestId, ServerMessage,
 };
 
 /// Appends the payload of a frame of the store.
@@ -85,10 +84,10 @@ fn write_reply(reply: &Reply) -> WireReply {
         Reply::Granted(granted) => WireReply::Objects(write_granted(granted)),
         Reply::Ready(ready) => WireReply::Ready(wire::Ready { ready: ready.clone() }),
         Reply::States(states) => WireReply::States(wire::States {
-            states: states.iter().map(|state| write_state(*state)).collect(),
+            states: states.iter().copied().map(write_state).collect(),
         }),
         Reply::Deleted(outcomes) => WireReply::Deleted(wire::Deleted {
-            outcomes: outcomes.iter().map(|outcome| write_outcome(*outcome)).collect(),
+            outcomes: outcomes.iter().copied().map(write_outcome).collect(),
         }),
         Reply::Evicted { bytes, objects } => {
             WireReply::Evicted(wire::Evicted { bytes: *bytes, objects: *objects })
@@ -98,10 +97,10 @@ fn write_reply(reply: &Reply) -> WireReply {
             objects: objects.iter().map(write_object).collect(),
             next: *next,
         }),
-        Reply::Stats(stats) => WireReply::Stats(write_stats(stats)),
+        Reply::Stats(stats) => WireReply::Stats(write_stats(stats.clone())),
         Reply::DebugText(text) => WireReply::DebugText(wire::DebugText { text: text.clone() }),
         Reply::ClientList { clients, next } => WireReply::ClientList(wire::ClientList {
-            clients: clients.iter().map(write_client).collect(),
+            clients: clients.iter().cloned().map(write_client).collect(),
             next: next.map(|client| client.0),
         }),
         Reply::Events(events) => {
@@ -155,33 +154,22 @@ fn write_location(location: Option<&Location>) -> wire::Location {
     }
 }
 
-fn write_outcome(outcome: DeleteOutcome) -> i32 {
-    i32::from(match outcome {
-        DeleteOutcome::NotFound => wire::DeleteOutcome::NotFound,
-        DeleteOutcome::Deleted => wire::DeleteOutcome::Deleted,
-        DeleteOutcome::DeferredInUse => wire::DeleteOutcome::DeferredInUse,
-        DeleteOutcome::DeferredNotSealed => wire::DeleteOutcome::DeferredNotSealed,
-    })
-}
-
 fn write_event(event: &Event) -> wire::Event {
-    let about = |kind: event::Kind, id: &ObjectId, data_size: u64, metadata_size: u64| {
-        let object_id = id.as_bytes().to_vec();
-        wire::Event { kind: i32::from(kind), object_id, data_size, metadata_size }
-    };
-    let mark = |kind: event::Kind| wire::Event { kind: i32::from(kind), ..wire::Event::default() };
-    match event {
-        Event::Sealed { id, data_size, metadata_size } => {
-            about(event::Kind::Sealed, id, *data_size, *metadata_size)
+    let kind = i32::from(match event {
+        Event::Sealed { .. } => event::Kind::Sealed,
+        Event::Deleted { .. } => event::Kind::Deleted,
+        Event::Evicted { .. } => event::Kind::Evicted,
+        Event::SnapshotEnd => event::Kind::SnapshotEnd,
+        Event::Lagged => event::Kind::Lagged,
+    });
+    match *event {
+        Event::Sealed { id, data_size, metadata_size }
+        | Event::Deleted { id, data_size, metadata_size }
+        | Event::Evicted { id, data_size, metadata_size } => {
+            let object_id = id.as_bytes().to_vec();
+            wire::Event { kind, object_id, data_size, metadata_size }
         }
-        Event::Deleted { id, data_size, metadata_size } => {
-            about(event::Kind::Deleted, id, *data_size, *metadata_size)
-        }
-        Event::Evicted { id, data_size, metadata_size } => {
-            about(event::Kind::Evicted, id, *data_size, *metadata_size)
-        }
-        Event::SnapshotEnd => mark(event::Kind::SnapshotEnd),
-        Event::Lagged => mark(event::Kind::Lagged),
+        Event::SnapshotEnd | Event::Lagged => wire::Event { kind, ..wire::Event::default() },
     }
 }
 
@@ -201,16 +189,14 @@ fn read_reply(reply: WireReply) -> Result<Reply, ProtocolError> {
         }
         WireReply::Objects(objects) => read_objects(&objects)?,
         WireReply::Ready(ready) => Reply::Ready(ready.ready),
-        WireReply::States(states) => Reply::States(
-            states
-                .states
-                .into_iter()
-                .map(|state| read_state("States.states", state))
-                .collect::<Result<_, _>>()?,
-        ),
-        WireReply::Deleted(deleted) => Reply::Deleted(
-            deleted.outcomes.into_iter().map(read_outcome).collect::<Result<_, _>>()?,
-        ),
+        WireReply::States(wire::States { states }) => {
+            let states = states.into_iter().map(|state| read_state("States.states", state));
+            Reply::States(states.collect::<Result<_, _>>()?)
+        }
+        WireReply::Deleted(wire::Deleted { outcomes }) => {
+            let read = |outcome| read_outcome("Deleted.outcomes", outcome);
+            Reply::Deleted(outcomes.into_iter().map(read).collect::<Result<_, _>>()?)
+        }
         WireReply::Evicted(wire::Evicted { bytes, objects }) => Reply::Evicted { bytes, objects },
         WireReply::Refreshed(wire::Refreshed { objects }) => Reply::Refreshed { objects },
         WireReply::ObjectList(list) => Reply::ObjectList {
@@ -273,17 +259,6 @@ fn read_location(location: &wire::Location) -> Result<Option<Location>, Protocol
     }
     check_sum("Location.offset", &[offset, data_size, metadata_size])?;
     Ok(Some(Location { segment: SegmentId(segment), offset, data_size, metadata_size }))
-}
-
-fn read_outcome(outcome: i32) -> Result<DeleteOutcome, ProtocolError> {
-    let outcome = wire::DeleteOutcome::try_from(outcome)
-        .map_err(|error| invalid("Deleted.outcomes", error.to_string()))?;
-    Ok(match outcome {
-        wire::DeleteOutcome::NotFound => DeleteOutcome::NotFound,
-        wire::DeleteOutcome::Deleted => DeleteOutcome::Deleted,
-        wire::DeleteOutcome::DeferredInUse => DeleteOutcome::DeferredInUse,
-        wire::DeleteOutcome::DeferredNotSealed => DeleteOutcome::DeferredNotSealed,
-    })
 }
 
 fn read_event(event: &wire::Event) -> Result<Event, ProtocolError> {

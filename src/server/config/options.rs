@@ -222,6 +222,16 @@ pub(super) fn help() -> String {
 }
 
 impl OptionRow {
+    /// The number that was given, or else this one.
+    pub(super) fn number_or(&self, given: &Option<String>, other: u64) -> Result<u64, UsageError> {
+        given.as_deref().map_or(Ok(other), |text| self.number(text))
+    }
+
+    /// The number that was given, or else the default, where that is a number.
+    pub(super) fn number_or_default(&self, given: &Option<String>) -> Result<u64, UsageError> {
+        self.number(given.as_deref().unwrap_or(self.default))
+    }
+
     /// The number that `text` is; for the kinds that are numbers.
     pub(super) fn number(&self, text: &str) -> Result<u64, UsageError> {
         let invalid = |reason: String| self.invalid(text, reason);

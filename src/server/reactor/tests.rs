@@ -43,8 +43,8 @@ impl Harness {
         let clock = Clock::start();
         let store = Store::new(StoreConfig {
             capacity: CAPACITY,
-            segment: memory.segment(),
-            segment_bytes: memory.bytes(),
+            segment: memory.segment().id(),
+            segment_bytes: memory.segment().size(),
             objects_max: 10_000,
             policy: PolicyKind::Lru,
             trim: None,

@@ -68,6 +68,18 @@ pub enum SegmentError {
     NotHugetlbfs(PathBuf),
 }
 
+/// The error for a step that the system refuses.
+pub(super) fn refused<E: Into<io::Error>>(
+    step: &'static str,
+    backing: &Backing,
+    cure: &'static str,
+) -> impl Fn(E) -> SegmentError + Copy {
+    move |reason| {
+        let (backing, reason) = (backing.clone(), reason.into());
+        SegmentError::System { step, backing, reason, cure }
+    }
+}
+
 /// What a person can do when [`SegmentError::NoRoom`].
 pub(super) fn cure_for_lack(backing: &Backing) -> &'static str {
     match backing {

@@ -12,17 +12,15 @@ pub(super) fn kernel_keeps_strict_account() -> bool {
 
 /// Memory that the machine can give, swap included; an estimate of the kernel's.
 pub(super) fn free_memory_bytes() -> u64 {
-    let Ok(report) = fs::read_to_string("/proc/meminfo") else {
-        return u64::MAX;
-    };
-    let kilobytes = |name: &str| {
-        let line = report.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-    };
-    match (kilobytes("MemAvailable"), kilobytes("SwapFree")) {
-        (Some(memory), swap) => memory.saturating_add(swap.unwrap_or(0)).saturating_mul(1024),
-        (None, _) => u64::MAX,
-    }
+    let report = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let swap = meminfo_bytes(&report, "SwapFree").unwrap_or(0);
+    meminfo_bytes(&report, "MemAvailable").map_or(u64::MAX, |memory| memory.saturating_add(swap))
+}
+
+/// The value of a line like `MemTotal:  24684216 kB`.
+pub(crate) fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let value = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Huge pages of this size that are neither used nor spoken for.
