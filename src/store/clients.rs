@@ -63,6 +63,8 @@ pub struct Client {
     pub unsealed: u64,
     /// Its connection has ended, and a process is left that has what it was given.
     pub survives: bool,
+    /// It survives, and all is done that can be done before its last process has gone.
+    pub rests: bool,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
@@ -162,6 +164,7 @@ impl Clients {
             held_bytes: 0,
             unsealed: 0,
             survives: false,
+            rests: false,
             said_goodbye: false,
             waiting: 0,
             waited: WaitCost::default(),

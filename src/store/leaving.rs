@@ -102,6 +102,7 @@ impl Store {
         match self.leave_some(client, now, effects) {
             Leaving::More => return false,
             Leaving::Rests => {
+                self.clients.get_mut(client).rests = true;
                 self.survivors.clients.entry(client).or_default();
                 self.survivors.pause = SURVIVORS_LOOK_FIRST;
                 self.survivors.next_look = Some(now.after(SURVIVORS_LOOK_FIRST));
@@ -117,6 +118,7 @@ impl Store {
         self.directory.leave(client);
         let leaving = self.clients.get_mut(client);
         leaving.survives = false;
+        leaving.rests = false;
         leaving.notes_from = has_table.then_some(Slot(0));
         for ticket in self.survivors.clients.remove(&client).unwrap_or_default() {
             self.end_transit(ticket, WorkOutcome::Done);
@@ -201,9 +203,7 @@ impl Store {
     fn is_in_use(&self, client: ClientId) -> bool {
         let may_be_written = self.survivors.clients.get(&client).is_some_and(|all| !all.is_empty());
         let mut is_in_use = may_be_written || !self.clients.get(client).holds.is_empty();
-        if !is_in_use {
-            self.directory.pins_of(client, self.objects.slots(), &mut |_| is_in_use = true);
-        }
+        is_in_use |= self.directory.has_pins(client, self.objects.slots());
         is_in_use && self.directory.is_alive(client)
     }
 
@@ -219,8 +219,9 @@ impl Store {
         let (next, mut slot) = self.survivors.cursor;
         let (earlier, later) = (..next, next..);
         let clients = &self.survivors.clients;
-        let round: Vec<_> = clients.range(later).chain(clients.range(earlier)).collect();
-        let round: Vec<ClientId> = round.into_iter().map(|(client, _)| *client).collect();
+        let round = clients.range(later).chain(clients.range(earlier)).map(|(client, _)| *client);
+        // What is still leaving sees by itself who has died.
+        let round: Vec<_> = round.filter(|client| self.clients.get(*client).rests).collect();
         for client in round {
             if self.is_in_use(client) {
                 while looks > 0

@@ -40,6 +40,8 @@ pub struct Search {
     phase: Phase,
     /// How often it has begun again.
     rounds: u32,
+    /// What others have told in memory has been looked at, after it was in vain.
+    has_caught_up: bool,
     /// The next idle objects to look at, everybody's and the client's own.
     next: Option<Slot>,
     next_own: Option<Slot>,
@@ -150,6 +152,7 @@ impl Search {
             len: creation.sizes().map(|size| size.next_multiple_of(ALIGNMENT)).sum(),
             phase: Phase::Begin,
             rounds: 0,
+            has_caught_up: false,
             next: None,
             next_own: None,
             looks: 0,
@@ -177,6 +180,13 @@ impl Search {
     pub fn is_exclusive(&self) -> bool {
         self.is_under_way()
             && (self.rounds > 0 || !matches!(self.phase, Phase::Look | Phase::Gather(_)))
+    }
+
+    /// Whether it is the first time that this is asked. Whatever completed before the create began
+    /// is seen by one look at what others have told; a second one would be for those who go on
+    /// telling, for as long as they like.
+    pub const fn may_catch_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_caught_up, true)
     }
 
     /// Whether it waits for the end of work outside.

@@ -7,5 +7,6 @@ mod scenario;
 mod scenarios;
 mod simulation;
 mod slices;
+mod surviving;
 mod thin;
 mod trimming;
