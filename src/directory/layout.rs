@@ -440,6 +440,16 @@ impl ClientTable {
         (next < end).then_some(Slot(next))
     }
 
+    /// Whether the client says that it has pinned anything in the blocks of these slots. It may be
+    /// wrong for the moment of an attempt; to look no closer costs the same whatever the client
+    /// writes.
+    #[must_use]
+    pub fn has_pins(&self, slots: Range<u32>) -> bool {
+        let end = slots.end.min(self.layout.records).div_ceil(BLOCK_SLOTS);
+        let mut blocks = slots.start / BLOCK_SLOTS..end;
+        blocks.any(|block| count(self.words[HEADER_WORDS + block as usize].load(Relaxed)) > 0)
+    }
+
     /// The slots in this range that the client has pinned.
     pub fn pinned(&self, slots: Range<u32>) -> impl Iterator<Item = Slot> {
         let slots = slots.start.min(self.layout.records)..slots.end.min(self.layout.records);

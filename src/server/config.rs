@@ -19,10 +19,11 @@ pub use self::environment::EnvironmentError;
 pub use self::options::UsageError;
 use self::options::{Arguments, Parsed, TABLE};
 use super::memory_limit::MemoryLimit;
+use crate::directory::layout::SLOTS_MAX;
 use crate::eviction::PolicyKind;
 use crate::limits::{
     ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, COMMIT_AHEAD_BYTES, COMMIT_AHEAD_DIVISOR,
-    COMMIT_AHEAD_STORE_DIVISOR, OBJECTS_MAX,
+    COMMIT_AHEAD_STORE_DIVISOR,
 };
 use crate::shm::segment::Backing;
 
@@ -132,7 +133,7 @@ impl Config {
     fn from_values(given: &Arguments, limit: &MemoryLimit) -> Result<Self, UsageError> {
         let capacity = (limit.memory / 10 * 3).clamp(CAPACITY_MIN, CAPACITY_MAX);
         let capacity = TABLE.memory.number_or(&given.memory, capacity)?;
-        let objects_max = (capacity / ALIGNMENT + OBJECTS_EXTRA).min(u64::from(OBJECTS_MAX));
+        let objects_max = (capacity / ALIGNMENT + OBJECTS_EXTRA).min(u64::from(SLOTS_MAX));
         let objects_max = TABLE.max_objects.number_or(&given.max_objects, objects_max)?;
         let socket = given.socket.as_deref().unwrap_or(TABLE.socket.default);
         let policy = given.eviction_policy.as_deref().unwrap_or(TABLE.eviction_policy.default);

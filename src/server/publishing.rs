@@ -330,6 +330,10 @@ impl Directory for SharedDirectory {
         }
     }
 
+    fn has_pins(&self, client: ClientId, slots: Range<u32>) -> bool {
+        self.table(client).is_some_and(|table| table.has_pins(slots))
+    }
+
     fn advance(&mut self, tick: u64) {
         self.tick = tick;
         self.words.set_tick(tick);

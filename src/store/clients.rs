@@ -64,6 +64,8 @@ pub struct Client {
     /// Its connection has ended, and for all that is known a process is left that has what it was
     /// given.
     pub survives: bool,
+    /// It survives, and all is done that can be done before its last process has gone.
+    pub rests: bool,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
@@ -163,6 +165,7 @@ impl Clients {
             held_bytes: 0,
             unsealed: 0,
             survives: false,
+            rests: false,
             said_goodbye: false,
             waiting: 0,
             waited: WaitCost::default(),

@@ -30,13 +30,20 @@ impl Store {
         let is_tried = !is_in_between && (must_not_wait || self.creates.is_empty());
         let mut search = Search::new(asked.client, &creation, room.evict);
         if is_tried {
-            match self.search_on(&mut search) {
+            let mut progress = self.search_on(&mut search);
+            // Somebody may have sealed, or let go of, what could be evicted.
+            if progress == Progress::NoRoom
+                && search.may_catch_up()
+                && self.catch_up(asked.now, effects)
+            {
+                // Its name may be free or taken by now.
+                self.check_create(asked.client, &creation, room.evict)?;
+                search.doubt();
+                progress = self.search_on(&mut search);
+            }
+            match progress {
                 Progress::Room(start) => {
                     return Ok(self.place(asked, creation, start, effects));
-                }
-                // Somebody may have sealed, or let go of, what could be evicted.
-                Progress::NoRoom if self.catch_up(asked.now, effects) => {
-                    return self.create(asked, creation, room, effects);
                 }
                 Progress::NoRoom if must_not_wait && !search.waits_for_transit() => {
                     return Err(Refusal::StoreFull(self.full(creation.sizes().sum())));
@@ -171,15 +178,7 @@ impl Store {
         let creator = asked.client;
         let size = location.size();
         let has_quota = self.quotas.get(creator).is_some();
-        let slot = self.objects.insert(Object {
-            id,
-            location,
-            state: State::Created { creator },
-            generation: 0,
-            holders: 0,
-            delete_pending: false,
-            account: has_quota.then_some(creator),
-        });
+        let slot = self.objects.insert(Object::new(id, location, creator, has_quota));
         self.quotas.change(creator, |account| account.charge(slot, size));
         self.unsealed.insert((creator, slot));
         self.clients.get_mut(creator).unsealed += 1;

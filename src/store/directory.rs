@@ -109,6 +109,14 @@ pub trait Directory: Debug + Send {
         None
     }
 
+    /// Names everything in these slots that this client has pinned.
+    fn pins_of(&self, _client: ClientId, _slots: Range<u32>, _each: &mut dyn FnMut(Slot)) {}
+
+    /// Whether this client says that it has anything pinned in these slots, or near them.
+    fn has_pins(&self, _client: ClientId, _slots: Range<u32>) -> bool {
+        false
+    }
+
     /// Number of tables, all of which are looked at for one object.
     fn tables(&self) -> usize {
         0
@@ -127,9 +135,6 @@ pub trait Directory: Debug + Send {
     /// Names everything in these slots that is pinned, once for each client that has it pinned, and
     /// client by client.
     fn pins(&self, _slots: Range<u32>, _each: &mut dyn FnMut(ClientId, Slot)) {}
-
-    /// Names everything in these slots that this client has pinned.
-    fn pins_of(&self, _client: ClientId, _slots: Range<u32>, _each: &mut dyn FnMut(Slot)) {}
 
     /// The store has been told so many things: the tick.
     fn advance(&mut self, _tick: u64) {}

@@ -18,7 +18,7 @@ impl Store {
     /// Nobody holds a sealed object any more: it is now the most recently used one that may go.
     pub(super) fn becomes_idle(&mut self, slot: Slot) {
         let object = self.objects.get(slot);
-        let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        let (size, account, offset) = (object.size(), object.account(), object.location.offset);
         let now = self.tick;
         match account {
             Some(owner) => {
@@ -32,7 +32,7 @@ impl Store {
     /// Somebody holds an idle object again.
     pub(super) fn becomes_busy(&mut self, slot: Slot) {
         self.leaves_its_place(slot);
-        match self.objects.get(slot).account {
+        match self.objects.get(slot).account() {
             Some(owner) => {
                 self.quotas.change(owner, |account| account.became_busy(slot));
             }
@@ -44,7 +44,7 @@ impl Store {
     pub(super) fn becomes_recent(&mut self, slot: Slot) -> bool {
         self.leaves_its_place(slot);
         let object = self.objects.get(slot);
-        let (size, account, offset) = (object.size(), object.account, object.location.offset);
+        let (size, account, offset) = (object.size(), object.account(), object.location.offset);
         let now = self.tick;
         let was_idle = match account {
             None => self.idle.touch(slot, now),
@@ -63,7 +63,7 @@ impl Store {
     /// Whether an idle object that might go turns out to have been used by readers since it got its
     /// place, so that now others go first.
     pub(super) fn steps_back(&mut self, slot: Slot) -> bool {
-        let owner = self.objects.get(slot).account;
+        let owner = self.objects.get(slot).account();
         let next = self.idle_after(owner, slot);
         let used_at = self.directory.last_release(slot);
         self.was_used(slot, used_at) && self.idle_after(owner, slot) != next
@@ -72,7 +72,7 @@ impl Store {
     /// A reader has used an idle object at this tick. False if its place shows that already.
     fn was_used(&mut self, slot: Slot, used_at: u64) -> bool {
         let used_at = used_at.min(self.tick);
-        let owner = self.objects.get(slot).account;
+        let owner = self.objects.get(slot).account();
         let Some(policy) = self.order_of(owner) else { return false };
         // In the tick of its place: after it, since that was given by the request.
         if used_at < policy.placed_at(slot) || used_at == 0 {
@@ -116,7 +116,7 @@ impl Store {
     /// An object, idle or not, is gone.
     pub(super) fn leaves_order(&mut self, slot: Slot, object: &Object) {
         self.leaves_its_place(slot);
-        match object.account {
+        match object.account() {
             Some(owner) => {
                 self.quotas.change(owner, |account| account.discharge(slot, object.size()));
             }
@@ -131,7 +131,7 @@ impl Store {
         let object = self.objects.get_mut(slot);
         let (size, offset) = (object.size(), object.location.offset);
         let is_idle = object.is_sealed() && object.holders == 0;
-        let owner = object.account.take().expect("only charged objects leave a quota");
+        let owner = object.leave_account().expect("only charged objects leave a quota");
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {
             self.idle.became_idle(slot, size, self.tick);
@@ -141,7 +141,7 @@ impl Store {
 
     /// Whether it may go.
     pub(super) fn is_idle(&self, slot: Slot) -> bool {
-        self.order_of(self.objects.get(slot).account).is_some_and(|order| order.is_idle(slot))
+        self.order_of(self.objects.get(slot).account()).is_some_and(|order| order.is_idle(slot))
     }
 
     /// The idle object of an owner, or of everybody, that is to go first.

@@ -98,7 +98,7 @@ impl Store {
         let mut charged: BTreeMap<_, u64> = BTreeMap::new();
         for (slot, object) in self.objects.iter_from(0) {
             let is_idle = object.is_sealed() && object.holders == 0;
-            let policy = match object.account {
+            let policy = match object.account() {
                 None => &self.idle,
                 Some(owner) => {
                     *charged.entry(owner).or_default() += object.size();
@@ -106,7 +106,7 @@ impl Store {
                 }
             };
             assert_eq!(policy.is_idle(slot), is_idle, "idle objects are known to their policy");
-            if is_idle && object.account.is_none() {
+            if is_idle && object.account().is_none() {
                 idle_objects += 1;
                 idle_bytes += object.size();
             }

@@ -100,6 +100,7 @@ impl Store {
         match self.leave_some(client, now, effects) {
             Leaving::More => return false,
             Leaving::Rests => {
+                self.clients.get_mut(client).rests = true;
                 self.survivors.clients.entry(client).or_default();
                 self.survivors.pause = SURVIVORS_LOOK_FIRST;
                 self.survivors.next_look = Some(now.after(SURVIVORS_LOOK_FIRST));
@@ -115,6 +116,7 @@ impl Store {
         self.directory.leave(client);
         let leaving = self.clients.get_mut(client);
         leaving.survives = false;
+        leaving.rests = false;
         leaving.notes_from = has_table.then_some(Slot(0));
         for ticket in self.survivors.clients.remove(&client).unwrap_or_default() {
             self.end_transit(ticket, WorkOutcome::Done);
@@ -199,12 +201,8 @@ impl Store {
     fn is_in_use(&self, client: ClientId) -> bool {
         let may_be_written = self.survivors.clients.get(&client).is_some_and(|all| !all.is_empty());
         let mut is_in_use = may_be_written || !self.clients.get(client).holds.is_empty();
-        if !is_in_use {
-            self.directory.pins_of(client, self.objects.slots(), &mut |_| is_in_use = true);
-        }
-        is_in_use
-            && !self.clients.get(client).said_goodbye
-            && self.directory.is_alive(client)
+        is_in_use |= self.directory.has_pins(client, self.objects.slots());
+        is_in_use && !self.clients.get(client).said_goodbye && self.directory.is_alive(client)
     }
 
     /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
@@ -219,8 +217,9 @@ impl Store {
         let (next, mut slot) = self.survivors.cursor;
         let (earlier, later) = (..next, next..);
         let clients = &self.survivors.clients;
-        let round: Vec<_> = clients.range(later).chain(clients.range(earlier)).collect();
-        let round: Vec<ClientId> = round.into_iter().map(|(client, _)| *client).collect();
+        let round = clients.range(later).chain(clients.range(earlier)).map(|(client, _)| *client);
+        // What is still leaving sees by itself who has died.
+        let round: Vec<_> = round.filter(|client| self.clients.get(*client).rests).collect();
         for client in round {
             if self.is_in_use(client) {
                 while looks > 0
@@ -248,10 +247,11 @@ impl Store {
 
     /// Refuses a process that has too many survivors.
     pub(super) fn check_survivors_of(&self, peer: &Peer) -> Result<(), Refusal> {
-        // A process of another namespace has no number here.
-        let is_of_process = |client: &&ClientId| {
-            peer.pid != 0 && self.clients.get(**client).peer.pid == peer.pid
-        };
+        // All processes outside of our namespace have this number.
+        if peer.pid == 0 {
+            return Ok(());
+        }
+        let is_of_process = |client: &&ClientId| self.clients.get(**client).peer.pid == peer.pid;
         let of_process = self.survivors.clients.keys().filter(is_of_process);
         if of_process.filter(|client| self.is_in_use(**client)).count() < SURVIVORS_OF_PROCESS_MAX {
             return Ok(());

@@ -6,6 +6,8 @@
 //! takes longer for there being more objects. Who waits for an object and how the policy orders it
 //! is not known here.
 
+use std::num::NonZeroU64;
+
 use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::slab::Slab;
 use crate::store::id_index::IdIndex;
@@ -38,14 +40,31 @@ pub struct Object {
     pub holders: u32,
     /// It goes when the last holder lets go. A field of the object, so that it cannot survive it.
     pub delete_pending: bool,
-    /// The client whose quota it counts against.
-    pub account: Option<ClientId>,
+    /// The number of the client whose quota it counts against: half as large as an optional id.
+    owner: Option<NonZeroU64>,
     /// Which object this is, given by `ObjectTable::insert` from 1 on: slots are reused, this
     /// never is.
     pub generation: u64,
 }
 
 impl Object {
+    /// An object that its creator is going to hold, and whose quota it counts against if it has one.
+    pub fn new(id: ObjectId, location: Location, creator: ClientId, has_quota: bool) -> Self {
+        let owner = NonZeroU64::new(creator.0).filter(|_| has_quota);
+        let state = State::Created { creator };
+        Self { id, location, state, holders: 0, delete_pending: false, owner, generation: 0 }
+    }
+
+    /// The client whose quota it counts against.
+    pub fn account(&self) -> Option<ClientId> {
+        self.owner.map(|owner| ClientId(owner.get()))
+    }
+
+    /// It counts against nobody's quota any more.
+    pub fn leave_account(&mut self) -> Option<ClientId> {
+        self.owner.take().map(|owner| ClientId(owner.get()))
+    }
+
     /// Bytes of data and metadata.
     pub const fn size(&self) -> u64 {
         self.location.size()
@@ -150,15 +169,9 @@ mod tests {
     use crate::ids::SegmentId;
 
     fn object(byte: u8) -> Object {
-        Object {
-            id: ObjectId::from([byte; 20]),
-            location: Location { segment: SegmentId(0), offset: 0, data_size: 1, metadata_size: 0 },
-            state: State::Created { creator: ClientId(1) },
-            generation: 0,
-            holders: 1,
-            delete_pending: false,
-            account: None,
-        }
+        let location =
+            Location { segment: SegmentId(0), offset: 0, data_size: 1, metadata_size: 0 };
+        Object::new(ObjectId::from([byte; 20]), location, ClientId(1), false)
     }
 
     #[test]
@@ -181,6 +194,6 @@ mod tests {
 
     #[test]
     fn an_object_costs_little() {
-        assert!(size_of::<Option<Object>>() <= 128, "{} bytes", size_of::<Option<Object>>());
+        assert!(size_of::<Option<Object>>() <= 96, "{} bytes", size_of::<Option<Object>>());
     }
 }

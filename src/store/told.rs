@@ -11,8 +11,7 @@ use crate::ids::{ClientId, SealPlace, Slot};
 use crate::limits::SURVIVORS_LOOKS_MAX;
 use crate::protocol::message::{Request, Subject};
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::Hold;
-use crate::store::jobs::EVICTION_COST;
+use crate::store::clients::{Hold, WaitCost};
 use crate::store::object_table::State;
 use crate::store::{Asked, Effects, Outcome, Store};
 use crate::time::Timestamp;
@@ -26,6 +25,7 @@ pub struct Later {
     /// Who asks.
     pub asked: Asked,
     request: Request,
+    cost: WaitCost,
     next: Next,
 }
 
@@ -38,13 +38,34 @@ impl Store {
 
     /// Whether an object is sealed, also if only its creator knows that so far.
     pub(super) fn settle(&mut self, slot: Slot, now: Timestamp, effects: &mut Effects) -> bool {
+        self.settle_for_waiter(slot, None, now, effects)
+    }
+
+    /// The same. Somebody who waits gets it if it is sealed: before the creator lets go, or it
+    /// might be deleted with that.
+    pub(super) fn settle_for_waiter(
+        &mut self,
+        slot: Slot,
+        waiter: Option<(ClientId, Hold)>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> bool {
         let object = self.objects.get(slot);
-        let State::Created { creator } = object.state else { return true };
+        let give = |store: &mut Self| {
+            if let Some((client, hold)) = waiter {
+                store.hold(client, slot, hold);
+            }
+        };
+        let State::Created { creator } = object.state else {
+            give(self);
+            return true;
+        };
         let told = self.directory.told_sealed(creator, slot, object.generation);
         // What we write ourselves is ours to seal, whatever its creator claims.
         let told = told.filter(|_| !self.is_being_filled(slot));
         if let Some(released) = told {
             self.seal_slot(slot, creator, now, effects);
+            give(self);
             if released {
                 self.release_hold(creator, slot, Hold::granted(1), effects);
             }
@@ -99,22 +120,28 @@ impl Store {
         request: Request,
         next: Next,
     ) -> Result<Outcome, Refusal> {
-        self.may_wait(asked.client, EVICTION_COST)?;
-        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
-        self.jobs.later.push_back(Later { asked, request, next });
+        // It keeps all its ids in memory until its turn comes.
+        let ids = match request.subject() {
+            Subject::Objects(ids) => ids.len(),
+            Subject::Nothing | Subject::Everything => 0,
+        };
+        let cost = WaitCost { ids, bytes: 0 };
+        self.may_wait(asked.client, cost)?;
+        self.clients.get_mut(asked.client).wait_began(cost);
+        self.jobs.later.push_back(Later { asked, request, cost, next });
         Ok(Outcome::Waits)
     }
 
     pub(super) fn work_on_later(&mut self, now: Timestamp, effects: &mut Effects) {
         let Some(later) = self.jobs.later.pop_front() else { return };
-        let Later { asked, request, next } = later;
+        let Later { asked, request, cost, next } = later;
         if !self.clients.is_here(asked.client) {
             return;
         }
         if let Some(next) = self.settle_from(next, now, effects) {
-            return self.jobs.later.push_front(Later { asked, request, next });
+            return self.jobs.later.push_front(Later { asked, request, cost, next });
         }
-        self.clients.get_mut(asked.client).wait_ended(EVICTION_COST);
+        self.clients.get_mut(asked.client).wait_ended(cost);
         let asked = Asked { now, ..asked };
         let outcome = self.serve_now(asked, request, effects);
         self.conclude(asked, outcome, effects);

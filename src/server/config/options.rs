@@ -137,7 +137,7 @@ options! {
         eviction_policy Kind::Policy, short "", default "lru";
         /// how many objects there can be
         max_objects Kind::Count(1..=OBJECTS_MAX as u64), short "",
-            default "one for each 64 bytes of memory, and 65536";
+            default "one for each 64 bytes of memory and 65536, at most 16777215";
         /// memory to make ready before it is used, which makes large new objects
         /// several times as fast; an idle store takes so much from the system, and
         /// keeps it

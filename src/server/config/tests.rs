@@ -87,7 +87,7 @@ fn without_arguments_everything_has_a_default() {
         socket_mode: 0o600,
         capacity: 3 * GIB,
         backing: Backing::Memfd,
-        objects_max: u32::try_from(3 * GIB / 64 + 65_536).expect("it fits"),
+        objects_max: SLOTS_MAX,
         policy: PolicyKind::Lru,
         reserve: false,
         clear_new_objects: false,
@@ -175,7 +175,7 @@ fn memory_is_of_four_kinds() {
 fn small_and_large_stores_have_a_bounded_number_of_objects() {
     assert_eq!(config(&["-m", "1"]).objects_max, 65_536);
     assert_eq!(config(&["-m", "10000"]).capacity, 10_000);
-    assert_eq!(config(&["-m", "1125899906842624"]).objects_max, OBJECTS_MAX);
+    assert_eq!(config(&["-m", "1125899906842624"]).objects_max, SLOTS_MAX);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Search {
     phase: Phase,
     /// How often it has begun again.
     rounds: u32,
+    /// What others have told in memory has been looked at, after it was in vain.
+    has_caught_up: bool,
     /// The next idle objects to look at, everybody's and the client's own.
     next: Option<Slot>,
     next_own: Option<Slot>,
@@ -106,7 +108,7 @@ impl Sums {
     const NONE: Self = Self { bytes: 0, objects: 0, own_bytes: 0 };
 
     fn of(object: &Object) -> Self {
-        let own_bytes = if object.account.is_some() { object.size() } else { 0 };
+        let own_bytes = if object.account().is_some() { object.size() } else { 0 };
         Self { bytes: object.size(), objects: 1, own_bytes }
     }
 
@@ -150,6 +152,7 @@ impl Search {
             len: creation.sizes().map(|size| size.next_multiple_of(ALIGNMENT)).sum(),
             phase: Phase::Begin,
             rounds: 0,
+            has_caught_up: false,
             next: None,
             next_own: None,
             looks: 0,
@@ -177,6 +180,13 @@ impl Search {
     pub fn is_exclusive(&self) -> bool {
         self.is_under_way()
             && (self.rounds > 0 || !matches!(self.phase, Phase::Look | Phase::Gather(_)))
+    }
+
+    /// Whether it is the first time that this is asked. Whatever completed before the create began
+    /// is seen by one look at what others have told; a second one would be for those who go on
+    /// telling, for as long as they like.
+    pub const fn may_catch_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_caught_up, true)
     }
 
     /// Whether it waits for the end of work outside.
@@ -483,7 +493,7 @@ impl Store {
     /// The sums of an object that was seen, if it may still go. Another one in its slot may not.
     fn victim(&self, search: &Search, seen: Seen) -> Option<Sums> {
         let object = self.objects.try_get(seen.slot)?;
-        let is_own = object.account.is_none_or(|owner| owner == search.client);
+        let is_own = object.account().is_none_or(|owner| owner == search.client);
         let may_go = object.generation == seen.generation && is_own && self.is_idle(seen.slot);
         may_go.then(|| Sums::of(object))
     }

@@ -7,6 +7,7 @@ mod scenario;
 mod scenarios;
 mod simulation;
 mod slices;
+mod surviving;
 mod thin;
 mod told;
 mod trimming;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::thin::{AT_ONCE, OBJECT_BYTES, OBJECTS, Thin, create, get, id, object};
 use crate::ids::ClientId;
+use crate::limits::{CLIENT_WAITED_IDS_MAX, REQUEST_IDS_MAX};
 use crate::protocol::message::{DeleteOutcome, ObjectState, Reply, Request, Room};
+use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
 #[test]
@@ -175,4 +177,20 @@ fn objects_that_nobody_waited_for_are_given_up_without_a_slice_for_each() {
     let slices = thin.finish(|_| {});
     assert!(slices <= 3, "{slices} slices for the waiters of one object");
     assert_eq!(thin.answers.len(), 48, "who waited has been told");
+}
+
+#[test]
+fn what_waits_for_a_look_at_what_is_being_created_counts_with_all_its_ids() {
+    let mut thin = Thin::new(4, 2);
+    for number in 0..50 {
+        assert!(matches!(thin.ask(1, create(number, 0, AT_ONCE)), Some(Reply::Created(_))));
+    }
+    let ids: Vec<_> = (0..REQUEST_IDS_MAX as u64).map(id).collect();
+    let asked: Vec<_> = (0..=CLIENT_WAITED_IDS_MAX / REQUEST_IDS_MAX)
+        .map(|_| thin.begin(2, Request::GetState { ids: ids.clone() }))
+        .collect();
+    let limit = Refusal::TooManyWaiting(CLIENT_WAITED_IDS_MAX as u64);
+    assert_eq!(thin.answers.remove(asked.last().unwrap()), Some(Reply::Refused(limit)));
+    thin.finish(|_| {});
+    assert_eq!(thin.answers.len(), asked.len() - 1, "all others are answered");
 }

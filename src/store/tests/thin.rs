@@ -8,6 +8,7 @@ use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, ObjectId, SegmentId};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{NewObject, ObjectState, Reply, Request, RequestId, Room, Timeout};
+use crate::store::directory::{Directory, Unshared};
 use crate::store::{Effect, Effects, Peer, Store, StoreConfig, Work, WorkOutcome};
 use crate::time::Timestamp;
 
@@ -25,7 +26,12 @@ pub struct Thin {
 
 impl Thin {
     pub fn new(steps: usize, clients: u64) -> Self {
-        let mut store = Store::new(StoreConfig {
+        Self::over(Box::new(Unshared::default()), steps, clients)
+    }
+
+    /// A store with this directory.
+    pub fn over(directory: Box<dyn Directory>, steps: usize, clients: u64) -> Self {
+        let config = StoreConfig {
             capacity: OBJECTS * OBJECT_BYTES,
             segment: SegmentId(0),
             segment_bytes: OBJECTS * OBJECT_BYTES,
@@ -33,7 +39,8 @@ impl Thin {
             policy: PolicyKind::Lru,
             trim: None,
             unix_start: Duration::ZERO,
-        });
+        };
+        let mut store = Store::with_directory(config, directory);
         store.slice.steps = steps;
         store.slice.answers = steps;
         for client in 1..=clients {

@@ -97,7 +97,9 @@ impl Store {
                     Some(Err(refusal))
                 }
             },
-            Progress::NoRoom if turn.is_hurried() && self.catch_up(now, effects) => {
+            Progress::NoRoom
+                if turn.is_hurried() && search.may_catch_up() && self.catch_up(now, effects) =>
+            {
                 search.doubt();
                 None
             }

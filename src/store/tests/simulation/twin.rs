@@ -38,6 +38,8 @@ pub struct State {
     newly_asked: Vec<Slot>,
     /// Clients that shall get a table when they join.
     pub may_join: bool,
+    /// Clients of which a process is left, whether their connections have ended or not.
+    pub alive: BTreeSet<ClientId>,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,11 @@ impl State {
         self.releases.values().any(|releases| !releases.is_empty())
     }
 
+    /// Whether a client has a table, and this slot pinned in it.
+    pub fn has_pinned_now(&self, client: ClientId, slot: Slot) -> bool {
+        self.tables.get(&client).is_some_and(|table| table.contains_key(&slot))
+    }
+
     /// A reader takes a pin back. Whether it has to tell.
     pub fn unpin(&mut self, client: ClientId, slot: Slot) -> bool {
         let table = self.tables.get_mut(&client).expect("readers have joined");
@@ -121,8 +128,8 @@ impl Directory for Twin {
 
     fn end(&mut self, _client: ClientId) {}
 
-    fn is_alive(&self, _client: ClientId) -> bool {
-        false
+    fn is_alive(&self, client: ClientId) -> bool {
+        self.state().alive.contains(&client)
     }
 
     fn leave(&mut self, client: ClientId) {
@@ -261,6 +268,12 @@ impl Directory for Twin {
         let state = self.state();
         let pinned = state.tables.get(&client).into_iter().flat_map(BTreeMap::keys).copied();
         pinned.filter(|slot| slots.contains(&slot.0)).for_each(each);
+    }
+
+    fn has_pins(&self, client: ClientId, slots: Range<u32>) -> bool {
+        let state = self.state();
+        let table = state.tables.get(&client);
+        table.is_some_and(|table| table.keys().any(|slot| slots.contains(&slot.0)))
     }
 
     fn advance(&mut self, tick: u64) {
