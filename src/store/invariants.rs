@@ -151,6 +151,11 @@ impl Store {
                 waiting.entry(client).or_default().0 += 1;
             }
         }
+        for later in &self.jobs.later {
+            if self.clients.is_here(later.asked.client) {
+                waiting.entry(later.asked.client).or_default().1.ids += later.cost.ids;
+            }
+        }
         for (id, client) in self.clients.iter() {
             if client.is_leaving {
                 waiting.remove(&id);

@@ -25,7 +25,8 @@ pub struct Later {
     /// Who asks.
     pub asked: Asked,
     request: Request,
-    cost: WaitCost,
+    /// What it keeps in memory.
+    pub cost: WaitCost,
     next: Next,
 }
 

@@ -246,7 +246,7 @@ fn the_log_line_has_every_setting() {
     assert_eq!(
         all.to_string(),
         format!(
-            "10000000000 bytes (10.00 GB) in {}, all reserved, at most 156315536 objects, eviction \
+            "10000000000 bytes (10.00 GB) in {}, all reserved, at most 16777215 objects, eviction \
              policy lru, socket /run/p with mode 600",
             all.backing
         )
