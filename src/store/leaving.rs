@@ -174,7 +174,6 @@ impl Store {
         if size > 0 {
             let ticket = self.space.quarantine(offset, size, size);
             self.survivors.clients.entry(creator).or_default().push(ticket);
-            self.note_memory(offset, size, false);
         }
     }
 

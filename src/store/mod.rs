@@ -304,8 +304,8 @@ impl Store {
         }
     }
 
-    /// Answers waiting requests whose deadline has come. If they are very many, some are left: then
-    /// [`Self::next_deadline`] is still in the past.
+    /// Answers waiting requests whose deadline has come. If they are very many, or a put is served
+    /// meanwhile, some are left: then [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
         self.begin_slice();
         while self.answers > 0
@@ -316,11 +316,15 @@ impl Store {
             self.answer_late(waiter, now, effects);
         }
         let late = self.creates.next_deadline(self.spared_from_deadlines());
-        if late.is_some_and(|deadline| deadline <= now) && self.catch_up(now, effects) {
+        if late.is_some_and(|deadline| deadline <= now) {
+            // What was found sealed just now may be room as well.
+            self.catch_up(now, effects);
             self.serve_creates(now, effects);
         }
         let spared = self.spared_from_deadlines();
+        // While a put is being filled nobody behind it has been tried.
         while self.answers > 0
+            && self.filling.is_none()
             && let Some(create) = self.creates.expired(now, spared)
         {
             self.answers -= 1;

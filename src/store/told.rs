@@ -38,13 +38,34 @@ impl Store {
 
     /// Whether an object is sealed, also if only its creator knows that so far.
     pub(super) fn settle(&mut self, slot: Slot, now: Timestamp, effects: &mut Effects) -> bool {
+        self.settle_for_waiter(slot, None, now, effects)
+    }
+
+    /// The same. Somebody who waits gets it if it is sealed: before the creator lets go, or it
+    /// might be deleted with that.
+    pub(super) fn settle_for_waiter(
+        &mut self,
+        slot: Slot,
+        waiter: Option<(ClientId, Hold)>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> bool {
         let object = self.objects.get(slot);
-        let State::Created { creator } = object.state else { return true };
+        let give = |store: &mut Self| {
+            if let Some((client, hold)) = waiter {
+                store.hold(client, slot, hold);
+            }
+        };
+        let State::Created { creator } = object.state else {
+            give(self);
+            return true;
+        };
         let told = self.directory.told_sealed(creator, slot, object.generation);
         // What we write ourselves is ours to seal, whatever its creator claims.
         let told = told.filter(|_| !self.is_being_filled(slot));
         if let Some(released) = told {
             self.seal_slot(slot, creator, now, effects);
+            give(self);
             if released {
                 self.release_hold(creator, slot, Hold::granted(1), effects);
             }
@@ -130,6 +151,8 @@ impl Store {
             next = self.settle_from(from, now, effects);
         }
         let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        // Whoever wants room is tried again, with a slice of his own.
+        self.steps = self.slice.steps;
         unsealed != self.unsealed.len() || survivors_change
     }
 }

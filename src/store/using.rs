@@ -127,15 +127,11 @@ impl Store {
         effects: &mut Effects,
     ) {
         for (id, named) in std::mem::take(&mut waiter.missing) {
-            let slot = self.objects.find(&id).filter(|slot| self.settle(*slot, now, effects));
-            match (slot, waiter.want) {
-                (None, _) => {
-                    waiter.missing.insert(id, named);
-                }
-                (Some(slot), Want::Get { .. }) => {
-                    self.hold(waiter.client, slot, Hold::waiting(u64::from(named)));
-                }
-                (Some(_), Want::Seen { .. }) => {}
+            let hold = Hold::waiting(u64::from(named));
+            let getter = matches!(waiter.want, Want::Get { .. }).then_some((waiter.client, hold));
+            let slot = self.objects.find(&id);
+            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter, now, effects)) {
+                waiter.missing.insert(id, named);
             }
         }
         self.answer_waiter(waiter, effects);

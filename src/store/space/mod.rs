@@ -36,6 +36,8 @@ pub struct Space {
     used_end: u64,
     pool: Pool,
     transit: Transit,
+    /// Memory in transit of which nobody knows when it comes back, so nobody waits for it.
+    quarantined: Transit,
     trimming: Trimming,
 }
 
@@ -50,6 +52,7 @@ impl Space {
             used_end: 0,
             pool: Pool::new(config.segment_bytes),
             transit: Transit::default(),
+            quarantined: Transit::default(),
             trimming: Trimming::new(config.trim.clone(), config.segment_bytes),
         }
     }
@@ -116,7 +119,9 @@ impl Space {
     /// write to it.
     pub fn quarantine(&mut self, offset: u64, len: u64, bytes: u64) -> Ticket {
         self.used -= bytes;
-        self.transit.begin(Range::of(offset, len))
+        let ticket = self.transit.issue_ticket();
+        self.quarantined.begin_as(ticket, Range::of(offset, len));
+        ticket
     }
 
     /// The work with this ticket has ended: its memory is free.
@@ -124,7 +129,9 @@ impl Space {
     /// # Panics
     /// If there is no such work.
     pub fn done(&mut self, ticket: Ticket, outcome: WorkOutcome) -> Extent {
-        let range = self.transit.end(ticket);
+        let is_quarantined = self.quarantined.contains(ticket);
+        let work = if is_quarantined { &mut self.quarantined } else { &mut self.transit };
+        let range = work.end(ticket);
         self.pool.free(range.start, range.len());
         if !self.trimming.done(ticket, range, outcome) {
             self.trimming.note_freed();
@@ -180,9 +187,11 @@ impl Space {
     pub fn check_invariants(&self, objects: impl Iterator<Item = (u64, u64)>) {
         self.pool.check_invariants();
         self.transit.check_invariants();
+        self.quarantined.check_invariants();
         self.trimming.check_invariants(&self.pool);
         let mut used = 0;
-        let mut taken: Vec<Range> = self.transit.ranges().iter().collect();
+        let in_transit = self.transit.ranges().iter().chain(self.quarantined.ranges().iter());
+        let mut taken: Vec<Range> = in_transit.collect();
         for (offset, size) in objects.filter(|(_, size)| *size > 0) {
             used += size;
             assert_eq!(offset % ALIGNMENT, 0, "objects are aligned");

@@ -20,9 +20,19 @@ impl Transit {
     /// Outside work has this memory from now on.
     pub fn begin(&mut self, range: Range) -> Ticket {
         let ticket = self.issue_ticket();
+        self.begin_as(ticket, range);
+        ticket
+    }
+
+    /// The same, under this ticket.
+    pub fn begin_as(&mut self, ticket: Ticket, range: Range) {
         self.by_ticket.insert(ticket, range);
         self.ranges.insert(range);
-        ticket
+    }
+
+    /// Whether there is such work.
+    pub fn contains(&self, ticket: Ticket) -> bool {
+        self.by_ticket.contains_key(&ticket)
     }
 
     /// A ticket that was never given before.

@@ -19,6 +19,7 @@ use crate::protocol::refusal::Refusal;
 use crate::store::{Effect, Peer, StoreConfig, StoreCounters, WorkOutcome};
 use crate::time::Timestamp;
 
+mod ending;
 mod making;
 mod order;
 mod removing;
@@ -27,6 +28,7 @@ mod room;
 mod seen;
 mod using;
 
+pub use ending::FoundOut;
 pub use making::Creation;
 use making::Filling;
 use order::Order;
@@ -42,6 +44,9 @@ pub struct Object {
     pub created_at: Timestamp,
     /// When, and as which event.
     pub sealed: Option<(Timestamp, usize)>,
+    /// The creator has told in its table that it is sealed, and whether it has let go with that. The
+    /// store has not looked there since.
+    pub told: Option<bool>,
     pub delete_pending: bool,
     /// Whose quota it counts against.
     pub account: Option<ClientId>,
@@ -105,6 +110,8 @@ pub struct Client {
     peer: Peer,
     /// Whether it reads the directory.
     pub is_reader: bool,
+    /// Its connection has ended, and it goes on.
+    pub survives: bool,
     pub quota: Option<u64>,
     /// The idle objects that count against the quota.
     idle: Order,
@@ -184,6 +191,10 @@ pub struct Model {
     pub queue: Vec<Creation>,
     /// Puts whose bytes are being written, in order.
     filling: VecDeque<Filling>,
+    /// Where it begins and ends: memory that survivors may still be writing to.
+    pub quarantined: Vec<(ClientId, u64, u64)>,
+    /// What the store found out by looking, for the statistics of the simulation.
+    pub found_out: FoundOut,
     pub events: Vec<Event>,
     pub counters: StoreCounters,
     /// The virtual time, which others move.
@@ -207,6 +218,8 @@ impl Model {
             waiting: Vec::new(),
             queue: Vec::new(),
             filling: VecDeque::new(),
+            quarantined: Vec::new(),
+            found_out: FoundOut::default(),
             events: Vec::new(),
             counters: StoreCounters::default(),
             now: Timestamp::ZERO,
@@ -219,7 +232,7 @@ impl Model {
 
     pub fn connect(&mut self, client: ClientId, peer: Peer, is_reader: bool) {
         let idle = Order::new(self.config.policy);
-        let new = Client { peer, is_reader, quota: None, idle, stream: None };
+        let new = Client { peer, is_reader, survives: false, quota: None, idle, stream: None };
         self.clients.insert(client, new);
         self.counters.clients_connected += 1;
     }
@@ -242,12 +255,18 @@ impl Model {
         seen: &mut Seen,
     ) -> Result<Option<Reply>, Refusal> {
         let client = call.client;
+        self.settle_for(request.subject(), seen);
         let reply = match request {
             Request::SetOptions { client_name, quota } => {
                 self.set_options(client, client_name.as_ref(), *quota)?
             }
             Request::Create { .. } | Request::Put { .. } => {
                 return self.create(Creation::new(call, request), seen);
+            }
+            Request::Seal { .. }
+                if call.request == RequestId::NONE && self.clients[&client].is_reader =>
+            {
+                Reply::Done
             }
             Request::Seal { id, release } => self.seal_own(call, *id, *release, seen)?,
             Request::Abort { id } => self.abort(call, *id, seen)?,
@@ -314,17 +333,30 @@ impl Model {
     /// Whose deadline has come is answered: gets and waits first, each by deadline, then arrival.
     /// A create waits on if it does so for memory that is being given back.
     pub fn expire(&mut self, seen: &mut Seen) {
+        let deaths = self.found_out.deaths;
         let now = self.now;
         let has_come = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
-        let late = self.waiting.extract_if(.., |waiting| has_come(waiting.deadline));
-        let mut late: Vec<Waiting> = late.collect();
-        late.sort_by_key(|waiting| waiting.deadline);
-        for waiting in late {
+        // One after the other: what the first one finds sealed may be all that others wait for.
+        loop {
+            let waiting = self.waiting.iter().map(|waiting| waiting.deadline).enumerate();
+            let late = waiting.filter(|(_, deadline)| has_come(*deadline));
+            let Some((index, _)) = late.min_by_key(|(_, deadline)| *deadline) else { break };
             self.counters.waits_timed_out += 1;
-            self.answer(waiting, seen);
+            let waiting = self.waiting.remove(index);
+            self.answer_late(waiting, seen);
         }
         let spared = usize::from(self.is_head_spared);
-        let late = self.queue.extract_if(spared.., |create| has_come(create.deadline));
+        let is_late = |create: &Creation| has_come(create.deadline);
+        if self.queue.iter().skip(spared).any(is_late) {
+            self.catch_up(seen);
+            self.serve_from_head(seen, true);
+        }
+        // If the head has room, it may take the store some time to find it.
+        let is_refused = |create: &Creation| {
+            let answer = seen.answer(create.call);
+            matches!(answer, Some(Reply::Refused(Refusal::StoreFull(_))))
+        };
+        let late = self.queue.extract_if(spared.., |create| is_late(create) && is_refused(create));
         let mut late: Vec<Creation> = late.collect();
         late.sort_by_key(|create| create.deadline);
         for create in late {
@@ -333,6 +365,8 @@ impl Model {
             let full = self.full(create.sizes().iter().sum());
             self.refuse(create.call, Refusal::StoreFull(full), seen);
         }
+        self.look_at_survivors(seen);
+        self.begin_trim_after(deaths, seen);
         self.serve_queue(seen);
     }
 
@@ -340,41 +374,6 @@ impl Model {
     pub fn work_ended(&mut self, outcome: WorkOutcome, seen: &mut Seen) {
         let (start, end) = self.slice.take().expect("work has begun");
         self.counters.bytes_trimmed += if outcome == WorkOutcome::Done { end - start } else { 0 };
-        self.serve_queue(seen);
-    }
-
-    /// Nothing of a client is left: its requests, its quota, its holds.
-    pub fn disconnect(&mut self, client: ClientId, seen: &mut Seen) {
-        self.counters.clients_disconnected += 1;
-        self.waiting.retain(|waiting| waiting.call.client != client);
-        self.queue.retain(|create| create.call.client != client);
-        let left = self.clients.remove(&client).expect("only connected clients leave");
-        for object in self.objects.values_mut() {
-            object.pins.remove(&client);
-        }
-        for object in self.objects.values_mut().filter(|object| object.account == Some(client)) {
-            object.account = None;
-        }
-        for id in left.idle.ids() {
-            self.everybodys.became_idle(id, self.objects[&id].size(), self.tick);
-        }
-        // All at once, so in no order that a user could know; the store takes that of its list,
-        // and what was being created first.
-        for is_sealed in [false, true] {
-            for id in seen.listed {
-                let object = self.objects.get(id).filter(|it| it.sealed.is_some() == is_sealed);
-                let hold = object.and_then(|object| object.holds.get(&client));
-                if let Some(hold) = hold.copied() {
-                    self.drop_hold(client, *id, hold, seen);
-                }
-            }
-        }
-        for id in seen.listed {
-            let witness = self.objects.get(id).and_then(|object| object.witness);
-            if witness == Some(client) {
-                self.look_at_parked(*id, seen);
-            }
-        }
         self.serve_queue(seen);
     }
 

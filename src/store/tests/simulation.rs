@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use fastrand::Rng;
 
-use super::model::{Call, Fill, Model, Seen};
+use super::model::{Call, Creation, Fill, Model, Seen};
 use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, Extent, ObjectId, Slot, Ticket};
 use crate::limits::SLICE_STEPS;
 use crate::protocol::message::{ObjectInfo, Reply, Request, RequestId};
-use crate::store::{Effect, Effects, Peer, Store, StoreCounters, Work, WorkOutcome};
+use crate::store::{Effect, Effects, Peer, Store, Work, WorkOutcome};
 use crate::time::Timestamp;
 
 mod calm;
@@ -35,7 +35,7 @@ mod twin;
 
 use chaos::Chaos;
 use pages::Pages;
-pub use twin::Twin;
+pub use twin::{Notice, Noticed, Twin};
 
 /// Seeds that every run of the tests goes through, and as many again that nobody has seen before.
 const SEEDS: u64 = 500;
@@ -94,7 +94,7 @@ fn run_all(seeds: &[u64], steps: usize) -> BTreeMap<&'static str, u64> {
                     has_failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
                     let counters = outcome.unwrap_or_else(|failure| resume_unwind(failure));
                     let mut counted = counted.lock().expect("adding does not panic");
-                    for (name, count) in counters.named() {
+                    for (name, count) in counters {
                         *counted.entry(name).or_default() += count;
                     }
                 }
@@ -104,7 +104,7 @@ fn run_all(seeds: &[u64], steps: usize) -> BTreeMap<&'static str, u64> {
     counted.into_inner().expect("adding does not panic")
 }
 
-fn run(seed: u64, steps: usize) -> StoreCounters {
+fn run(seed: u64, steps: usize) -> Vec<(&'static str, u64)> {
     let mut simulation = Simulation::new(seed);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         simulation.chaos(steps);
@@ -116,7 +116,8 @@ fn run(seed: u64, steps: usize) -> StoreCounters {
         eprintln!("to replay it: scripts/simulate.sh {seed} --steps {steps}\n");
         resume_unwind(failure);
     }
-    simulation.model.counters
+    let Model { counters, found_out, .. } = simulation.model;
+    counters.named().chain(found_out.named()).collect()
 }
 
 /// One thing that happens.
@@ -124,8 +125,12 @@ fn run(seed: u64, steps: usize) -> StoreCounters {
 enum Step {
     /// Somebody connects, who reads the directory or not.
     Connect(bool),
-    /// The connection is gone, for whatever reason.
-    Disconnect(ClientId),
+    /// The connection is gone, for whatever reason; the client goes on or not.
+    Disconnect(ClientId, bool),
+    /// A client whose connection has ended is gone; until then it wrote to what it was creating.
+    Perish(ClientId),
+    /// A creator seals in its table, and lets go with that or not.
+    Tell(ClientId, ObjectId, bool),
     Request {
         client: ClientId,
         wants_reply: bool,
@@ -166,7 +171,7 @@ struct Simulation {
     /// Of the memory that is on its way to the system.
     ticket: Option<Ticket>,
     /// What readers have said, and the store has not heard yet.
-    told: Vec<(ClientId, Slot)>,
+    told: Vec<(ClientId, Request)>,
     /// Said goodbye and not gone yet.
     leaving: BTreeSet<ClientId>,
     last_client: u64,
@@ -212,7 +217,7 @@ impl Simulation {
         while self.step < steps {
             let left = self.leaving.first().copied().filter(|_| self.random.u8(..4) == 0);
             let step = match left {
-                Some(client) => Some(Step::Disconnect(client)),
+                Some(client) => Some(Step::Disconnect(client, self.random.bool())),
                 None => {
                     let talking = self.talking();
                     match self.tell(&talking) {
@@ -221,9 +226,35 @@ impl Simulation {
                     }
                 }
             };
-            if let Some(step) = step {
-                self.take(step);
+            match step {
+                Some(Step::Perish(client)) => self.perish(client),
+                Some(step) => self.take(step),
+                None => {}
             }
+        }
+    }
+
+    /// A survivor is gone. If it has more than memory in quarantine, the store is not to find that out
+    /// while it looks for room: what it does first then is not known here.
+    fn perish(&mut self, client: ClientId) {
+        if self.model.has_nothing(client) {
+            return self.take(Step::Perish(client));
+        }
+        for _ in 0..4 {
+            let look = self.store.survivors.next_look().expect("survivors are looked at");
+            let now = self.model.now;
+            self.take(Step::Jump(look.max(now)));
+            let mut queue = self.model.queue.iter();
+            let is_late = |create: &Creation| create.deadline.is_some_and(|at| at <= look);
+            if !queue.any(is_late) {
+                self.take(Step::Perish(client));
+                break;
+            }
+            self.take(Step::Expire);
+            self.give_back_what_is_due();
+        }
+        if !self.twin.state().survivors.contains(&client) {
+            self.take(Step::Expire);
         }
     }
 
@@ -231,15 +262,15 @@ impl Simulation {
     fn tell(&mut self, talking: &[ClientId]) -> Option<Step> {
         let is_heard = !self.told.is_empty() && self.random.u8(..4) == 0;
         let index = is_heard.then(|| self.random.usize(..self.told.len()))?;
-        let (client, slot) = self.told.swap_remove(index);
-        let wants_reply = self.random.bool();
-        let request = Request::Unpinned { slots: vec![slot] };
+        let (client, request) = self.told.swap_remove(index);
+        let wants_reply = self.random.bool() && !matches!(request, Request::Seal { .. });
         talking.contains(&client).then_some(Step::Request { client, wants_reply, request })
     }
 
     fn talking(&self) -> Vec<ClientId> {
-        let connected = self.model.clients.keys();
-        connected.filter(|client| !self.leaving.contains(client)).copied().collect()
+        let connected = self.model.clients.iter().filter(|(_, client)| !client.survives);
+        let connected = connected.map(|(client, _)| *client);
+        connected.filter(|client| !self.leaving.contains(client)).collect()
     }
 
     /// One step of the store and of the model; whatever differs is a failure.
@@ -260,15 +291,18 @@ impl Simulation {
                 assert_eq!(self.store.let_read(client), is_reader);
                 self.model.connect(client, peer, is_reader);
             }
-            Step::Disconnect(client) => {
-                self.leaving.remove(&client);
+            Step::Disconnect(client, survives) => {
+                let has_said_goodbye = self.leaving.remove(&client);
+                if survives {
+                    self.twin.state().survivors.insert(client);
+                }
                 self.open.retain(|(asker, _)| *asker != client);
                 self.told.retain(|(teller, _)| *teller != client);
                 let now = self.model.now;
                 self.observe(
                     &listed,
                     |store, effects| store.disconnect(client, now, effects),
-                    |model, seen| model.disconnect(client, seen),
+                    |model, seen| model.disconnect(client, has_said_goodbye, seen),
                 );
             }
             Step::Expire => {
@@ -303,9 +337,29 @@ impl Simulation {
                 object.pins.retain(|_, pins| *pins > 0);
                 let slot = self.store.objects.find(&id).expect("what is pinned is there");
                 self.model.was_used(id, slot);
-                if self.twin.state().unpin(client, slot) {
-                    self.told.push((client, slot));
+                let tells = self.twin.state().unpin(client, slot);
+                if tells && !self.model.clients[&client].survives {
+                    self.told.push((client, Request::Unpinned { slots: vec![slot] }));
                 }
+            }
+            Step::Tell(client, id, release) => {
+                self.write_before_seal(client, id);
+                let slot = self.store.objects.find(&id).expect("it is being created");
+                self.twin.state().tell_sealed(client, slot, release);
+                self.model.objects.get_mut(&id).expect("it is there").told = Some(release);
+                // The message comes later, or never.
+                if self.random.u8(..4) > 0 {
+                    self.told.push((client, Request::Seal { id, release }));
+                }
+            }
+            Step::Perish(client) => {
+                let byte = self.random.u8(..);
+                let own = self.model.quarantined.iter().filter(|(of, ..)| *of == client);
+                for (_, start, end) in own {
+                    let range = usize::try_from(*start).unwrap()..usize::try_from(*end).unwrap();
+                    self.segment[range].fill(byte);
+                }
+                self.twin.state().survivors.remove(&client);
             }
             Step::Scribble(id) => {
                 let byte = self.random.u8(..);
@@ -403,6 +457,7 @@ impl Simulation {
         }
         let mut directory = self.twin.state();
         let gone = directory.take_gone().into();
+        let noticed = directory.take_noticed();
         let id_in = |slot: Slot| self.store.objects.get(slot).id;
         let parked = directory.take_newly_asked().into_iter().map(id_in);
         let parked: VecDeque<ObjectId> = parked.collect();
@@ -417,6 +472,8 @@ impl Simulation {
             gone,
             parked_count: parked.len(),
             parked,
+            noticed,
+            trim: trim.map(|(_, extent)| extent),
             slots_before,
             slots,
             segment,
@@ -473,6 +530,7 @@ impl Simulation {
     fn write_before_seal(&mut self, client: ClientId, id: ObjectId) {
         let object = self.model.objects.get(&id);
         let own = object.filter(|object| object.sealed.is_none() && object.creator == client);
+        let own = own.filter(|object| object.told.is_none());
         if let Some(content) = own.map(|object| object.content.clone()) {
             self.memory_of(id).copy_from_slice(&content);
         }
@@ -528,9 +586,10 @@ impl Simulation {
         );
         assert_eq!(store.counters, model.counters, "everything is counted");
         self.pages.note_objects(model);
-        // When memory is looked at is the store's choice; what comes of it is checked.
-        let deadlines = [model.next_deadline(), store.space.next_look()];
-        let next_deadline = deadlines.into_iter().flatten().min();
+        // When memory and survivors are looked at is the store's choice; what comes of it is checked.
+        let looks = [store.space.next_look(), store.survivors.next_look()];
+        let deadlines = [model.next_deadline()].into_iter().chain(looks);
+        let next_deadline = deadlines.flatten().min();
         assert_eq!(store.next_deadline(), next_deadline, "the next deadline is known");
         assert_eq!(store.event_sequence(), model.events.len() as u64, "events are numbered");
         let waiting = model.waiting.iter().map(|waiting| waiting.call);

@@ -19,7 +19,7 @@ pub struct Creation {
     /// Whether they come with their bytes.
     pub(super) is_put: bool,
     pub(super) evict: bool,
-    pub(super) deadline: Option<Timestamp>,
+    pub deadline: Option<Timestamp>,
     /// It waits for memory that is being given back, and for nothing else.
     pub(super) is_urgent: bool,
 }
@@ -87,6 +87,12 @@ impl Model {
         self.check_fits_ever(&create)?;
         let must_not_wait = create.is_urgent;
         if must_not_wait || self.queue.is_empty() {
+            if !self.has_room(&create) {
+                self.catch_up(seen);
+                if let Some(taken) = self.taken_name(&create) {
+                    return Err(Refusal::ObjectExists(taken));
+                }
+            }
             let has_happened = seen.answer(create.call).is_some_and(is_granted);
             assert_eq!(self.has_room(&create), has_happened, "granted if there is room");
             if has_happened {
@@ -98,6 +104,7 @@ impl Model {
             if must_not_wait && (self.slice.is_none() || is_refused) {
                 let is_early = self.has_room_in_the_end(&create);
                 assert!(!is_early, "a create is refused that only had to wait");
+                self.check_caught_up();
                 self.park_before_refusal(create.call, seen);
                 return Err(Refusal::StoreFull(self.full(create.sizes().iter().sum())));
             }
@@ -113,18 +120,31 @@ impl Model {
 
     /// Creates that wait are served from the first one on, and the first one waits for room only.
     pub(super) fn serve_queue(&mut self, seen: &mut Seen) {
-        self.serve_from_head(seen);
+        self.serve_from_head(seen, false);
         self.park_what_was_met(seen);
+        assert!(seen.noticed.is_empty(), "the store looks at {:?} for no reason", seen.noticed);
         assert!(seen.parked.is_empty(), "the store says of {:?} that it is pinned", seen.parked);
         assert!(seen.effects.is_empty(), "the store did more than it should: {:?}", seen.effects);
         assert!(seen.gone.is_empty(), "{:?} went for no reason", seen.gone);
         assert!(seen.fills.is_empty() && self.filling.is_empty(), "every put is filled at once");
     }
 
-    fn serve_from_head(&mut self, seen: &mut Seen) {
+    /// Serves those that have been answered, or only those from the first one on that have room.
+    pub(super) fn serve_from_head(&mut self, seen: &mut Seen, has_room_only: bool) {
         loop {
             self.end_fills(seen);
+            if self.queue.first().is_some_and(|head| head.is_urgent && !self.has_room(head)) {
+                let deaths = self.found_out.deaths;
+                self.catch_up(seen);
+                self.begin_trim_after(deaths, seen);
+            }
             if seen.effects.is_empty() || self.queue.is_empty() {
+                break;
+            }
+            if has_room_only && !seen.is_next_for(self.queue[0].call) {
+                break;
+            }
+            if has_room_only && !self.has_room(&self.queue[0]) {
                 break;
             }
             let mut head = self.queue.remove(0);
@@ -141,6 +161,7 @@ impl Model {
             } else if head.is_urgent && !is_granted(answer) {
                 let is_early = self.has_room_in_the_end(&head);
                 assert!(!is_early, "a create is refused that only had to wait");
+                self.check_caught_up();
                 self.park_before_refusal(head.call, seen);
                 let full = self.full(head.sizes().iter().sum());
                 self.refuse(head.call, Refusal::StoreFull(full), seen);
@@ -150,7 +171,7 @@ impl Model {
                 self.place(head, seen);
             }
         }
-        if let Some(head) = self.queue.first() {
+        if let Some(head) = self.queue.first().filter(|_| !has_room_only) {
             assert_eq!(self.taken_name(head), None, "the head of the queue waits for a taken name");
             assert_eq!(
                 self.check_fits_ever(head).and_then(|()| self.check_quota_allows(head)),
@@ -174,6 +195,7 @@ impl Model {
             || self.check_quota_allows(&create).is_err()
             || (room.timeout == Some(Duration::ZERO)
                 && self.slice.is_none()
+                && self.has_nothing_to_catch_up()
                 && !self.has_room(&create))
     }
 
@@ -270,6 +292,7 @@ impl Model {
             creator: call.client,
             created_at: call.now,
             sealed: None,
+            told: None,
             delete_pending: false,
             account: has_quota.then_some(call.client),
             birth: self.births,

@@ -172,10 +172,12 @@ impl Model {
             offset % ALIGNMENT != 0 || offset + size > self.config.segment_bytes
         };
         let is_early = |(offset, size): (u64, u64)| {
-            self.slice.is_some_and(|(start, end)| size > 0 && offset < end && start < offset + size)
+            let kept = self.quarantined.iter().map(|(_, start, end)| (*start, *end));
+            let mut kept = kept.chain(self.slice);
+            kept.any(|(start, end)| size > 0 && offset < end && start < offset + size)
         };
         if new.clone().any(is_early) {
-            return Some("a new object lies in memory that is being given back");
+            return Some("a new object lies in memory that is not to be had");
         }
         new.clone().any(is_misplaced).then_some("a new object lies where none may be")
     }
@@ -314,6 +316,7 @@ impl Model {
             .map(|(_, object)| (object.location.offset, rounded(object.size())))
             .filter(|(_, len)| *len > 0)
             .chain(slice.map(|(start, end)| (start, end - start)))
+            .chain(self.quarantined.iter().map(|(_, start, end)| (*start, end - start)))
             .collect();
         extents.sort_unstable();
         extents.push((self.config.segment_bytes, 0));
@@ -327,6 +330,6 @@ impl Model {
     }
 }
 
-fn rounded(size: u64) -> u64 {
+pub(super) fn rounded(size: u64) -> u64 {
     size.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX)
 }

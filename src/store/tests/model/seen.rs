@@ -6,6 +6,7 @@ use super::Call;
 use super::making::NewObject;
 use crate::ids::{Extent, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::{Placed, Reply, RequestId};
+use crate::store::tests::simulation::{Notice, Noticed};
 use crate::store::{Effect, Work, WorkOutcome};
 
 /// The bytes of a put have been written, or not.
@@ -31,6 +32,10 @@ pub struct Seen<'a> {
     /// The objects of which the store has noticed that readers have them pinned.
     pub parked: VecDeque<ObjectId>,
     pub parked_count: usize,
+    /// What the store has found out by looking: what creators had told, and who survives.
+    pub noticed: VecDeque<Noticed>,
+    /// The memory that went on its way back to the system in this step.
+    pub trim: Option<Extent>,
     /// In which slots the objects were before the step.
     pub slots_before: &'a BTreeMap<ObjectId, Slot>,
     /// In which slots they are after it.
@@ -49,6 +54,33 @@ impl Seen<'_> {
             done.as_ref() == Some(&expected),
             "the store should: {expected:?}\n               it did: {done:?}"
         );
+    }
+
+    /// What the store found out next.
+    pub(super) fn notice(&self) -> Option<Notice> {
+        self.noticed.front().map(|noticed| noticed.notice)
+    }
+
+    /// The same; it is used up.
+    pub(super) fn take_notice(&mut self) -> Option<Notice> {
+        self.noticed.pop_front().map(|noticed| noticed.notice)
+    }
+
+    /// The next object that was parked before the store found out what it did next.
+    pub(super) fn parked_before_notice(&self) -> Option<ObjectId> {
+        let parked_before = self.noticed.front()?.parked_before;
+        let parked = self.parked_count - self.parked.len();
+        self.parked.front().copied().filter(|_| parked < parked_before)
+    }
+
+    /// Whether the store went on with this create next.
+    pub(super) fn is_next_for(&self, call: Call) -> bool {
+        match self.effects.front() {
+            Some(Effect::Reply { client, request, .. }) => {
+                (*client, *request) == (call.client, call.request)
+            }
+            other => other.is_some(),
+        }
     }
 
     pub(super) fn reply(&mut self, call: Call, reply: Reply) {

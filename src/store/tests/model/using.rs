@@ -84,12 +84,30 @@ impl Model {
         }
     }
 
+    /// After a last look at what it misses.
+    pub(super) fn answer_late(&mut self, mut waiting: Waiting, seen: &mut Seen) {
+        let seals = self.found_out.seals;
+        for id in waiting.missing() {
+            self.settle_but_hold(id, seen);
+            if self.state(&id) == ObjectState::Sealed {
+                waiting.seen.insert(id);
+                if matches!(waiting.want, Want::Get { .. }) {
+                    let times = waiting.ids.iter().filter(|other| **other == id).count() as u64;
+                    self.hold(waiting.call.client, id, Hold { granted: 0, waiting: times });
+                }
+            }
+            self.let_go_with_seal(id, seen);
+        }
+        self.found_out.seals_at_deadlines += self.found_out.seals - seals;
+        self.answer(waiting, seen);
+    }
+
     pub(super) fn cancel(&mut self, cancelled: Call, seen: &mut Seen) -> Reply {
         let waiting = self.waiting.iter().position(|waiting| waiting.call.is(cancelled));
         let queued = self.queue.iter().position(|create| create.call.is(cancelled));
         if let Some(index) = waiting {
             let waiting = self.waiting.remove(index);
-            self.answer(waiting, seen);
+            self.answer_late(waiting, seen);
         } else if let Some(index) = queued {
             let create = self.queue.remove(index);
             self.refuse(create.call, Refusal::Cancelled, seen);
@@ -104,6 +122,12 @@ impl Model {
         holds: &[(ObjectId, u32)],
         seen: &mut Seen,
     ) -> Result<Reply, Refusal> {
+        let mut own = self.objects.values().filter(|object| object.creator == client);
+        if own.any(|object| object.sealed.is_none()) {
+            for (id, _) in holds {
+                self.settle(*id, seen);
+            }
+        }
         for (index, (id, _)) in holds.iter().enumerate() {
             let object = self.objects.get(id).ok_or(Refusal::ObjectNotFound(*id))?;
             let same = holds[..=index].iter().filter(|(other, _)| other == id);

@@ -20,9 +20,11 @@ impl Simulation {
     /// The chaos is over. Whatever waits is served, then everybody leaves.
     pub(super) fn calm(&mut self) {
         self.readers_let_go();
-        for client in std::mem::take(&mut self.leaving) {
-            self.take(Step::Disconnect(client));
+        for client in self.leaving.clone() {
+            self.take(Step::Disconnect(client, false));
         }
+        self.give_back_what_is_due();
+        self.survivors_perish();
         self.past_all_deadlines();
         let mut rounds = 0;
         while !self.model.waiting.is_empty() || !self.model.queue.is_empty() {
@@ -36,7 +38,7 @@ impl Simulation {
         let mut clients: Vec<ClientId> = self.model.clients.keys().copied().collect();
         self.random.shuffle(&mut clients);
         for client in clients {
-            self.take(Step::Disconnect(client));
+            self.take(Step::Disconnect(client, false));
         }
         self.check_empty();
     }
@@ -54,9 +56,22 @@ impl Simulation {
         self.everything_is_heard();
     }
 
+    fn survivors_perish(&mut self) {
+        let clients = self.model.clients.iter().filter(|(_, client)| client.survives);
+        for client in clients.map(|(client, _)| *client).collect::<Vec<_>>() {
+            self.perish(client);
+        }
+        if let Some(look) = self.store.survivors.next_look() {
+            let now = self.model.now;
+            self.take(Step::Jump(look.max(now)));
+            self.take(Step::Expire);
+        }
+        assert_eq!(self.store.survivors.next_look(), None, "all of them are gone");
+    }
+
     fn everything_is_heard(&mut self) {
-        for (client, slot) in std::mem::take(&mut self.told) {
-            self.ask(client, Request::Unpinned { slots: vec![slot] });
+        for (client, request) in std::mem::take(&mut self.told) {
+            self.take(Step::Request { client, wants_reply: false, request });
         }
     }
 
@@ -114,7 +129,7 @@ impl Simulation {
     }
 
     /// Whatever is on its way back to the system arrives there.
-    fn give_back_what_is_due(&mut self) {
+    pub(super) fn give_back_what_is_due(&mut self) {
         let mut slices = 0;
         while self.model.slice.is_some() {
             assert!(slices <= self.chaos.config.segment_bytes / ALIGNMENT, "it comes to an end");
@@ -169,7 +184,7 @@ impl Simulation {
             self.take(Step::WorkEnds(WorkOutcome::Done));
         }
         assert!(self.model.objects.contains_key(&id), "one object may fill the store");
-        self.take(Step::Disconnect(client));
+        self.take(Step::Disconnect(client, false));
         self.become_idle();
         assert_eq!(self.store.space.pool().free_bytes(), self.chaos.config.segment_bytes);
         assert_eq!(self.store.space.pool().free_runs(), 1, "the memory is in one piece");

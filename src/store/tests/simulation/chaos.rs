@@ -21,6 +21,9 @@ use crate::time::Timestamp;
 /// Requests that wait at a time; beyond, nothing more waits.
 const WAITING_MAX: usize = 24;
 
+/// Clients at a time that go on when their connections have ended.
+const SURVIVORS_MAX: usize = 4;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Connect,
@@ -53,16 +56,18 @@ enum Operation {
     Unpin,
     Scribble,
     WorkEnds,
+    Tell,
+    Perish,
 }
 
 use Operation::{
     Abort, Batch, Cancel, Clients, Connect, Create, DebugText, Delete, Die, Evict, Expire, Get,
-    Goodbye, Jump, List, Name, Pin, Put, Quota, Read, Refresh, Release, Scribble, Seal, State,
-    Stats, Subscribe, Unpin, Wait, WorkEnds,
+    Goodbye, Jump, List, Name, Perish, Pin, Put, Quota, Read, Refresh, Release, Scribble, Seal,
+    State, Stats, Subscribe, Tell, Unpin, Wait, WorkEnds,
 };
 
 /// How often each operation is done by a seed without a character.
-const WEIGHTS: [(Operation, u32); 30] = [
+const WEIGHTS: [(Operation, u32); 32] = [
     (Connect, 4),
     (Die, 1),
     (Goodbye, 1),
@@ -93,6 +98,8 @@ const WEIGHTS: [(Operation, u32); 30] = [
     (Unpin, 4),
     (Scribble, 2),
     (WorkEnds, 5),
+    (Tell, 10),
+    (Perish, 1),
 ];
 
 /// The character of one seed.
@@ -103,6 +110,7 @@ pub struct Chaos {
     /// Some clients read the directory.
     has_readers: bool,
     clients_max: usize,
+    may_survive: bool,
     names: u8,
     /// Most objects are at most this large.
     size_max: u64,
@@ -122,7 +130,7 @@ impl Chaos {
         let mut weight = |(operation, weight): (Operation, u32)| {
             let is_out = match operation {
                 Connect => false,
-                Pin | Unpin => !has_readers,
+                Pin | Unpin | Tell => !has_readers,
                 _ => random.u8(..5) == 0,
             };
             (operation, if is_out { 0 } else { weight * random.u32(1..=4) })
@@ -151,6 +159,7 @@ impl Chaos {
             },
             weights,
             has_readers,
+            may_survive: random.bool(),
             clients_max: random.usize(1..=8),
             names: random.u8(2..=24),
             size_max: (capacity / [1, 2, 3, 5, 8, 16][random.usize(..6)]).max(1),
@@ -165,7 +174,8 @@ impl Chaos {
     pub fn step(&self, random: &mut Rng, model: &Model, talking: &[ClientId]) -> Option<Step> {
         let operation = self.operation(random);
         if operation == Connect {
-            return (model.clients.len() < self.clients_max)
+            let connected = model.clients.values().filter(|client| !client.survives).count();
+            return (connected < self.clients_max)
                 .then(|| Step::Connect(self.has_readers && random.bool()));
         }
         match operation {
@@ -181,7 +191,22 @@ impl Chaos {
                 let readers: Vec<_> = model.objects[&id].pins.keys().copied().collect();
                 return random.choice(readers).map(|client| Step::Unpin(client, id));
             }
-            Scribble => return pick(random, model, |o| o.sealed.is_none()).map(Step::Scribble),
+            Scribble => {
+                let is_written = |o: &Object| o.sealed.is_none() && o.told.is_none();
+                return pick(random, model, is_written).map(Step::Scribble);
+            }
+            Tell => {
+                let is_teller =
+                    |client: &ClientId| talking.contains(client) && model.clients[client].is_reader;
+                let may_be = |o: &Object| o.sealed.is_none() && o.told.is_none();
+                let id = pick(random, model, |o| may_be(o) && is_teller(&o.creator))?;
+                return Some(Step::Tell(model.objects[&id].creator, id, random.bool()));
+            }
+            Perish => {
+                let survivors = model.clients.iter().filter(|(_, client)| client.survives);
+                let client = random.choice(survivors.map(|(id, _)| *id).collect::<Vec<_>>())?;
+                return Some(Step::Perish(client));
+            }
             WorkEnds => return model.slice.map(|_| Step::WorkEnds(outcome(random))),
             Read => {
                 let subscribers: Vec<_> = model.subscribers().into_iter().collect();
@@ -192,7 +217,9 @@ impl Chaos {
         }
         let client = random.choice(talking.iter().copied())?;
         if operation == Die {
-            return Some(Step::Disconnect(client));
+            let survivors = model.clients.values().filter(|client| client.survives).count();
+            let survives = self.may_survive && survivors < SURVIVORS_MAX && random.bool();
+            return Some(Step::Disconnect(client, survives));
         }
         let request = self.request(operation, client, random, model)?;
         let wants_reply = operation != Release || random.u8(..3) > 0;
@@ -279,7 +306,8 @@ impl Chaos {
                 holding: random.bool().then(|| self.name(random)),
             },
             Goodbye => Request::Disconnect,
-            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble | WorkEnds => {
+            Connect | Die | Read | Expire | Jump | Pin | Unpin | Scribble | WorkEnds | Tell
+            | Perish => {
                 panic!("{operation:?} is no request")
             }
         })

@@ -40,6 +40,9 @@ impl Pages {
             let location = object.location;
             taken[lines(location.offset, object.size())].fill(true);
         }
+        for (_, start, end) in &model.quarantined {
+            taken[lines(*start, end - start)].fill(true);
+        }
         for (line, is_taken) in self.lines.iter_mut().zip(taken) {
             if line.is_taken && !is_taken {
                 line.free_since = model.now;

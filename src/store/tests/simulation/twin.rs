@@ -3,7 +3,7 @@
 //! Readers pin and unpin without the store's knowledge, between its steps. The twin checks that the
 //! store only takes back what it has published, and remembers in which order it did.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,6 +20,10 @@ pub struct State {
     records: BTreeMap<Slot, Record>,
     /// What creators have told: the generation, and whether they have let go.
     pub seals: BTreeMap<(ClientId, Slot), (u64, bool)>,
+    /// What the store has noticed in this step, in order.
+    noticed: VecDeque<Noticed>,
+    /// Clients that go on when their connections have ended.
+    pub survivors: BTreeSet<ClientId>,
     published: BTreeMap<Slot, (ObjectId, Location)>,
     /// What has been taken back, and neither restored nor withdrawn.
     retired: BTreeMap<Slot, (ObjectId, Location)>,
@@ -40,9 +44,27 @@ pub struct State {
     pub may_join: bool,
 }
 
+/// What the store finds out when it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// A creator had told that this object is sealed.
+    Sealed(ObjectId),
+    /// Whether this client survives.
+    Alive(ClientId, bool),
+}
+
+/// The same, and how many objects the store had asked readers about before, in this step.
+#[derive(Debug, Clone, Copy)]
+pub struct Noticed {
+    pub notice: Notice,
+    pub parked_before: usize,
+}
+
 #[derive(Debug)]
 struct Record {
     id: ObjectId,
+    creator: ClientId,
+    generation: u64,
     location: Location,
     /// When it was created, and how long it took to its seal.
     times: (Duration, Duration),
@@ -59,6 +81,22 @@ impl State {
     pub fn take_gone(&mut self) -> Vec<ObjectId> {
         assert!(self.retired.is_empty(), "what is retired is restored or withdrawn");
         std::mem::take(&mut self.gone)
+    }
+
+    /// What the store has noticed since this was last asked.
+    pub fn take_noticed(&mut self) -> VecDeque<Noticed> {
+        std::mem::take(&mut self.noticed)
+    }
+
+    fn note(&mut self, notice: Notice) {
+        let parked_before = self.newly_asked.len();
+        self.noticed.push_back(Noticed { notice, parked_before });
+    }
+
+    /// A creator seals its object in its table.
+    pub fn tell_sealed(&mut self, client: ClientId, slot: Slot, release: bool) {
+        let generation = self.records[&slot].generation;
+        self.seals.insert((client, slot), (generation, release));
     }
 
     /// The slots that readers have to tell of since this was last asked.
@@ -121,8 +159,11 @@ impl Directory for Twin {
 
     fn end(&mut self, _client: ClientId) {}
 
-    fn is_alive(&self, _client: ClientId) -> bool {
-        false
+    fn is_alive(&self, client: ClientId) -> bool {
+        let mut state = self.state();
+        let is_alive = state.survivors.contains(&client);
+        state.note(Notice::Alive(client, is_alive));
+        is_alive
     }
 
     fn leave(&mut self, client: ClientId) {
@@ -160,8 +201,9 @@ impl Directory for Twin {
         self.state().tables.contains_key(&client)
     }
 
-    fn create(&mut self, slot: Slot, object: &Object, _creator: ClientId, at: Duration) {
-        let record = Record { id: object.id, location: object.location, times: (at, at) };
+    fn create(&mut self, slot: Slot, object: &Object, creator: ClientId, at: Duration) {
+        let &Object { id, location, generation, .. } = object;
+        let record = Record { id, creator, generation, location, times: (at, at) };
         let former = self.state().records.insert(slot, record);
         assert!(former.is_none(), "what was in the slot has been removed before");
     }
@@ -172,6 +214,10 @@ impl Directory for Twin {
         assert_eq!(record.id, *id, "it is the object of its record");
         record.times.1 = at - record.times.0;
         let object = (record.id, record.location);
+        let (creator, generation) = (record.creator, record.generation);
+        if state.seals.get(&(creator, slot)).is_some_and(|(told, _)| *told == generation) {
+            state.note(Notice::Sealed(*id));
+        }
         let former = state.published.insert(slot, object);
         assert!(former.is_none_or(|former| former == object), "it was removed before");
     }
