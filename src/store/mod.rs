@@ -312,6 +312,7 @@ impl Store {
     /// meanwhile, some are left: then [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
         self.begin_slice();
+        let unsealed = self.unsealed.len();
         while self.answers > 0
             && let Some(waiter) = self.waits.expired(now)
         {
@@ -320,9 +321,10 @@ impl Store {
             self.answer_late(waiter, now, effects);
         }
         let late = self.creates.next_deadline(self.spared_from_deadlines());
-        if late.is_some_and(|deadline| deadline <= now) {
-            // What was found sealed just now may be room as well.
-            self.catch_up(now, effects);
+        // What was found sealed just now may be room as well.
+        if late.is_some_and(|deadline| deadline <= now)
+            && (self.catch_up(now, effects) || unsealed != self.unsealed.len())
+        {
             self.serve_creates(now, effects);
         }
         let spared = self.spared_from_deadlines();

@@ -158,6 +158,8 @@ impl Store {
             next = self.settle_from(from, now, effects);
         }
         let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
+        // Whoever wants room is tried again, with a slice of his own.
+        self.steps = self.slice.steps;
         unsealed != self.unsealed.len() || survivors_change
     }
 }
