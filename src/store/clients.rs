@@ -66,6 +66,8 @@ pub struct Client {
     pub survives: bool,
     /// It survives, and all is done that can be done before its last process has gone.
     pub rests: bool,
+    /// From which slot on it has still to be seen what it has told of, when it is leaving.
+    pub settles_from: Option<Slot>,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
@@ -166,6 +168,7 @@ impl Clients {
             unsealed: 0,
             survives: false,
             rests: false,
+            settles_from: None,
             said_goodbye: false,
             waiting: 0,
             waited: WaitCost::default(),

@@ -77,8 +77,9 @@ impl Store {
         let leaving = self.clients.get_mut(client);
         leaving.looks_left = 2 * idle;
         leaving.is_leaving = true;
-        // Known when what it has told of is settled: until then its table is needed.
+        // What it has told of is settled first: then its table is not needed any more.
         leaving.survives = true;
+        leaving.settles_from = Some(Slot(0));
         if self.go_on_leaving(client, now, effects) {
             self.finish(now, effects);
         } else {
@@ -127,8 +128,17 @@ impl Store {
     fn leave_some(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> Leaving {
         while self.steps > 0 {
             self.steps -= 1;
-            if let Some(from) = self.clients.get(client).notes_from {
-                // Its notes first, before what it holds is everybody's.
+            if let Some(from) = self.clients.get(client).settles_from {
+                let next = self.first_unsealed(client, from);
+                self.clients.get_mut(client).settles_from = next.map(|slot| Slot(slot.0 + 1));
+                if let Some(slot) = next {
+                    self.settle(slot, now, effects);
+                } else if self.clients.get(client).said_goodbye || !self.directory.is_alive(client)
+                {
+                    self.note_death(client);
+                }
+            } else if let Some(from) = self.clients.get(client).notes_from {
+                // Its notes first, before its quota and what it holds are everybody's.
                 let next = self.read_notes_left(client, from);
                 self.clients.get_mut(client).notes_from = next;
             } else if let Some(create) = self.creates.abandoned(client) {
@@ -143,10 +153,8 @@ impl Store {
                 if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
                     self.becomes_everybodys(slot);
                 }
-            } else if let Some(slot) = self.first_unsealed(client) {
-                if !self.settle(slot, now, effects) {
-                    self.remove_unsealed(client, slot, effects);
-                }
+            } else if let Some(slot) = self.first_unsealed(client, Slot(0)) {
+                self.remove_unsealed(client, slot, effects);
             } else if self.clients.get(client).survives {
                 if self.is_in_use(client) {
                     return Leaving::Rests;
@@ -165,8 +173,8 @@ impl Store {
         Leaving::More
     }
 
-    fn first_unsealed(&self, client: ClientId) -> Option<Slot> {
-        let first = self.unsealed.range((client, Slot(0))..).next();
+    fn first_unsealed(&self, client: ClientId, from: Slot) -> Option<Slot> {
+        let first = self.unsealed.range((client, from)..).next();
         first.filter(|(creator, _)| *creator == client).map(|(_, slot)| *slot)
     }
 
