@@ -40,6 +40,7 @@ use crate::shm::mapping::{Access, Mapping, page_bytes};
 
 pub use error::SegmentError;
 use error::{cure_for_lack, refused};
+#[cfg(feature = "server")]
 pub(crate) use machine::meminfo_bytes;
 use machine::{free_huge_pages, free_memory_bytes, kernel_keeps_strict_account};
 

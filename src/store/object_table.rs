@@ -48,7 +48,8 @@ pub struct Object {
 }
 
 impl Object {
-    /// An object that its creator is going to hold, and whose quota it counts against if it has one.
+    /// An object that its creator is going to hold, and whose quota it counts against if there is
+    /// one.
     pub fn new(id: ObjectId, location: Location, creator: ClientId, has_quota: bool) -> Self {
         let owner = NonZeroU64::new(creator.0).filter(|_| has_quota);
         let state = State::Created { creator };

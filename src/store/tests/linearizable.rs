@@ -429,7 +429,7 @@ fn a_sealed_object_that_vanishes_for_no_reason_has_no_order() {
     let begin = [created(0, 1, 2), told(0, 3, 0)];
     let gone = state_is(5, 6, ObjectState::Absent);
     let history = |more: &[Operation]| [&begin, more].concat();
-    assert!(find_order(&history(&[gone.clone()]), 1, 1).is_none());
+    assert!(find_order(&history(std::slice::from_ref(&gone)), 1, 1).is_none());
     assert!(find_order(&history(&[gone.clone(), evict(4, 9)]), 1, 1).is_some());
     assert!(find_order(&history(&[gone, evict(7, 9)]), 1, 1).is_none());
 }
