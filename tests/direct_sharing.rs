@@ -152,6 +152,10 @@ fn a_client_whose_connection_is_cut_reads_no_more() {
     assert!(client.contains(numbered(2)).is_err());
     assert_eq!(other.stats().expect("stats work").clients, 2, "it has a buffer still");
     drop(held);
+    if std::env::var_os("PLASMA_TEST_NO_DIRECTORY").is_some() {
+        // A client without a table cannot say that it has let go: only its end does.
+        drop(client);
+    }
     wait_until("nothing is left of it", || other.stats().expect("stats work").clients == 1);
 }
 
