@@ -458,7 +458,7 @@ const fn may_wait(request: &Request) -> bool {
 pub(super) struct Undo {
     /// To be said to the store.
     pub(super) request: Option<Request>,
-    /// To be taken out of the pin table.
+    /// To be taken out of the table.
     pub(super) pins: Vec<Slot>,
 }
 

@@ -1,4 +1,4 @@
-//! What lies where in the directory and in a pin table, in words of 8 bytes.
+//! What lies where in the directory and in a client's table, in words of 8 bytes.
 //!
 //! ```text
 //! directory    │ header, 512 words │ buckets, 8 words each │ first halves of the records,
