@@ -18,7 +18,7 @@ use super::thin::{AT_ONCE, OBJECT_BYTES, id, object};
 use crate::eviction::PolicyKind;
 use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::message::{
-    Granted, ObjectState, Placed, Reply, Request, RequestId, Room, Subject,
+    Granted, ObjectState, Placed, Reply, Request, RequestId, Room, Subject, Timeout,
 };
 use crate::store::{Effect, Effects, Peer, Store, StoreConfig, Work, WorkOutcome};
 use crate::time::Timestamp;
@@ -188,6 +188,17 @@ impl World {
         (0..self.random.usize(1..=3)).map(|_| self.name()).collect()
     }
 
+    /// A moment takes a nanosecond.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.moment)
+    }
+
+    /// How long a request may wait for one object. (What a get of several has found while it waits
+    /// is in use, although nobody has been told: that is left out.)
+    fn timeout(&mut self) -> Timeout {
+        Some(Duration::from_nanos(self.random.u64(1..100)))
+    }
+
     /// A client begins something: in its table, or with a request.
     fn begin(&mut self, client: usize) {
         let name = self.name();
@@ -229,8 +240,17 @@ impl World {
                 if self.find(client, name) {
                     return;
                 }
-                let ids = self.names();
-                Request::Get { ids, timeout: AT_ONCE, fail_if_abandoned: false }
+                match self.random.u8(..4) {
+                    0 => {
+                        let timeout = self.timeout();
+                        Request::Get { ids: vec![name], timeout, fail_if_abandoned: false }
+                    }
+                    1 => Request::Wait { ids: vec![name], count: 1, timeout: self.timeout() },
+                    _ => {
+                        let ids = self.names();
+                        Request::Get { ids, timeout: AT_ONCE, fail_if_abandoned: false }
+                    }
+                }
             }
             19..22 => Request::GetState { ids: self.names() },
             _ => Request::List { cursor: 0 },
@@ -326,22 +346,27 @@ impl World {
                 return;
             }
             let Some((number, request)) = sender.requests.pop_front() else { return };
-            self.act(|store, effects| {
-                let client = ClientId(client as u64);
-                store.apply(client, number, request, Timestamp::ZERO, effects);
+            self.act(|store, now, effects| {
+                store.apply(ClientId(client as u64), number, request, now, effects);
             });
         }
     }
 
     fn work(&mut self) {
-        if !self.is_stopped() {
-            self.act(|store, effects| store.work(Timestamp::ZERO, effects));
+        if self.is_stopped() {
+            return;
+        }
+        if self.random.bool() {
+            self.act(Store::expire);
+        } else {
+            self.act(Store::work);
         }
     }
 
-    fn act(&mut self, act: impl FnOnce(&mut Store, &mut Effects)) {
+    fn act(&mut self, act: impl FnOnce(&mut Store, Timestamp, &mut Effects)) {
+        let now = self.now();
         let mut effects = Effects::new();
-        act(&mut self.store, &mut effects);
+        act(&mut self.store, now, &mut effects);
         while let Some(effect) = effects.pop() {
             match effect {
                 Effect::Reply { client, request, reply } => {
@@ -349,7 +374,7 @@ impl World {
                     self.clients[client].answers.push_back((request, reply, self.moment));
                 }
                 Effect::Start { ticket, work: Work::Fill { .. } } => {
-                    self.store.done(ticket, WorkOutcome::Done, Timestamp::ZERO, &mut effects);
+                    self.store.done(ticket, WorkOutcome::Done, now, &mut effects);
                 }
                 other => panic!("nobody asked for {other:?}"),
             }

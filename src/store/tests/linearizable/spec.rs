@@ -219,6 +219,10 @@ impl World {
                 let mut pairs = ids.iter().zip(found);
                 pairs.all(|(id, found)| self.get(client, id, found.is_some(), looks_from))
             }
+            (Request::Wait { ids, .. }, Reply::Ready(ready)) => {
+                let is_sealed = self.object(&ids[0]).state() == ObjectState::Sealed;
+                *ready == [is_sealed]
+            }
             (Request::Release { holds }, Reply::Done) => {
                 holds.iter().all(|(id, _)| self.object(id).change_hold(client, -1))
             }
