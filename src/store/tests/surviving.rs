@@ -7,7 +7,10 @@ use std::time::Duration;
 use super::simulation::Twin;
 use super::thin::{AT_ONCE, OBJECT_BYTES, OBJECTS, Thin, create, get, id, object};
 use crate::ids::{ClientId, Slot};
+use crate::limits::SURVIVORS_OF_PROCESS_MAX;
 use crate::protocol::message::{Reply, Request, Room};
+use crate::protocol::refusal::Refusal;
+use crate::store::Peer;
 
 /// A store in which all clients have tables, and processes that live.
 fn thin(twin: &Twin, steps: usize, clients: u64) -> Thin {
@@ -47,6 +50,39 @@ fn who_dies_while_he_leaves_is_gone_once() {
     thin.finish(|_| {});
     assert_eq!(thin.store.stats().clients, 1);
     assert_eq!(thin.store.stats().used, 0);
+}
+
+/// A process of this number connects, pins an object and loses the connection, again and again.
+/// How often it may.
+fn connections_of(pid: u32) -> usize {
+    let twin = Twin::default();
+    let mut thin = thin(&twin, 1000, 1);
+    let objects = vec![object(0, OBJECT_BYTES)];
+    let put = Request::Put { objects, room: Room { evict: false, timeout: AT_ONCE } };
+    assert_eq!(thin.ask(1, put), Some(Reply::Done));
+    let mut clients = 2..=3 * SURVIVORS_OF_PROCESS_MAX as u64;
+    let count = clients.clone().count();
+    let turned_away = clients.position(|client| {
+        let peer = Peer { pid, ..Peer::default() };
+        if let Err(refusal) = thin.store.connect(ClientId(client), peer) {
+            assert_eq!(refusal, Refusal::TooManyEnded(SURVIVORS_OF_PROCESS_MAX as u64));
+            return true;
+        }
+        twin.state().alive.insert(ClientId(client));
+        assert!(thin.store.let_read(ClientId(client)));
+        assert!(matches!(thin.ask(client, get(0, AT_ONCE)), Some(Reply::Granted(_))));
+        disconnect(&mut thin, client);
+        thin.finish(|_| {});
+        false
+    });
+    turned_away.unwrap_or(count)
+}
+
+#[test]
+fn a_process_with_many_survivors_is_refused_unless_it_cannot_be_told_from_others() {
+    assert_eq!(connections_of(7), SURVIVORS_OF_PROCESS_MAX);
+    // All processes of other namespaces have this number.
+    assert_eq!(connections_of(0), 3 * SURVIVORS_OF_PROCESS_MAX - 1);
 }
 
 #[test]
