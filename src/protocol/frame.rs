@@ -153,15 +153,13 @@ impl FrameReader {
         let header = self.header().inspect_err(|error| {
             *self = Self { poison: Some(error.clone()), ..Self::new(self.descriptors_max) };
         })?;
-        let Some((payload_bytes, descriptors)) = header else {
+        let buffered = self.buffered();
+        let complete = header.filter(|(payload_bytes, _)| HEADER_BYTES + payload_bytes <= buffered);
+        let Some((payload_bytes, descriptors)) = complete else {
             self.shrink();
             return Ok(None);
         };
         let payload = self.consumed + HEADER_BYTES..self.consumed + HEADER_BYTES + payload_bytes;
-        if payload.end > self.received {
-            self.shrink();
-            return Ok(None);
-        }
         self.consumed = payload.end;
         Ok(Some(Frame { descriptors, payload: &self.buffer[payload] }))
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{ClientId, Location, ObjectId, SealPlace, Slot};
+use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
 use crate::protocol::refusal::Refusal;
 
 /// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
@@ -20,12 +20,10 @@ pub type Timeout = Option<Duration>;
 
 /// The opening of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct Connect {
-    /// Version of the protocol that the client speaks.
     pub protocol_version: u32,
-    /// The client's name for lists and logs.
     pub client_name: String,
-    /// The client can read the directory, and wants a table.
     pub reads_directory: bool,
 }
 
@@ -40,12 +38,10 @@ pub struct Room {
 
 /// An object that comes inside a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct NewObject {
-    /// Its name.
     pub id: ObjectId,
-    /// Its data.
     pub data: Vec<u8>,
-    /// Its metadata.
     pub metadata: Vec<u8>,
 }
 
@@ -215,26 +211,17 @@ pub enum ClientMessage {
 
 /// The store's side of the opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct Connected {
-    /// Version of the protocol that the store speaks.
     pub protocol_version: u32,
-    /// Bytes that the store was given.
     pub capacity: u64,
-    /// The store's process.
     pub server_pid: u32,
-    /// The number of this connection.
     pub client: ClientId,
-    /// Version of the program.
     pub server_version: String,
-    /// Most ids in one request.
     pub request_ids_max: usize,
-    /// Most bytes inside one put or batch.
     pub inline_bytes_max: usize,
-    /// Most objects in one batch.
     pub batch_objects_max: usize,
-    /// Whether the client must clear the memory of new objects.
     pub clear_new_objects: bool,
-    /// Records of the directory, and so slots of the client's table; 0 if it reads by message.
     pub directory_slots: u32,
 }
 
@@ -377,34 +364,14 @@ impl Stats {
 /// Something that happened to an object, or a mark in the stream of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "as in a listing: an object, and its sizes in bytes")]
 pub enum Event {
     /// The object is complete: now, or (in the snapshot) before.
-    Sealed {
-        /// The object.
-        id: ObjectId,
-        /// Bytes of data.
-        data_size: u64,
-        /// Bytes of metadata.
-        metadata_size: u64,
-    },
+    Sealed { id: ObjectId, data_size: u64, metadata_size: u64 },
     /// The object was deleted.
-    Deleted {
-        /// The object.
-        id: ObjectId,
-        /// Bytes of data.
-        data_size: u64,
-        /// Bytes of metadata.
-        metadata_size: u64,
-    },
+    Deleted { id: ObjectId, data_size: u64, metadata_size: u64 },
     /// The object was removed to make room.
-    Evicted {
-        /// The object.
-        id: ObjectId,
-        /// Bytes of data.
-        data_size: u64,
-        /// Bytes of metadata.
-        metadata_size: u64,
-    },
+    Evicted { id: ObjectId, data_size: u64, metadata_size: u64 },
     /// All objects that were sealed at the time of the subscription, and still are, have been
     /// named.
     SnapshotEnd,
@@ -449,12 +416,10 @@ pub enum Reply {
 
 /// What a descriptor of a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct DescriptorInfo {
-    /// The segment that it opens.
-    pub segment: crate::ids::SegmentId,
-    /// Bytes to map from offset 0.
+    pub segment: SegmentId,
     pub segment_size: u64,
-    /// Whether it may be mapped writable.
     pub writable: bool,
 }
 

@@ -14,6 +14,7 @@ pub mod refusal;
 /// A peer sent something that is not the protocol. Its connection is closed; nobody else notices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each is; the header announces")]
 pub enum ProtocolError {
     /// The reserved half-word of a frame header was not zero.
     #[error("frame header has {0:#06x} in its reserved field, this is not the plasma protocol")]
@@ -23,20 +24,10 @@ pub enum ProtocolError {
     EmptyFrame,
     /// A frame larger than [`crate::limits::FRAME_PAYLOAD_BYTES_MAX`].
     #[error("frame announces {announced} payload bytes, the limit is {limit}")]
-    FrameTooLarge {
-        /// What the header says.
-        announced: u32,
-        /// The limit.
-        limit: u32,
-    },
+    FrameTooLarge { announced: u32, limit: u32 },
     /// More descriptors than allowed in this direction.
     #[error("frame announces {announced} descriptors, the limit is {limit}")]
-    TooManyDescriptors {
-        /// What the header says.
-        announced: u16,
-        /// The limit.
-        limit: u16,
-    },
+    TooManyDescriptors { announced: u16, limit: u16 },
     /// A frame announced descriptors that did not come.
     #[error("a frame announced descriptors that did not arrive with it")]
     MissingDescriptors,
@@ -45,21 +36,11 @@ pub enum ProtocolError {
     Malformed(String),
     /// The message is well-formed but a field has a value that no client may send.
     #[error("invalid field {field}: {reason}")]
-    InvalidField {
-        /// Message and field.
-        field: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
+    InvalidField { field: &'static str, reason: String },
     /// The first message was not `Connect`, or a later one was.
     #[error("{0}")]
     Handshake(&'static str),
     /// The store answered with something else than what was asked for.
     #[error("unexpected reply to {request}: {reply}")]
-    UnexpectedReply {
-        /// Name of the request.
-        request: &'static str,
-        /// What came.
-        reply: String,
-    },
+    UnexpectedReply { request: &'static str, reply: String },
 }

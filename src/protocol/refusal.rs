@@ -6,6 +6,7 @@ use crate::ids::ObjectId;
 /// Why a legitimate request was not granted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each number is")]
 pub enum Refusal {
     /// An object of this name exists, sealed or being created.
     #[error("object {0} exists already")]
@@ -30,22 +31,10 @@ pub enum Refusal {
         "an object of {requested} bytes does not fit into this client's quota of {quota} bytes, \
          of which {used} are used"
     )]
-    QuotaExceeded {
-        /// Bytes of the object.
-        requested: u64,
-        /// The quota in bytes.
-        quota: u64,
-        /// Bytes that count against it now.
-        used: u64,
-    },
+    QuotaExceeded { requested: u64, quota: u64, used: u64 },
     /// Quotas may take at most 70 % of the store's capacity together.
     #[error("a quota of {requested} bytes cannot be given, at most {available} bytes are left")]
-    QuotaUnavailable {
-        /// The quota asked for, in bytes.
-        requested: u64,
-        /// The largest one that could be given now.
-        available: u64,
-    },
+    QuotaUnavailable { requested: u64, available: u64 },
     /// A client's quota is set once.
     #[error("this client has a quota of {0} bytes already")]
     QuotaAlreadySet(u64),
@@ -81,10 +70,7 @@ pub enum Refusal {
     MemoryLost,
     /// A newer store has a reason that this client has no name for.
     #[error("the store refused for a reason that this client does not know (code {code})")]
-    Other {
-        /// The code on the wire.
-        code: i32,
-    },
+    Other { code: i32 },
 }
 
 /// The state of a store that has no room.

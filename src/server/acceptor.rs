@@ -29,7 +29,6 @@ enum Queue {
     Full,
 }
 
-/// The listening socket and its queue.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: UnixListener,
@@ -65,10 +64,7 @@ impl Acceptor {
 
     /// When a pause ends.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        match self.queue {
-            Queue::Paused { until } => Some(until),
-            Queue::Empty | Queue::Pending | Queue::Full => None,
-        }
+        if let Queue::Paused { until } = self.queue { Some(until) } else { None }
     }
 
     /// The next new connection, if there is one and there is room for it beside those that are

@@ -13,16 +13,13 @@ use crate::limits::PROTOCOL_VERSION;
 use crate::protocol::ProtocolError;
 use crate::protocol::refusal::Refusal;
 
-/// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseReason {
     /// The peer said so, or hung up between two frames.
     #[error("goodbye")]
     Goodbye,
-    /// The peer hung up inside a frame.
     #[error("cut off inside a frame")]
     CutOff,
-    /// The peer does not keep to the protocol.
     #[error("protocol error: {0}")]
     Protocol(#[from] ProtocolError),
     /// The peer speaks another version of the protocol, and was told so.

@@ -76,10 +76,12 @@ enum Output {
 /// What came from a peer.
 #[derive(Debug)]
 pub enum Received {
-    /// A request to be served.
     Request(RequestId, Request),
     /// The peer has introduced itself and waits to be welcomed, or turned away.
-    Opened { request: RequestId, reads_directory: bool },
+    Opened {
+        request: RequestId,
+        reads_directory: bool,
+    },
     /// Nothing, until the socket or the outbox gives a reason to try again.
     Nothing,
     /// Nothing in this turn: the budget is spent.
@@ -116,7 +118,6 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// One peer.
 #[derive(Debug)]
 pub struct Connection {
     id: ClientId,
@@ -157,12 +158,10 @@ impl Connection {
         })
     }
 
-    /// Who is there.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// Whether it is about to be closed.
     pub fn is_draining(&self) -> bool {
         matches!(self.stage, Stage::Draining { .. })
     }
@@ -215,13 +214,10 @@ impl Connection {
 
     /// The next thing that the peer said.
     pub fn receive(&mut self, budget: &mut Budget<'_>, counters: &mut ServerCounters) -> Received {
-        match self.try_receive(budget, counters) {
-            Ok(received) => received,
-            Err(reason) => {
-                self.drain(reason);
-                Received::Ended
-            }
-        }
+        self.try_receive(budget, counters).unwrap_or_else(|reason| {
+            self.drain(reason);
+            Received::Ended
+        })
     }
 
     /// Whether the peer has this descriptor already.
@@ -241,8 +237,7 @@ impl Connection {
         if self.takes_nothing() {
             return;
         }
-        let described = kinds.iter().map(|kind| memory.describe(self.id, *kind));
-        let described = described.collect();
+        let described = kinds.iter().map(|kind| memory.describe(self.id, *kind)).collect();
         self.descriptors.extend_from_slice(&kinds);
         self.append(request, reply, described, kinds, counters);
     }
@@ -288,13 +283,11 @@ impl Connection {
     /// The time by which a draining connection that leaves its last replies unread is closed, if
     /// that was not known before.
     pub fn set_drain_deadline(&mut self, time: Timestamp) -> bool {
-        match &mut self.stage {
-            Stage::Draining { deadline: deadline @ None, .. } => {
-                *deadline = Some(time);
-                true
-            }
-            _ => false,
-        }
+        let Stage::Draining { deadline: deadline @ None, .. } = &mut self.stage else {
+            return false;
+        };
+        *deadline = Some(time);
+        true
     }
 
     /// Ends it: the selector forgets the socket, the log gets its line, the socket is closed.
@@ -401,14 +394,12 @@ impl Connection {
                 budget.socket_is_empty = count < room && !self.may_be_at_its_end();
                 Ok(())
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    budget.socket_is_empty = true;
-                    Ok(())
-                }
-                io::ErrorKind::Interrupted => Ok(()),
-                _ => Err(error.into()),
-            },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                budget.socket_is_empty = true;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

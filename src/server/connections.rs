@@ -28,7 +28,6 @@ use crate::time::{Clock, Timestamp};
 /// Connections flushed before the clock is looked at again.
 const FLUSHES_PER_LOOK: usize = 8;
 
-/// All connections.
 #[derive(Debug)]
 pub struct Connections {
     registry: Registry,
@@ -65,12 +64,10 @@ impl Connections {
         }
     }
 
-    /// Number of connections.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// A connection, unless it is gone.
     pub fn get_mut(&mut self, client: ClientId) -> Option<&mut Connection> {
         self.table.get_mut(&client).map(Box::as_mut)
     }
@@ -208,12 +205,10 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// Number of clients.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there is nobody.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -225,7 +220,6 @@ impl Agenda {
         }
     }
 
-    /// Takes the first client out.
     pub fn pop(&mut self) -> Option<ClientId> {
         while let Some(client) = self.queue.pop_front() {
             if self.members.remove(&client) {

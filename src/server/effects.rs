@@ -2,8 +2,8 @@
 //!
 //! This is the only place that matches [`Effect`]. A reply is encoded into the outbox of its client
 //! at once, and it is known here which replies need descriptors to be of use. Effects for a client
-//! that is gone are dropped: the store learns of that a little later. Why an effect was
-//! produced is not known here.
+//! that is gone are dropped: the store learns of that a little later. Why an effect was produced is
+//! not known here.
 
 use super::close_reason::CloseReason;
 use super::connections::Connections;
@@ -19,13 +19,10 @@ use crate::time::Timestamp;
 /// Everything that effects act on: the world outside of the store.
 #[derive(Debug)]
 pub struct Outside {
-    /// The peers.
     pub connections: Connections,
     /// Those of them that are streams of events.
     pub streams: Streams,
-    /// Where the objects lie.
     pub memory: Memory,
-    /// What has been done.
     pub counters: ServerCounters,
 }
 
@@ -69,7 +66,6 @@ impl Outside {
         }
     }
 
-    /// Queues a reply.
     pub fn reply(&mut self, client: ClientId, request: RequestId, mut reply: Reply) {
         let Some(connection) = self.connections.get_mut(client) else {
             return;

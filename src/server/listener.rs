@@ -42,19 +42,12 @@ pub(super) mod tests;
 /// Queue of the abstract socket.
 const LOCK_BACKLOG: i32 = 16;
 
-/// A listening socket and its file.
-#[derive(Debug)]
-pub struct Listener {
-    socket: UnixListener,
-    file: SocketFile,
-}
-
 /// The file of a listening socket. Dropping it removes the file, if it is still the same one.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of the file as it was made; `None` once it is removed.
-    identity: Option<(u64, u64)>,
+    /// Device and inode of the file as it was made.
+    identity: (u64, u64),
     /// The abstract socket. Released after the file is gone, so that nobody sees the one without
     /// the other.
     _lock: OwnedFd,
@@ -63,20 +56,14 @@ pub struct SocketFile {
 /// The socket cannot be made. Nothing that was there before has been changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each is")]
 pub enum ListenError {
     /// No file can be made there.
     #[error(
         "-s {path:?}: cannot make a file in {directory:?}: {reason}; create that directory, mend \
          its permissions, or choose another socket with -s"
     )]
-    Directory {
-        /// The socket.
-        path: PathBuf,
-        /// The directory it would be in.
-        directory: PathBuf,
-        /// What the system says.
-        reason: Errno,
-    },
+    Directory { path: PathBuf, directory: PathBuf, reason: Errno },
     /// Something else has that name.
     #[error(
         "-s {0:?}: this exists and is not a socket; it was left alone: remove it yourself, or \
@@ -92,7 +79,6 @@ pub enum ListenError {
         )
     )]
     InUse {
-        /// The socket.
         path: PathBuf,
         /// Who, if the system tells.
         process: Option<i32>,
@@ -102,88 +88,51 @@ pub enum ListenError {
         "-s {path:?}: cannot find out whether this socket is in use: {reason}; remove it, or \
          choose another socket with -s"
     )]
-    Unknown {
-        /// The socket.
-        path: PathBuf,
-        /// What the system says.
-        reason: Errno,
-    },
+    Unknown { path: PathBuf, reason: Errno },
     /// The system refused a step.
     #[error("-s {path:?}: cannot {step}: {reason}; choose another socket with -s")]
-    System {
-        /// The socket.
-        path: PathBuf,
-        /// The step.
-        step: &'static str,
-        /// What the system says.
-        reason: Errno,
-    },
+    System { path: PathBuf, step: &'static str, reason: Errno },
 }
 
-impl Listener {
-    /// Binds the path and listens. A stale socket is replaced. From now on clients can connect,
-    /// and wait in the queue until they are accepted. Accepting does not block.
-    ///
-    /// # Errors
-    /// The path cannot be used, or somebody else uses it.
-    pub fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
-        check(path)?;
-        let lock = lock(path)?;
-        // Again, for another store may have come and gone, and now none can.
-        if is_stale(path)? {
-            remove_stale(path)?;
-        }
-
-        let socket = bind_socket(path, mode).map_err(failed(path, "bind it"))?;
-        // From here on dropping it removes the file.
-        let file = SocketFile::new(path, lock).map_err(failed(path, "find it again"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .map_err(failed(path, "set its mode"))?;
-        let backlog = Backlog::new(LISTEN_BACKLOG).map_err(failed(path, "listen on it"))?;
-        socket::listen(&socket, backlog).map_err(failed(path, "listen on it"))?;
-        Ok(Self { socket: UnixListener::from(socket), file })
+/// Binds the path and listens. A stale socket is replaced. From now on clients can connect, and
+/// wait in the queue until they are accepted. Accepting does not block. The file should be kept as
+/// long as the socket is used.
+///
+/// # Errors
+/// The path cannot be used, or somebody else uses it.
+pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), ListenError> {
+    check(path)?;
+    let lock = lock(path)?;
+    // Again, for another store may have come and gone, and now none can.
+    if is_stale(path)? {
+        remove_stale(path)?;
     }
 
-    /// The socket, and its file, which should be kept as long as the socket is used.
-    #[must_use]
-    pub fn into_parts(self) -> (UnixListener, SocketFile) {
-        (self.socket, self.file)
-    }
-
-    /// Removes the file; see [`SocketFile::remove`].
-    ///
-    /// # Errors
-    /// The system refused.
-    pub fn remove(self) -> io::Result<bool> {
-        self.file.remove()
-    }
+    let socket = bind_socket(path, mode).map_err(failed(path, "bind it"))?;
+    // From here on dropping it removes the file.
+    let file = SocketFile::new(path, lock).map_err(failed(path, "find it again"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(failed(path, "set its mode"))?;
+    let listens = Backlog::new(LISTEN_BACKLOG).and_then(|queue| socket::listen(&socket, queue));
+    listens.map_err(failed(path, "listen on it"))?;
+    Ok((UnixListener::from(socket), file))
 }
 
 impl SocketFile {
     fn new(path: &Path, lock: OwnedFd) -> io::Result<Self> {
         // Absolute, so that it is the same file whatever becomes of the working directory.
         let path = std::path::absolute(path)?;
-        let identity = Some(identity(&path)?);
+        let identity = identity(&path)?;
         Ok(Self { path, identity, _lock: lock })
     }
 
-    /// Removes the file if it is still the one that was made, and says whether it was. After
-    /// that another store may have the path.
-    ///
-    /// # Errors
-    /// The system refused.
-    pub fn remove(mut self) -> io::Result<bool> {
-        self.remove_once()
-    }
-
-    fn remove_once(&mut self) -> io::Result<bool> {
-        let Some(ours) = self.identity.take() else {
-            return Ok(false);
-        };
+    /// Removes the file if it is still the one that was made, and says whether it was. After that
+    /// another store may have the path.
+    fn remove(&self) -> io::Result<bool> {
         // The kernel keeps the inode as long as the socket is open, so its number cannot have been
         // given to another file.
         match identity(&self.path) {
-            Ok(found) if found == ours => fs::remove_file(&self.path).map(|()| true),
+            Ok(found) if found == self.identity => fs::remove_file(&self.path).map(|()| true),
             Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -193,7 +142,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = self.remove_once() {
+        if let Err(error) = self.remove() {
             log::warn!("cannot remove the socket {:?}: {error}", self.path);
         }
     }
@@ -202,7 +151,7 @@ impl Drop for SocketFile {
 /// Whether a socket can be made there, as far as can be seen without making one.
 ///
 /// # Errors
-/// As [`Listener::bind`].
+/// As [`bind`].
 pub(super) fn check(path: &Path) -> Result<(), ListenError> {
     check_path(path)?;
     is_stale(path).map(|_| ())

@@ -7,20 +7,17 @@
 //! Knows lines, and not what they say.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use env_logger::Target;
 use env_logger::fmt::Formatter;
+use env_logger::{Target, WriteStyle};
 use log::Record;
 
 use crate::limits::{LOG_FLUSH_PATIENCE, LOG_LINES_MAX};
 use crate::threads;
-
-/// What `RUST_LOG` is when nobody sets it.
-const FILTER_DEFAULT: &str = "info";
 
 /// The log of this process. Dropping it waits until what was logged is written, but not for long.
 #[derive(Debug)]
@@ -48,9 +45,11 @@ impl Log {
         let lost = Arc::new(AtomicU64::new(0));
         let target = Queue { lines: lines.clone(), lost: Arc::clone(&lost) };
         threads::spawn("plasma-log", move || write_lines(&queue, &lost))?;
+        // Colours for people, and only for them.
+        let is_read_by_people = io::stderr().is_terminal();
         env_logger::Builder::new()
-            .write_style(style())
-            .parse_env(env_logger::Env::default().default_filter_or(FILTER_DEFAULT))
+            .write_style(if is_read_by_people { WriteStyle::Always } else { WriteStyle::Never })
+            .parse_env(env_logger::Env::default().default_filter_or("info"))
             .format(write_event)
             .target(Target::Pipe(Box::new(target)))
             .init();
@@ -101,16 +100,6 @@ fn write_lines(queue: &Receiver<Message>, lost: &AtomicU64) {
             let note = "lines of the log were lost here, because nobody read it in time";
             let _ = writeln!(io::stderr(), "{lost} {note}");
         }
-    }
-}
-
-/// Colours for people, and only for them.
-fn style() -> env_logger::WriteStyle {
-    use std::io::IsTerminal;
-    if io::stderr().is_terminal() {
-        env_logger::WriteStyle::Always
-    } else {
-        env_logger::WriteStyle::Never
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::committing::Committer;
 use super::outbox::DescriptorKind;
-use super::publishing::DirectoryFiles;
+use super::publishing::Unsent;
 use super::trimming::Trimmer;
 use crate::ids::{ClientId, Extent, SegmentId, Ticket};
 use crate::limits::ALIGNMENT;
@@ -19,7 +19,6 @@ use crate::protocol::message::DescriptorInfo;
 use crate::shm::{Backing, Filler, Segment, SegmentError, life_lock};
 use crate::store::WorkOutcome;
 
-/// The one segment.
 const SEGMENT: SegmentId = SegmentId(0);
 
 /// The share of the capacity that is added for rounding, as a divisor: what the gaps between
@@ -43,14 +42,16 @@ pub struct Memory {
     committer: Option<Committer>,
     /// What gives memory back. `None` if all of it stays with the store.
     pub trimmer: Option<Trimmer>,
-    /// Clients get the files of this directory, those that want them. `None` in tests of the memory
-    /// alone.
-    pub directory: Option<DirectoryFiles>,
+    /// Clients that want it get the file of the directory. `None` in tests of the memory alone.
+    pub directory: Option<Arc<Segment>>,
+    /// Clients get what is made for each of them.
+    pub unsent: Unsent,
 }
 
 /// The memory cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each is")]
 pub enum MemoryError {
     /// The system does not give it.
     #[error(transparent)]
@@ -60,12 +61,7 @@ pub enum MemoryError {
         "cannot map {bytes} bytes of shared memory: {reason}; ask for less (-m), or allow this \
          process a larger address space (ulimit -v)"
     )]
-    Mapping {
-        /// Its size.
-        bytes: u64,
-        /// What the system says.
-        reason: io::Error,
-    },
+    Mapping { bytes: u64, reason: io::Error },
 }
 
 impl Memory {
@@ -91,8 +87,15 @@ impl Memory {
         // What lies on a disk is not made faster by touching it.
         let commits = !reserve && ahead > 0 && segment.is_memory();
         let committer = commits.then(|| Committer::start(Arc::clone(&segment), ahead));
-        let has_told_of_loss = false;
-        Ok(Self { segment, filler, has_told_of_loss, committer, trimmer: None, directory: None })
+        Ok(Self {
+            segment,
+            filler,
+            has_told_of_loss: false,
+            committer,
+            trimmer: None,
+            directory: None,
+            unsent: Unsent::default(),
+        })
     }
 
     /// Makes it possible to give memory back to the system, where that breaks no promise; says
@@ -109,21 +112,16 @@ impl Memory {
 
     /// A client has got what was made for it.
     pub fn note_sent(&self, client: ClientId, kind: DescriptorKind) {
-        if matches!(kind.segment, SegmentId::CLIENT_TABLE | SegmentId::LIFE)
-            && let Some(directory) = &self.directory
-        {
-            directory.unsent.forget(client);
+        if matches!(kind.segment, SegmentId::CLIENT_TABLE | SegmentId::LIFE) {
+            self.unsent.forget(client);
         }
     }
 
     /// Whether it can be told that this client lives.
     pub fn has_life(&self, client: ClientId) -> bool {
-        self.directory
-            .as_ref()
-            .is_some_and(|directory| directory.unsent.parcel(client).life.is_some())
+        self.unsent.parcel(client).life.is_some()
     }
 
-    /// Begins to give memory back to the system.
     pub fn trim(&self, ticket: Ticket, extent: Extent) {
         assert_eq!(extent.segment, self.segment.id(), "there is one segment");
         let trimmer = self.trimmer.as_ref().expect("the store knows whether memory can go back");
@@ -174,16 +172,14 @@ impl Memory {
 
     /// The file that a client has to be given for this kind of descriptor.
     pub fn file(&self, client: ClientId, kind: DescriptorKind) -> File {
-        let directory = || self.directory.as_ref().expect("only those who read it are told of it");
+        let parcel = || self.unsent.parcel(client);
         match kind.segment {
-            SegmentId::DIRECTORY => File::Segment(Arc::clone(&directory().directory)),
-            SegmentId::CLIENT_TABLE => {
-                let table = directory().unsent.parcel(client).table;
-                File::Segment(table.expect("a table is sent once"))
+            SegmentId::DIRECTORY => {
+                let directory = self.directory.clone();
+                File::Segment(directory.expect("only those who read it are told of it"))
             }
-            SegmentId::LIFE => {
-                File::Life(directory().unsent.parcel(client).life.expect("it is sent once"))
-            }
+            SegmentId::CLIENT_TABLE => File::Segment(parcel().table.expect("it is sent once")),
+            SegmentId::LIFE => File::Life(parcel().life.expect("it is sent once")),
             segment => {
                 assert_eq!(segment, self.segment.id(), "there is one segment of objects");
                 File::Segment(Arc::clone(&self.segment))
@@ -201,7 +197,6 @@ impl Memory {
 /// A file whose descriptor a client is given.
 #[derive(Debug)]
 pub enum File {
-    /// Memory.
     Segment(Arc<Segment>),
     /// Nothing but a lock.
     Life(Arc<OwnedFd>),

@@ -53,18 +53,16 @@ impl MemoryLimit {
 
     fn lower(&mut self, version: Version, group: &Path, swap: u64) {
         let bytes = |file: &str| number(&group.join(file));
-        let memory = match version {
-            Version::One => bytes("memory.limit_in_bytes"),
-            Version::Two => bytes("memory.max"),
-        };
-        let Some(memory) = memory else { return };
-        let memory_and_swap = match version {
-            Version::One => bytes("memory.memsw.limit_in_bytes"),
+        let (memory, with_swap) = match version {
+            Version::One => (bytes("memory.limit_in_bytes"), bytes("memory.memsw.limit_in_bytes")),
             Version::Two => {
-                bytes("memory.swap.max").map(|own| memory.saturating_add(own.min(swap)))
+                let (memory, own_swap) = (bytes("memory.max"), bytes("memory.swap.max"));
+                let both = memory.zip(own_swap);
+                (memory, both.map(|(memory, own)| memory.saturating_add(own.min(swap))))
             }
         };
-        let memory_and_swap = memory_and_swap.unwrap_or_else(|| memory.saturating_add(swap));
+        let Some(memory) = memory else { return };
+        let memory_and_swap = with_swap.unwrap_or_else(|| memory.saturating_add(swap));
         self.memory = self.memory.min(memory);
         if memory_and_swap < self.memory_and_swap {
             self.memory_and_swap = memory_and_swap;

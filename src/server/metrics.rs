@@ -75,11 +75,9 @@ impl ServerCounters {
 /// As one line: `name=value`, in the order of the fields.
 impl fmt::Display for ServerCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in self.named().enumerate() {
-            let space = if index == 0 { "" } else { " " };
-            write!(f, "{space}{name}={value}")?;
-        }
-        Ok(())
+        let counters: Vec<_> =
+            self.named().map(|(name, value)| format!("{name}={value}")).collect();
+        f.write_str(&counters.join(" "))
     }
 }
 

@@ -41,7 +41,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::config::Config;
-use self::listener::{ListenError, Listener, SocketFile};
+use self::listener::{ListenError, SocketFile};
 use self::memory::Memory;
 use self::reactor::Reactor;
 use crate::directory::{Layout, Origin};
@@ -59,6 +59,7 @@ pub use self::memory::MemoryError;
 /// A store cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each is")]
 pub enum StartupError {
     /// Its memory cannot be had.
     #[error(transparent)]
@@ -68,14 +69,7 @@ pub enum StartupError {
     Listen(#[from] ListenError),
     /// The system refused something else.
     #[error("cannot {step}: {reason}; {cure}")]
-    System {
-        /// What was to be done.
-        step: &'static str,
-        /// What the system says.
-        reason: io::Error,
-        /// What to do about it.
-        cure: &'static str,
-    },
+    System { step: &'static str, reason: io::Error, cure: &'static str },
 }
 
 /// Runs a store until SIGTERM, SIGINT or SIGHUP, then removes its socket.
@@ -129,11 +123,8 @@ pub fn spawn(config: Config) -> Result<RunningStore, StartupError> {
     let Started { mut reactor, socket_file, directory } = start(&config)?;
     let stopper = reactor.stopper().map_err(out_of_descriptors("make a waker"))?;
     let serve = move || serve(&mut reactor, socket_file, &directory);
-    let thread = threads::spawn("plasma-store", serve).map_err(|reason| StartupError::System {
-        step: "start a thread",
-        reason,
-        cure: "allow more of them (ulimit -u)",
-    })?;
+    let thread = threads::spawn("plasma-store", serve)
+        .map_err(refused("start a thread", "allow more of them (ulimit -u)"))?;
     log::info!("ready: {config}");
     Ok(RunningStore {
         socket: config.socket,
@@ -187,7 +178,7 @@ struct Started {
 /// Makes everything that can fail. Clients can connect when this returns.
 fn start(config: &Config) -> Result<Started, StartupError> {
     // The socket first: of two stores that start at the same instant, the loser takes no memory.
-    let (socket, socket_file) = Listener::bind(&config.socket, config.socket_mode)?.into_parts();
+    let (socket, socket_file) = listener::bind(&config.socket, config.socket_mode)?;
     let mut memory =
         Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
     let clock = Clock::start();
@@ -268,13 +259,11 @@ fn directory(
         incarnation: 1,
     };
     let created = layout.and_then(|layout| publishing::create(layout, &origin, is_offered));
-    let (directory, files) = created.map_err(|reason| StartupError::System {
-        step: "make the records of objects",
-        reason,
-        cure: "ask for fewer objects (--max-objects), or a larger address space (ulimit -v)",
-    })?;
-    let file = Arc::clone(&files.directory);
-    memory.directory = Some(files);
+    let cure = "ask for fewer objects (--max-objects), or a larger address space (ulimit -v)";
+    let directory = created.map_err(refused("make the records of objects", cure))?;
+    let file = Arc::clone(&directory.file);
+    memory.directory = Some(Arc::clone(&file));
+    memory.unsent = directory.unsent.clone();
     Ok((Box::new(directory), file))
 }
 
@@ -296,7 +285,10 @@ fn raise_descriptor_limit() {
 }
 
 fn out_of_descriptors(step: &'static str) -> impl FnOnce(io::Error) -> StartupError {
-    let cure = "allow more open files (ulimit -n)";
+    refused(step, "allow more open files (ulimit -n)")
+}
+
+fn refused(step: &'static str, cure: &'static str) -> impl FnOnce(io::Error) -> StartupError {
     move |reason| StartupError::System { step, reason, cure }
 }
 

@@ -2,10 +2,9 @@
 //!
 //! Frames are encoded straight into the tail, chunks are sent from the head. A chunk never runs
 //! past the first byte of a frame with descriptors, so that these leave with exactly that byte. For
-//! a reader that is to find whole frames only, a chunk is one frame.
-//! The memory is given back when everything has been sent: thousands of connections are idle at a
-//! time, and one large reply must not stay with its connection for ever. Sockets, and what the
-//! bytes mean, are not known here.
+//! a reader that is to find whole frames only, a chunk is one frame. The memory is given back when
+//! everything has been sent: thousands of connections are idle at a time, and one large reply must
+//! not stay with its connection for ever. Sockets, and what the bytes mean, are not known here.
 
 use std::collections::VecDeque;
 
@@ -52,7 +51,6 @@ impl Outbox {
         self.bytes.len() - self.sent
     }
 
-    /// Whether everything has been sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

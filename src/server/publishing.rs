@@ -35,12 +35,14 @@ pub struct SharedDirectory {
     words: DirectoryWords,
     /// Whether clients may read it.
     is_offered: bool,
-    /// In the order of the clients' numbers.
-    tables: Vec<(ClientId, ClientTable)>,
+    tables: BTreeMap<ClientId, ClientTable>,
     /// Of clients that have gone, until they have been read.
     left: BTreeMap<ClientId, ClientTable>,
     lives: LifeLocks,
-    unsent: Unsent,
+    /// The file behind `words`.
+    pub file: Arc<Segment>,
+    /// What is still to be sent.
+    pub unsent: Unsent,
     tick: u64,
 }
 
@@ -55,15 +57,6 @@ pub struct Parcel {
     pub table: Option<Arc<Segment>>,
     /// The descriptor whose lock says that it lives.
     pub life: Option<Arc<OwnedFd>>,
-}
-
-/// What the server needs to let clients read the directory.
-#[derive(Debug)]
-pub struct DirectoryFiles {
-    /// The directory.
-    pub directory: Arc<Segment>,
-    /// What is still to be sent.
-    pub unsent: Unsent,
 }
 
 /// Says to all readers of a directory, as long as it exists, that the store lives, which runs in
@@ -98,30 +91,25 @@ impl Unsent {
 ///
 /// # Errors
 /// There is no memory for it.
-pub fn create(
-    layout: Layout,
-    origin: &Origin,
-    is_offered: bool,
-) -> io::Result<(SharedDirectory, DirectoryFiles)> {
+pub fn create(layout: Layout, origin: &Origin, is_offered: bool) -> io::Result<SharedDirectory> {
     let count = layout.directory_words();
-    let directory = file(SegmentId::DIRECTORY, count)?;
-    let words = Words::map(directory.descriptor(true), count, Access::ReadWrite)?;
+    let file = file(SegmentId::DIRECTORY, count)?;
+    let words = Words::map(file.descriptor(true), count, Access::ReadWrite)?;
     let words = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
     words.write_header(origin);
     if is_offered {
         make_ready(&words, available_bytes(Path::new("/")));
     }
-    let unsent = Unsent::default();
-    let shared = SharedDirectory {
+    Ok(SharedDirectory {
         words,
         is_offered,
-        tables: Vec::new(),
+        tables: BTreeMap::new(),
         left: BTreeMap::new(),
         lives: LifeLocks::create()?,
-        unsent: unsent.clone(),
+        file: Arc::new(file),
+        unsent: Unsent::default(),
         tick: 0,
-    };
-    Ok((shared, DirectoryFiles { directory: Arc::new(directory), unsent }))
+    })
 }
 
 /// The first objects come quicker then. It is no reason not to start: the memory may be in use by
@@ -150,14 +138,6 @@ fn file(id: SegmentId, words: usize) -> io::Result<Segment> {
 }
 
 impl SharedDirectory {
-    fn index(&self, client: ClientId) -> Option<usize> {
-        self.tables.binary_search_by_key(&client, |(client, _)| *client).ok()
-    }
-
-    fn table(&self, client: ClientId) -> Option<&ClientTable> {
-        self.index(client).and_then(|index| self.tables.get(index)).map(|(_, table)| table)
-    }
-
     fn record(&self, slot: Slot) -> Record<'_, AtomicU64> {
         self.words.record(slot).expect("there is a record for each object that there can be")
     }
@@ -194,9 +174,7 @@ impl Directory for SharedDirectory {
         }
         match self.make_table(client) {
             Ok(table) => {
-                // Clients say who they are in whatever order they come to it.
-                let later = self.tables.partition_point(|(other, _)| *other < client);
-                self.tables.insert(later, (client, table));
+                self.tables.insert(client, table);
                 true
             }
             Err(error) => {
@@ -208,7 +186,7 @@ impl Directory for SharedDirectory {
 
     fn end(&mut self, client: ClientId) {
         self.unsent.forget(client);
-        if let Some(table) = self.table(client) {
+        if let Some(table) = self.tables.get(&client) {
             table.end();
         }
     }
@@ -218,14 +196,13 @@ impl Directory for SharedDirectory {
     }
 
     fn leave(&mut self, client: ClientId) {
-        if let Some(index) = self.index(client) {
-            let (client, table) = self.tables.remove(index);
+        if let Some(table) = self.tables.remove(&client) {
             self.left.insert(client, table);
         }
     }
 
     fn told_sealed(&self, client: ClientId, slot: Slot, generation: u64) -> Option<bool> {
-        let told = self.table(client)?.told_sealed(slot, generation);
+        let told = self.tables.get(&client)?.told_sealed(slot, generation);
         told.map(|told| told.released)
     }
 
@@ -245,12 +222,12 @@ impl Directory for SharedDirectory {
     }
 
     fn last_release(&self, slot: Slot) -> u64 {
-        let ticks = self.tables.iter().map(|(_, table)| table.last_release(slot));
+        let ticks = self.tables.values().map(|table| table.last_release(slot));
         ticks.map(|tick| full_tick(tick, self.tick)).max().unwrap_or(0)
     }
 
     fn has_joined(&self, client: ClientId) -> bool {
-        self.table(client).is_some()
+        self.tables.contains_key(&client)
     }
 
     fn create(&mut self, slot: Slot, object: &Object, creator: ClientId, at: Duration) {
@@ -311,11 +288,11 @@ impl Directory for SharedDirectory {
     }
 
     fn has_pinned(&self, client: ClientId, slot: Slot) -> bool {
-        self.table(client).is_some_and(|table| table.is_pinned(slot))
+        self.tables.get(&client).is_some_and(|table| table.is_pinned(slot))
     }
 
     fn pin(&mut self, client: ClientId, slot: Slot) -> bool {
-        self.table(client).and_then(|table| table.pins(slot)).is_some_and(pin_for)
+        self.tables.get(&client).and_then(|table| table.pins(slot)).is_some_and(pin_for)
     }
 
     fn pins(&self, slots: Range<u32>, each: &mut dyn FnMut(ClientId, Slot)) {
@@ -325,13 +302,13 @@ impl Directory for SharedDirectory {
     }
 
     fn pins_of(&self, client: ClientId, slots: Range<u32>, each: &mut dyn FnMut(Slot)) {
-        if let Some(table) = self.table(client) {
+        if let Some(table) = self.tables.get(&client) {
             table.pinned(slots).for_each(each);
         }
     }
 
     fn has_pins(&self, client: ClientId, slots: Range<u32>) -> bool {
-        self.table(client).is_some_and(|table| table.has_pins(slots))
+        self.tables.get(&client).is_some_and(|table| table.has_pins(slots))
     }
 
     fn advance(&mut self, tick: u64) {

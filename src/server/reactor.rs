@@ -2,13 +2,13 @@
 //!
 //! A turn has named phases, each with a budget from [`crate::limits`]: a number, and a time after
 //! which it begins nothing more. The store itself never does more than a slice at a time and has
-//! the rest for later turns. The selector is
-//! edge-triggered: it tells once that something has become ready. So a phase that stops on its
-//! budget leaves the rest on an agenda, and as long as any agenda has something the next poll does
-//! not wait. Without news the loop sleeps until the next deadline, however far that is.
+//! the rest for later turns. The selector is edge-triggered: it tells once that something has
+//! become ready. So a phase that stops on its budget leaves the rest on an agenda, and as long as
+//! any agenda has something the next poll does not wait. Without news the loop sleeps until the
+//! next deadline, however far that is.
 //!
-//! Here requests meet the store. What they mean, how they are encoded and how effects are
-//! carried out is not known here.
+//! Here requests meet the store. What they mean, how they are encoded and how effects are carried
+//! out is not known here.
 
 use std::io;
 use std::time::Duration;
@@ -292,7 +292,6 @@ impl Reactor {
         }
     }
 
-    /// Does what the store wants done.
     fn carry_out(&mut self) {
         self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
     }
@@ -360,7 +359,6 @@ impl Reactor {
             || self.outside.streams.has_backlog(self.store.event_sequence())
     }
 
-    /// How long the poll may wait.
     fn poll_timeout(&self) -> Option<Duration> {
         if self.has_backlog() {
             return Some(Duration::ZERO);

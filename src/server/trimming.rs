@@ -30,9 +30,8 @@ type Piece = (Ticket, u64, u64);
 #[derive(Debug)]
 pub struct Trimmer {
     /// `None` only while it is being dropped.
-    pieces: Option<SyncSender<Piece>>,
+    thread: Option<(SyncSender<Piece>, JoinHandle<()>)>,
     reports: pipe::Receiver,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Trimmer {
@@ -45,7 +44,7 @@ impl Trimmer {
         // One piece is under way at a time.
         let (pieces, queue) = sync_channel(1);
         let thread = threads::spawn("plasma-trim", move || work(&segment, &queue, report_to))?;
-        Ok(Self { pieces: Some(pieces), reports, thread: Some(thread) })
+        Ok(Self { thread: Some((pieces, thread)), reports })
     }
 
     /// What becomes readable when a piece has gone.
@@ -55,7 +54,7 @@ impl Trimmer {
 
     /// Lets a piece of memory go. The one before has to be gone.
     pub fn begin(&self, ticket: Ticket, offset: u64, len: u64) {
-        let sent = self.pieces.as_ref().map(|pieces| pieces.try_send((ticket, offset, len)));
+        let sent = self.thread.as_ref().map(|(pieces, _)| pieces.try_send((ticket, offset, len)));
         assert_eq!(sent, Some(Ok(())), "one piece of memory is given back at a time");
     }
 
@@ -76,8 +75,8 @@ impl Trimmer {
 
 impl Drop for Trimmer {
     fn drop(&mut self) {
-        self.pieces = None;
-        if let Some(thread) = self.thread.take() {
+        if let Some((pieces, thread)) = self.thread.take() {
+            drop(pieces);
             // It has told about its panic, and memory that stays is no harm.
             let _ = thread.join();
         }

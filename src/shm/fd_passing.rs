@@ -4,30 +4,33 @@
 //! `send` that carried them, and keeps them in order. So a receiver that counts them off a queue as
 //! frames announce them gets the right ones, however the stream was cut.
 //!
-//! [`receive`] is written against the C library and not with nix, whose `recvmsg` gives no access
-//! to the descriptors that came if others did not fit. They would stay open for ever, and any peer
-//! could exhaust our descriptors that way.
+//! Both directions use rustix and not nix, whose `recvmsg` gives no access to the descriptors that
+//! came if others did not fit. They would stay open for ever, and any peer could exhaust our
+//! descriptors that way. rustix gives them as owned ones, and closes those that nobody takes.
 //!
 //! Knows nothing of frames and of what is behind a descriptor.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{self, ControlMessage, MsgFlags};
+use rustix::net::{
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 use crate::limits::FRAME_DESCRIPTORS_MAX;
 
-/// Bytes of descriptors that one call sends or receives at most.
-const DESCRIPTORS_BYTES: u32 = FRAME_DESCRIPTORS_MAX as u32 * RawFd::BITS / 8;
+/// Descriptors that one call sends or receives at most.
+const CALL_MAX: usize = FRAME_DESCRIPTORS_MAX as usize;
 
-// SAFETY: arithmetic without precondition.
-const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE(DESCRIPTORS_BYTES) } as usize;
+/// Bytes of the control message that carries them. Some more may fit, so they are counted.
+const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(CALL_MAX));
 
 /// Descriptors that may lie in the queue: those of a frame that is being received, and those of the
 /// next one, whose first bytes can come with the last ones of the former.
-const QUEUE_MAX: usize = 2 * FRAME_DESCRIPTORS_MAX as usize;
+const QUEUE_MAX: usize = 2 * CALL_MAX;
 
 /// Sends `descriptors`, attached to the first of `bytes`, and as many of the bytes as the socket
 /// takes. Returns how many, never zero unless `bytes` is empty. The descriptors are sent then, so
@@ -42,20 +45,16 @@ pub fn send(
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
     if descriptors.is_empty() {
-        return Ok(socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?);
+        return Ok(net::send(socket, bytes, SendFlags::NOSIGNAL)?);
     }
-    if bytes.is_empty() || descriptors.len() > usize::from(FRAME_DESCRIPTORS_MAX) {
+    let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+    if bytes.is_empty() || descriptors.len() > CALL_MAX || !fits {
         let problem = "descriptors need a byte to travel with, and there may not be many";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    Ok(socket::sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        &[ControlMessage::ScmRights(&descriptors)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?)
+    Ok(net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
 }
 
 /// Receives into `into`, which must not be empty, and appends the descriptors that came along.
@@ -72,7 +71,7 @@ pub fn receive(
     into: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    receive_with(socket, into, descriptors, 0)
+    receive_with(socket, into, descriptors, RecvFlags::empty())
 }
 
 /// As [`receive`], but does not wait, even if the socket is a blocking one.
@@ -84,72 +83,36 @@ pub fn receive_now(
     into: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    receive_with(socket, into, descriptors, libc::MSG_DONTWAIT)
+    receive_with(socket, into, descriptors, RecvFlags::DONTWAIT)
 }
 
 fn receive_with(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
-    flags: libc::c_int,
+    flags: RecvFlags,
 ) -> io::Result<usize> {
     if into.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room to receive into"));
     }
-    let mut control = Control([0; CONTROL_BYTES]);
-    let mut piece = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    // SAFETY: a structure of integers and pointers, for which zero means "nothing there".
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &raw mut piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL_BYTES;
-
-    // SAFETY: `message` points to `into` and `control`, which live and are writable until the end
-    // of this function, and says how long they are.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags)
-    };
-    // Negative exactly when the call failed, and then there is no descriptor.
-    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-
-    take_descriptors(&message, descriptors);
-    if message.msg_flags & libc::MSG_CTRUNC != 0 || descriptors.len() > QUEUE_MAX {
+    let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut pieces = [IoSliceMut::new(into)];
+    let received =
+        net::recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC | flags)?;
+    let before = descriptors.len();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            descriptors.extend(came);
+        }
+    }
+    let is_cut_off = received.flags.contains(ReturnFlags::CTRUNC);
+    if is_cut_off || descriptors.len() > QUEUE_MAX || descriptors.len() - before > CALL_MAX {
         descriptors.clear();
         let problem = "the peer sent too many descriptors, or this process has too many open";
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
-    Ok(received)
-}
-
-/// A buffer for control messages, aligned as they are.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
-/// Appends the descriptors that `recvmsg` put into the control buffer of `message`. Must be called
-/// once for each call of that.
-fn take_descriptors(message: &libc::msghdr, into: &mut VecDeque<OwnedFd>) {
-    // SAFETY: the kernel filled in `message` and its control buffer, which the caller holds.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
-    // SAFETY: null or, by the contract of the two CMSG functions, a header inside that buffer.
-    while let Some(header) = unsafe { next.as_ref() } {
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: the header is valid, as above.
-            let first = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
-            // SAFETY: arithmetic without precondition.
-            let header_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = (header.cmsg_len - header_bytes) / mem::size_of::<RawFd>();
-            for index in 0..count {
-                // SAFETY: the kernel wrote `count` descriptors here; nothing says that the place
-                // is aligned for them.
-                let descriptor = unsafe { first.wrapping_add(index).read_unaligned() };
-                // SAFETY: the kernel opened it for this call, so nobody else owns it.
-                into.push_back(unsafe { OwnedFd::from_raw_fd(descriptor) });
-            }
-        }
-        // SAFETY: both are valid, as above.
-        next = unsafe { libc::CMSG_NXTHDR(message, next) };
-    }
+    Ok(received.bytes)
 }
 
 #[cfg(test)]

@@ -60,12 +60,12 @@ impl Filler {
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let range = self.mapping.writable_range(offset, bytes.len() as u64);
         let range = range.ok_or(io::ErrorKind::InvalidInput)?;
-        let to = self.mapping.address(range.start);
+        let to = self.mapping.pages.address(range.start);
         // Whole pages; a segment ends with a whole one.
         let start = range.start / self.page_bytes * self.page_bytes;
         let pages = start..range.end.next_multiple_of(self.page_bytes);
         let is_done = GUARD.with(|guard| {
-            guard.watch(self.mapping.address(pages.start), pages.len());
+            guard.watch(self.mapping.pages.address(pages.start), pages.len());
             // SAFETY: the range is inside the mapping, which is writable; the caller has the extent
             // from the store for writing, so nobody has a slice of it (see `crate::shm`). Memory is
             // mapped there all the time: if it is not the segment's any more, other memory that the

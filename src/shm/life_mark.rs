@@ -7,6 +7,7 @@
 
 use std::io;
 use std::marker::PhantomPinned;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -28,7 +29,7 @@ pub fn has_ended(words: &Words, index: usize) -> bool {
 pub struct LifeMark {
     words: Words,
     index: usize,
-    list: Pin<Box<List>>,
+    list: ManuallyDrop<Pin<Box<List>>>,
     /// What the thread had before.
     former: *const ListHead,
 }
@@ -69,7 +70,9 @@ impl LifeMark {
     /// If there is no such word.
     pub fn set(words: Words, index: usize) -> io::Result<Self> {
         let word = words[index].as_ptr();
-        let mut list = Box::new(List::empty());
+        let (first, link) = (Link { next: ptr::null() }, Link { next: ptr::null() });
+        let head = ListHead { first, futex_offset: 0, pending: ptr::null() };
+        let mut list = Box::new(List { head, link, _pinned: PhantomPinned });
         list.head.first.next = &raw const list.link;
         list.link.next = &raw const list.head.first;
         // A thread's number is in the lower half of the word.
@@ -80,28 +83,19 @@ impl LifeMark {
         let former = robust_list()?;
         words[index].store(u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0), Release);
         set_robust_list(&raw const list.head)?;
-        Ok(Self { words, index, list, former })
+        Ok(Self { words, index, list: ManuallyDrop::new(list), former })
     }
 }
 
 impl Drop for LifeMark {
     fn drop(&mut self) {
         self.words[self.index].store(OWNER_DIED, Release);
-        if let Err(error) = set_robust_list(self.former) {
-            log::debug!("a list of futexes cannot be put back: {error}");
-            // The kernel may still look at it.
-            let kept = std::mem::replace(&mut self.list, Box::pin(List::empty()));
-            std::mem::forget(kept);
+        match set_robust_list(self.former) {
+            // SAFETY: this is done once, and the kernel does not look at it any more.
+            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.list) },
+            // The kernel may still look at the list, so that stays.
+            Err(error) => log::debug!("a list of futexes cannot be put back: {error}"),
         }
-    }
-}
-
-impl List {
-    const fn empty() -> Self {
-        let link = Link { next: ptr::null() };
-        let head =
-            ListHead { first: Link { next: ptr::null() }, futex_offset: 0, pending: ptr::null() };
-        Self { head, link, _pinned: PhantomPinned }
     }
 }
 

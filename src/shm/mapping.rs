@@ -9,7 +9,6 @@
 //! elsewhere.
 
 use std::convert::Infallible;
-use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut, Range};
@@ -19,11 +18,9 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
-use nix::sys::stat::fstat;
-use nix::unistd::{SysconfVar, sysconf};
 
+use super::pages::{self, Pages, check_size};
 use crate::ids::Extent;
 
 /// Bytes that are made ready at a time, so that a bit for each is enough to remember it.
@@ -50,20 +47,12 @@ impl Access {
 /// A shared file, mapped from its start. Unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {
-    start: NonNull<c_void>,
-    bytes: NonZeroUsize,
+    /// Only what [`Self::range`] has checked may be accessed there.
+    pub(super) pages: Pages,
     access: Access,
     /// What has been made ready for writing.
     ready: Pieces,
 }
-
-// SAFETY: the memory belongs to the whole process, and any thread may unmap it.
-unsafe impl Send for Mapping {}
-
-// SAFETY: a shared `Mapping` is a constant address and length, and a set of atomics. Access to the
-// memory behind it goes by the rules in `crate::shm`, which are about extents and the same for
-// threads and processes.
-unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `bytes` bytes of a file. The descriptor may be closed afterwards.
@@ -73,31 +62,20 @@ impl Mapping {
     /// fatal; otherwise those of `mmap`: `PermissionDenied` if [`Access::ReadWrite`] is wanted of
     /// a descriptor that is open for reading.
     pub fn new(file: BorrowedFd<'_>, bytes: u64, access: Access) -> io::Result<Self> {
-        let size = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
-        if size < bytes {
-            let problem = format!("shared memory of {bytes} bytes lies in a file of {size} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        let bytes = usize::try_from(bytes)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        let protection = access.protection();
-        // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
-        let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
+        check_size(file, 0, bytes)?;
+        let pages = Pages::map(file, 0, bytes, access)?;
+        pages.prefer_huge(0..pages.len());
         let pieces = match access {
             Access::ReadOnly => 0,
-            Access::ReadWrite => bytes.get().div_ceil(READY_BYTES),
+            Access::ReadWrite => pages.len().div_ceil(READY_BYTES),
         };
-        let mapping = Self { start, bytes, access, ready: Pieces::none(pieces) };
-        mapping.advise_all(0..bytes.get());
-        Ok(mapping)
+        Ok(Self { pages, access, ready: Pieces::none(pieces) })
     }
 
     /// Bytes that are mapped.
     #[must_use]
     pub const fn size(&self) -> u64 {
-        self.bytes.get() as u64
+        self.pages.len() as u64
     }
 
     /// The bytes of an object that the caller holds, for as long as the view or a clone of it
@@ -137,11 +115,7 @@ impl Mapping {
             (self.range(offset, len), MmapAdvise::MADV_POPULATE_READ)
         };
         let range = range.ok_or(io::ErrorKind::InvalidInput)?;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let page = page_bytes();
-        unless_unknown(self.advise(range.start / page * page..range.end, advice))
+        if range.is_empty() { Ok(()) } else { self.pages.populate(range, advice) }
     }
 
     /// As [`Self::populate`], for memory that is to be written, but does nothing where it was done
@@ -158,7 +132,7 @@ impl Mapping {
         let end = range.end.div_ceil(READY_BYTES);
         while let Some(first) = (next..end).find(|piece| !self.ready.has(*piece)) {
             next = (first..end).find(|piece| self.ready.has(*piece)).unwrap_or(end);
-            let bytes = (first * READY_BYTES)..(next * READY_BYTES).min(self.bytes.get());
+            let bytes = (first * READY_BYTES)..(next * READY_BYTES).min(self.pages.len());
             // As if for reading: that allocates pages of shared memory too, and where they are
             // allocated already it maps 16 of them at a time, and writable.
             self.populate(bytes.start as u64, bytes.len() as u64, false)?;
@@ -173,11 +147,11 @@ impl Mapping {
     /// If the system has not even the memory to note that down. There may be nothing at all in that
     /// place then, and soon somebody else's memory, so nobody may go on with this mapping.
     pub(super) fn map_again(&self, file: BorrowedFd<'_>, pages: Range<usize>, page_bytes: usize) {
-        let address = NonZeroUsize::new(self.address(pages.start).addr());
+        let address = NonZeroUsize::new(self.pages.address(pages.start).addr());
         let bytes = NonZeroUsize::new(pages.len()).expect("there are pages");
         let offset = libc::off_t::try_from(pages.start).expect("it is inside the file");
         let mut kind = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-        if page_bytes > self::page_bytes() {
+        if page_bytes > pages::page_bytes() {
             // No huge page need be free now.
             kind |= MapFlags::MAP_NORESERVE;
         }
@@ -186,31 +160,14 @@ impl Mapping {
         // been replaced, so it would not be the bytes of an object.
         let mapped = unsafe { mman::mmap(address, bytes, protection, kind, file, offset) };
         mapped.expect("the system can map what was mapped before");
-        self.advise_all(pages);
-    }
-
-    /// What is wished of new pages of the mapping.
-    fn advise_all(&self, pages: Range<usize>) {
-        // A crashing client must not write the whole store into its core file. Only a wish: where
-        // the kernel does not know it, nothing is lost but disk space.
-        let _ = self.advise(pages.clone(), MmapAdvise::MADV_DONTDUMP);
-        // Fewer and larger pages, where the system offers them for shared memory; usually it does
-        // not. (`shmem_enabled` in /sys/kernel/mm/transparent_hugepage says so.)
-        let _ = self.advise(pages, MmapAdvise::MADV_HUGEPAGE);
-    }
-
-    /// `range.start` must be a multiple of the page size.
-    fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
-        let address = NonNull::new(self.address(range.start).cast()).ok_or(Errno::EFAULT)?;
-        // SAFETY: the range is inside this mapping, and none of the kinds of advice that
-        // are given here changes what is in the memory.
-        unsafe { mman::madvise(address, range.len(), advice) }
+        self.pages.keep_out_of_core_files(pages.clone());
+        self.pages.prefer_huge(pages);
     }
 
     fn range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
-        (end <= self.bytes.get()).then_some(start..end)
+        (end <= self.pages.len()).then_some(start..end)
     }
 
     pub(super) fn writable_range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
@@ -218,11 +175,6 @@ impl Mapping {
             Access::ReadOnly => None,
             Access::ReadWrite => self.range(offset, len),
         }
-    }
-
-    /// The address of a byte. Only what [`Self::range`] has checked may be accessed there.
-    pub(super) const fn address(&self, offset: usize) -> *mut u8 {
-        self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 }
 
@@ -242,15 +194,6 @@ impl Pieces {
 
     fn add(&self, piece: usize) {
         self.0[piece / 64].fetch_or(1 << (piece % 64), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: views own a reference to the mapping, so there are none any more. The range is
-        // the one that `mmap` returned.
-        let result = unsafe { mman::munmap(self.start, self.bytes.get()) };
-        debug_assert_eq!(result, Ok(()), "a mapping can be unmapped");
     }
 }
 
@@ -285,7 +228,7 @@ impl<K: 'static> View<K> {
     ) -> Result<Option<Self>, E> {
         let mapping = mapping_of(&keeper)?;
         let range = mapping.range(extent.offset, extent.len);
-        let start = range.and_then(|range| NonNull::new(mapping.address(range.start)));
+        let start = range.and_then(|range| NonNull::new(mapping.pages.address(range.start)));
         // Where it fits into the address space its length does too.
         let len = usize::try_from(extent.len).unwrap_or(0);
         Ok(start.map(|start| Self { start, len, keeper }))
@@ -350,7 +293,7 @@ impl Deref for ViewMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let start = self.mapping.address(self.range.start);
+        let start = self.mapping.pages.address(self.range.start);
         // SAFETY: the range is inside the mapping, which lives as long as `self`. The store gave
         // the extent to one creator, and that one asked for this view alone (see `crate::shm`).
         unsafe { slice::from_raw_parts(start, self.range.len()) }
@@ -359,25 +302,10 @@ impl Deref for ViewMut {
 
 impl DerefMut for ViewMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let start = self.mapping.address(self.range.start);
+        let start = self.mapping.pages.address(self.range.start);
         // SAFETY: as for reading; and the mapping is writable, or there would be no such view.
         unsafe { slice::from_raw_parts_mut(start, self.range.len()) }
     }
-}
-
-/// What came of wishing for pages to be present: a kernel before 5.14 cannot do it, and that is no
-/// error, since they come when they are touched.
-pub(super) fn unless_unknown(advised: nix::Result<()>) -> io::Result<()> {
-    match advised {
-        Ok(()) | Err(Errno::EINVAL) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Bytes of a page of memory, as long as it is not a huge one.
-pub(super) fn page_bytes() -> usize {
-    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("the system knows its page size")
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 //!
 //! [`segment`] makes the files behind the memory, [`mapping`] puts them into the address space and
 //! hands out bounds-checked bytes, [`filling`] copies bytes into memory that may not be there,
-//! [`window`] maps one object for code in other languages,
-//! [`words`] are atomics that processes share, [`fd_passing`] moves bytes and descriptors through a
-//! socket, [`fork`] tells a process from its parent, [`life_mark`] a
-//! thread of another one that lives from one that has ended, and [`life_lock`] whether anybody is
-//! left who has what a client was given. Client and server use the same code.
-//! None of it knows what an object, a frame or a message is.
+//! [`window`] maps one object for code in other languages, [`words`] are atomics that processes
+//! share (`pages` maps and unmaps for these), [`fd_passing`] moves bytes and descriptors through a
+//! socket, [`fork`] tells a process from its parent, [`life_mark`] a thread of another one that
+//! lives from one that has ended, and [`life_lock`] whether anybody is left who has what a client
+//! was given. Client and server use the same code. None of it knows what an object, a frame or a
+//! message is.
 //!
 //! # Policy for unsafe code
 //!
@@ -44,6 +44,7 @@ pub mod fork;
 pub mod life_lock;
 pub mod life_mark;
 pub mod mapping;
+mod pages;
 pub mod segment;
 pub mod window;
 pub mod words;

@@ -36,7 +36,8 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 
 use crate::ids::SegmentId;
-use crate::shm::mapping::{Access, Mapping, page_bytes};
+use crate::shm::mapping::{Access, Mapping};
+use crate::shm::pages::page_bytes;
 
 pub use error::SegmentError;
 use error::{cure_for_lack, refused};

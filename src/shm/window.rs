@@ -10,21 +10,19 @@
 //!
 //! Knows a file and a range of it. When the range may be written is decided elsewhere.
 
-use std::ffi::c_void;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 
 use super::fork;
-use super::mapping::{Access, page_bytes, unless_unknown};
+use super::mapping::Access;
+use super::pages::{Pages, check_size, page_bytes};
 use crate::ids::Extent;
-
-const READ_WRITE: ProtFlags = Access::ReadWrite.protection();
 
 /// The pages that a range of a shared file lies on, writable at first. Unmapped on drop.
 ///
@@ -33,19 +31,12 @@ const READ_WRITE: ProtFlags = Access::ReadWrite.protection();
 /// [`Self::replace_with_zeros`]. The memory must not be touched after the window is dropped.
 #[derive(Debug)]
 pub struct Window {
-    pages: NonNull<c_void>,
-    pages_bytes: NonZeroUsize,
+    pages: ManuallyDrop<Pages>,
     /// From the start of the pages to the range.
     skipped: usize,
     len: usize,
     generation: u64,
 }
-
-// SAFETY: the memory belongs to the whole process, and any thread may unmap it.
-unsafe impl Send for Window {}
-
-// SAFETY: a shared `Window` is a constant address and length; it gives no access to the memory.
-unsafe impl Sync for Window {}
 
 impl Window {
     /// Maps a range of a file, which must not be empty.
@@ -54,46 +45,22 @@ impl Window {
     /// `InvalidData` if the file ends before the range does, `InvalidInput` if the range is empty;
     /// otherwise those of `mmap`.
     pub fn new(file: BorrowedFd<'_>, range: Extent) -> io::Result<Self> {
-        let status = fstat(file)?;
-        let size = u64::try_from(status.st_size).unwrap_or(0);
-        if range.offset.checked_add(range.len).is_none_or(|end| end > size) {
-            let problem = format!(
-                "shared memory from byte {} on, {} bytes, lies in a file of {size} bytes",
-                range.offset, range.len
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        let page = granularity(&status);
+        let page = granularity(&check_size(file, range.offset, range.len)?);
         let start = range.offset / page * page;
-        let skipped = range.offset - start;
-        let pages_bytes = (skipped + range.len).next_multiple_of(page);
-        let pages_bytes = usize::try_from(pages_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let pages_bytes = NonZeroUsize::new(pages_bytes).ok_or(io::ErrorKind::InvalidInput)?;
-        let offset = i64::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let shared = MapFlags::MAP_SHARED;
-        // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
-        let pages = unsafe { mman::mmap(None, pages_bytes, READ_WRITE, shared, file, offset) }?;
-        // Both fit, since their sum does.
-        let (skipped, len) = (usize::try_from(skipped).ok(), usize::try_from(range.len).ok());
-        let window = Self {
-            pages,
-            pages_bytes,
-            skipped: skipped.unwrap_or_default(),
-            len: len.unwrap_or_default(),
-            generation: fork::generation(),
-        };
-        // As for every mapping of the store: not into core files, if the kernel can do that.
-        let _ = window.advise(MmapAdvise::MADV_DONTDUMP);
-        // And large pages, if the system offers them.
-        let _ = window.advise(MmapAdvise::MADV_HUGEPAGE);
-        window.advise(MmapAdvise::MADV_DONTFORK)?;
-        Ok(window)
+        let pages_bytes = (range.offset - start + range.len).next_multiple_of(page);
+        let pages = Pages::map(file, start, pages_bytes, Access::ReadWrite)?;
+        pages.prefer_huge(0..pages.len());
+        pages.advise(0..pages.len(), MmapAdvise::MADV_DONTFORK)?;
+        let count = |bytes: u64| usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+        let (skipped, len) = (count(range.offset - start)?, count(range.len)?);
+        let pages = ManuallyDrop::new(pages);
+        Ok(Self { pages, skipped, len, generation: fork::generation() })
     }
 
     /// Where the range begins in this process.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.pages.as_ptr().expose_provenance() + self.skipped
+        self.pages.start().as_ptr().expose_provenance() + self.skipped
     }
 
     /// Bytes in the range.
@@ -113,14 +80,8 @@ impl Window {
     /// If the part is not inside the range.
     pub fn populate(&self, part: Range<usize>) -> io::Result<()> {
         assert!(part.start <= part.end && part.end <= self.len, "{part:?} of {}", self.len);
-        let page = page_bytes();
-        let start = (self.skipped + part.start) / page * page;
-        let bytes = self.skipped + part.end - start;
-        let address = self.pages.map_addr(|address| {
-            address.checked_add(start).expect("the window does not wrap around")
-        });
-        // SAFETY: the part is inside this window, and this advice changes nothing in the memory.
-        unless_unknown(unsafe { mman::madvise(address, bytes, MmapAdvise::MADV_POPULATE_READ) })
+        let range = self.skipped + part.start..self.skipped + part.end;
+        self.pages.populate(range, MmapAdvise::MADV_POPULATE_READ)
     }
 
     /// Takes away the right to write: whoever does so from now on faults. The bytes stay.
@@ -128,11 +89,11 @@ impl Window {
     /// # Errors
     /// If the kernel has not the memory to do so.
     pub fn forbid_writing(&self) -> io::Result<()> {
-        let bytes = self.pages_bytes.get();
+        let (start, bytes) = (self.pages.start(), self.pages.len());
         // SAFETY: the pages are those of this window, and nothing in Rust has a reference to them.
-        unsafe { mman::mprotect(self.pages, bytes, ProtFlags::PROT_READ) }?;
+        unsafe { mman::mprotect(start, bytes, ProtFlags::PROT_READ) }?;
         // Children may read it from now on.
-        self.advise(MmapAdvise::MADV_DOFORK).map_err(Into::into)
+        self.pages.advise(0..bytes, MmapAdvise::MADV_DOFORK).map_err(Into::into)
     }
 
     /// Cuts the window off from the file: it shows zeros of its own, which may be written and are
@@ -142,30 +103,24 @@ impl Window {
     /// If the kernel has not the memory to do so. The window is as it was then.
     pub fn replace_with_zeros(&self) -> io::Result<()> {
         let fixed = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
-        let pages = NonZeroUsize::new(self.pages.as_ptr().addr());
+        let start = NonZeroUsize::new(self.pages.start().as_ptr().addr());
+        let bytes = NonZeroUsize::new(self.pages.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = Access::ReadWrite.protection();
         // SAFETY: what is replaced is this window and nothing else, and nothing in Rust has a
         // reference to it.
-        unsafe { mman::mmap_anonymous(pages, self.pages_bytes, READ_WRITE, fixed) }?;
+        unsafe { mman::mmap_anonymous(start, bytes, protection, fixed) }?;
         Ok(())
-    }
-
-    fn advise(&self, advice: MmapAdvise) -> nix::Result<()> {
-        // SAFETY: the range is this window, and none of the kinds of advice that are given here
-        // changes what is in the memory.
-        unsafe { mman::madvise(self.pages, self.pages_bytes.get(), advice) }
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        if self.generation != fork::generation() {
-            // What a child has at these addresses may be something else.
-            return;
+        // What a forked child has at these addresses may be something else.
+        if self.generation == fork::generation() {
+            // SAFETY: this is done once, and whoever has the address was told not to use it any
+            // more.
+            unsafe { ManuallyDrop::drop(&mut self.pages) };
         }
-        // SAFETY: the range is the one that `mmap` returned; whoever has the address was told not
-        // to use it any more.
-        let result = unsafe { mman::munmap(self.pages, self.pages_bytes.get()) };
-        debug_assert_eq!(result, Ok(()), "a window can be unmapped");
     }
 }
 

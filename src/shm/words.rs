@@ -5,17 +5,15 @@
 //! nothing worse.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-use nix::sys::mman::{self, MapFlags, MmapAdvise};
-use nix::sys::stat::fstat;
+use nix::sys::mman::MmapAdvise;
 
-use super::mapping::{Access, unless_unknown};
+use super::mapping::Access;
+use super::pages::{Pages, check_size};
 
 const WORD_BYTES: usize = size_of::<AtomicU64>();
 
@@ -25,15 +23,8 @@ const WORD_BYTES: usize = size_of::<AtomicU64>();
 /// them faults, and ends the process that made it.
 #[derive(Debug)]
 pub struct Words {
-    start: NonNull<AtomicU64>,
-    count: NonZeroUsize,
+    pages: Pages,
 }
-
-// SAFETY: the memory belongs to the whole process, and any thread may unmap it.
-unsafe impl Send for Words {}
-
-// SAFETY: a shared `Words` gives shared atomics, which are made for several threads.
-unsafe impl Sync for Words {}
 
 impl Words {
     /// Maps the first `count` words of a file. The descriptor may be closed afterwards.
@@ -42,21 +33,10 @@ impl Words {
     /// `InvalidData` if the file is shorter than that, `InvalidInput` if that is nothing or far too
     /// much; otherwise those of `mmap`.
     pub fn map(file: BorrowedFd<'_>, count: usize, access: Access) -> io::Result<Self> {
-        let size = usize::try_from(fstat(file)?.st_size).unwrap_or(0);
-        let count = NonZeroUsize::new(count).ok_or(io::ErrorKind::InvalidInput)?;
-        let bytes = count.get().checked_mul(WORD_BYTES).and_then(NonZeroUsize::new);
-        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
-        if size < bytes.get() {
-            let problem = format!("{bytes} shared bytes lie in a file of {size} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        let protection = access.protection();
-        // SAFETY: the kernel chooses an address range that is free, so nothing of ours is replaced.
-        let start = unsafe { mman::mmap(None, bytes, protection, MapFlags::MAP_SHARED, file, 0) }?;
-        // SAFETY: the range is the one that was just mapped, and this advice changes no byte of it.
-        // A kernel that does not know it only writes larger core files.
-        let _ = unsafe { mman::madvise(start, bytes.get(), MmapAdvise::MADV_DONTDUMP) };
-        Ok(Self { start: start.cast(), count })
+        let bytes = count.checked_mul(WORD_BYTES).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)? as u64;
+        check_size(file, 0, bytes)?;
+        Ok(Self { pages: Pages::map(file, 0, bytes, access)? })
     }
 
     /// Makes the first words present for writing, all in one call, which is far cheaper than a
@@ -65,12 +45,10 @@ impl Words {
     /// # Errors
     /// If there is no memory for them. `InvalidInput` if there are not so many.
     pub fn populate(&self, words: usize) -> io::Result<()> {
-        if words > self.count.get() {
+        if words > self.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (start, bytes) = (self.start.cast(), words * WORD_BYTES);
-        // SAFETY: the range is inside this mapping, and this advice changes no byte of it.
-        unless_unknown(unsafe { mman::madvise(start, bytes, MmapAdvise::MADV_POPULATE_WRITE) })
+        self.pages.populate(0..words * WORD_BYTES, MmapAdvise::MADV_POPULATE_WRITE)
     }
 }
 
@@ -78,19 +56,11 @@ impl Deref for Words {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
+        let (start, count) = (self.pages.start().cast(), self.pages.len() / WORD_BYTES);
         // SAFETY: the words are mapped as long as `self`, a mapping begins on a page and so at a
         // multiple of the size of a word, and every pattern of bits is a number. The file is not
         // shorter, and stays so, since files of words are sealed against shrinking by the store.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.count.get()) }
-    }
-}
-
-impl Drop for Words {
-    fn drop(&mut self) {
-        // SAFETY: nobody has a reference into the words, since that would borrow `self`. The range
-        // is the one that `mmap` returned.
-        let result = unsafe { mman::munmap(self.start.cast(), self.count.get() * WORD_BYTES) };
-        debug_assert_eq!(result, Ok(()), "a mapping can be unmapped");
+        unsafe { slice::from_raw_parts(start.as_ptr(), count) }
     }
 }
 
@@ -98,6 +68,7 @@ impl Drop for Words {
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
+    use nix::sys::stat::fstat;
     use nix::unistd::{SysconfVar, sysconf};
 
     use super::*;

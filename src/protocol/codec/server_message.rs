@@ -147,7 +147,6 @@ fn write_location(location: Option<&Location>) -> wire::Location {
             offset: location.offset,
             data_size: location.data_size,
             metadata_size: location.metadata_size,
-            missing: false,
             ..wire::Location::default()
         },
         None => wire::Location { missing: true, ..wire::Location::default() },

@@ -33,9 +33,16 @@ pub(super) fn parse(text: &str) -> Result<u64, InvalidSize> {
     if text.starts_with('-') {
         return Err(InvalidSize::Negative);
     }
-    let (number, unit) = split_number(text).ok_or(InvalidSize::NotANumber)?;
-    let unit = unit_bytes(unit).ok_or_else(|| InvalidSize::UnknownUnit(unit.trim().to_owned()))?;
-    number.times(unit).and_then(|bytes| u64::try_from(bytes).ok()).ok_or(InvalidSize::TooLarge)
+    let (whole, rest) = split_digits(text);
+    let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), split_digits);
+    if whole.is_empty() && fraction.is_empty() {
+        return Err(InvalidSize::NotANumber);
+    }
+    let (exponent, rest) = split_exponent(rest);
+    let unit = unit_bytes(rest).ok_or_else(|| InvalidSize::UnknownUnit(rest.trim().to_owned()))?;
+    let exponent = exponent.saturating_sub_unsigned(fraction.len() as u64);
+    let bytes = product(&format!("{whole}{fraction}"), exponent, unit);
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or(InvalidSize::TooLarge)
 }
 
 /// A number of bytes, printed like `10000000000 (10.00 GB)`.
@@ -62,57 +69,34 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// `digits` times ten to the power of `exponent`.
-struct Decimal {
-    digits: String,
-    exponent: i64,
-}
-
-impl Decimal {
-    /// The product, without the fraction; `None` if it does not fit.
-    fn times(&self, unit: u64) -> Option<u128> {
-        let digits = self.digits.trim_start_matches('0');
-        if digits.is_empty() {
-            return Some(0);
-        }
-        // Zeros at the end move to the exponent, so that `1.000…0` with any number of them is 1.
-        let shortest = digits.trim_end_matches('0');
-        let zeros = i64::try_from(digits.len() - shortest.len()).ok()?;
-        let exponent = self.exponent.saturating_add(zeros);
-        let product = shortest.parse::<u128>().ok()?.checked_mul(u128::from(unit))?;
-        let power = 10u128.checked_pow(u32::try_from(exponent.unsigned_abs()).ok()?);
-        if exponent < 0 {
-            Some(power.map_or(0, |power| product / power))
-        } else {
-            product.checked_mul(power?)
-        }
+/// `digits`, times ten to the power of `exponent`, times `unit`, without the fraction. `None` if it
+/// does not fit.
+fn product(digits: &str, exponent: i64, unit: u64) -> Option<u128> {
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() {
+        return Some(0);
+    }
+    // Zeros at the end move to the exponent, so that `1.000…0` with any number of them is 1.
+    let shortest = digits.trim_end_matches('0');
+    let exponent = exponent.saturating_add_unsigned((digits.len() - shortest.len()) as u64);
+    let product = shortest.parse::<u128>().ok()?.checked_mul(u128::from(unit))?;
+    let power = 10u128.checked_pow(u32::try_from(exponent.unsigned_abs()).ok()?);
+    if exponent < 0 {
+        Some(power.map_or(0, |power| product / power))
+    } else {
+        product.checked_mul(power?)
     }
 }
 
-/// Cuts the number off the start of `text`; `None` if there is none.
-fn split_number(text: &str) -> Option<(Decimal, &str)> {
-    let (whole, mut rest) = split_digits(text);
-    let mut fraction = "";
-    if let Some(after_point) = rest.strip_prefix('.') {
-        (fraction, rest) = split_digits(after_point);
+/// Cuts a power of ten like `e-3` off the start of `text`; 0 if there is none.
+fn split_exponent(text: &str) -> (i64, &str) {
+    let after_e = text.strip_prefix(['e', 'E']).unwrap_or_default();
+    let (power, rest) = split_digits(after_e.strip_prefix(['+', '-']).unwrap_or(after_e));
+    if power.is_empty() {
+        return (0, text);
     }
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let mut exponent = 0i64;
-    if let Some(after_e) = rest.strip_prefix(['e', 'E']) {
-        let unsigned = after_e.strip_prefix(['+', '-']).unwrap_or(after_e);
-        let (power, after_power) = split_digits(unsigned);
-        if !power.is_empty() {
-            exponent = power.parse().unwrap_or(i64::from(i32::MAX));
-            if after_e.starts_with('-') {
-                exponent = -exponent;
-            }
-            rest = after_power;
-        }
-    }
-    let exponent = exponent.saturating_sub_unsigned(u64::try_from(fraction.len()).ok()?);
-    Some((Decimal { digits: format!("{whole}{fraction}"), exponent }, rest))
+    let power = power.parse().unwrap_or(i64::from(i32::MAX));
+    (if after_e.starts_with('-') { -power } else { power }, rest)
 }
 
 fn split_digits(text: &str) -> (&str, &str) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, Statfs, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::Config;
@@ -24,6 +24,10 @@ use crate::shm::segment::Backing;
 /// The machine is not as the command line says: exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "the message says what each is; capacities, limits and what is free are bytes"
+)]
 pub enum EnvironmentError {
     /// The system does not say how much memory there is.
     #[error("cannot find out how much memory there is from /proc: {0}; mount /proc")]
@@ -36,12 +40,7 @@ pub enum EnvironmentError {
         "-d {directory:?}: cannot make a file there: {reason}; create the directory, mend its \
          permissions, or leave -d out to use memory without a file"
     )]
-    Directory {
-        /// The directory.
-        directory: PathBuf,
-        /// What the system says.
-        reason: Errno,
-    },
+    Directory { directory: PathBuf, reason: Errno },
     /// `-d` without `-h` is a file system of huge pages.
     #[error("-d {0:?}: this is a file system of huge pages (hugetlbfs); add -h to use them")]
     HugeWithoutFlag(PathBuf),
@@ -60,16 +59,7 @@ pub enum EnvironmentError {
          scripts/hugepages-setup.sh --pages {needed} prepare them, or use a smaller -m",
         Bytes(*.capacity), Bytes(*.page_bytes)
     )]
-    TooFewHugePages {
-        /// Bytes asked for.
-        capacity: u64,
-        /// Bytes of one page.
-        page_bytes: u64,
-        /// Pages asked for.
-        needed: u64,
-        /// Pages that can be had.
-        available: u64,
-    },
+    TooFewHugePages { capacity: u64, page_bytes: u64, needed: u64, available: u64 },
     /// More than the memory of the machine or of the control group.
     #[error(
         "-m: {} are more than the {} of memory and swap {}",
@@ -81,9 +71,7 @@ pub enum EnvironmentError {
         )
     )]
     MoreThanMemory {
-        /// Bytes asked for.
         capacity: u64,
-        /// Bytes there are.
         limit: u64,
         /// Who says so, if not the machine.
         cgroup: Option<PathBuf>,
@@ -94,14 +82,7 @@ pub enum EnvironmentError {
          room there, or choose another directory",
         Bytes(*.capacity), Bytes(*.free)
     )]
-    MoreThanDirectory {
-        /// Bytes asked for.
-        capacity: u64,
-        /// Bytes that are free.
-        free: u64,
-        /// The directory.
-        directory: PathBuf,
-    },
+    MoreThanDirectory { capacity: u64, free: u64, directory: PathBuf },
     /// More than a limit of this process.
     #[error(
         "-m: {} are more than the {} that `{command}` allows; use a smaller -m, or \
@@ -109,9 +90,7 @@ pub enum EnvironmentError {
         Bytes(*.capacity), Bytes(*.limit)
     )]
     MoreThanResourceLimit {
-        /// Bytes asked for.
         capacity: u64,
-        /// Bytes allowed.
         limit: u64,
         /// How the limit is shown and set in a shell.
         command: &'static str,
@@ -129,10 +108,7 @@ pub(super) fn check(
     match &config.backing {
         Backing::Memfd => check_memory(capacity, limit)?,
         Backing::Directory(directory) => check_directory(capacity, limit, directory)?,
-        Backing::HugeMemfd => {
-            let pages = HugePages::of_default_size(machine).ok_or(EnvironmentError::NoHugePages)?;
-            check_huge_pages(capacity, pages)?;
-        }
+        Backing::HugeMemfd => check_huge_pages(capacity, HugePages::of_default_size(machine))?,
         Backing::HugeDirectory(directory) => check_huge_directory(capacity, directory, machine)?,
     }
     for (resource, command) in
@@ -146,11 +122,8 @@ pub(super) fn check(
 }
 
 fn check_memory(capacity: u64, limit: &MemoryLimit) -> Result<(), EnvironmentError> {
-    if capacity > limit.memory_and_swap {
-        let (limit, cgroup) = (limit.memory_and_swap, limit.cgroup.clone());
-        return Err(EnvironmentError::MoreThanMemory { capacity, limit, cgroup });
-    }
-    Ok(())
+    let (limit, cgroup) = (limit.memory_and_swap, limit.cgroup.clone());
+    enough(capacity <= limit, || EnvironmentError::MoreThanMemory { capacity, limit, cgroup })
 }
 
 fn check_directory(
@@ -158,15 +131,12 @@ fn check_directory(
     limit: &MemoryLimit,
     directory: &Path,
 ) -> Result<(), EnvironmentError> {
-    let failed = |reason| EnvironmentError::Directory { directory: directory.to_owned(), reason };
-    listener::check_writable(directory).map_err(failed)?;
-    let kind = statfs(directory).map_err(failed)?.filesystem_type();
+    let kind = file_system(directory)?.filesystem_type();
     if kind == HUGETLBFS_MAGIC {
         return Err(EnvironmentError::HugeWithoutFlag(directory.to_owned()));
     }
-    let room = statvfs(directory).map_err(failed)?;
-    let free = room.blocks_available().saturating_mul(room.fragment_size());
-    check_room(capacity, free, directory)?;
+    let room = statvfs(directory).map_err(unusable(directory))?;
+    check_room(capacity, room.blocks_available().saturating_mul(room.fragment_size()), directory)?;
     // Files of a tmpfs are memory, however large it claims to be.
     if kind == TMPFS_MAGIC { check_memory(capacity, limit) } else { Ok(()) }
 }
@@ -176,35 +146,41 @@ fn check_huge_directory(
     directory: &Path,
     machine: &Path,
 ) -> Result<(), EnvironmentError> {
-    let failed = |reason| EnvironmentError::Directory { directory: directory.to_owned(), reason };
-    listener::check_writable(directory).map_err(failed)?;
-    let mount = statfs(directory).map_err(failed)?;
+    let mount = file_system(directory)?;
     if mount.filesystem_type() != HUGETLBFS_MAGIC {
         return Err(EnvironmentError::NotHuge(directory.to_owned()));
     }
     let page_bytes = u64::try_from(mount.block_size()).unwrap_or(0);
-    let pages = HugePages::of_size(machine, page_bytes).ok_or(EnvironmentError::NoHugePages)?;
-    check_huge_pages(capacity, pages)?;
+    check_huge_pages(capacity, HugePages::of_size(machine, page_bytes))?;
     // A mount without a size of its own says that it has no blocks at all.
     let free = if mount.blocks() == 0 { u64::MAX } else { mount.blocks_free() };
     check_room(capacity, free.saturating_mul(page_bytes), directory)
 }
 
-fn check_huge_pages(capacity: u64, pages: HugePages) -> Result<(), EnvironmentError> {
-    let HugePages { page_bytes, available } = pages;
+/// The file system of a directory in which a file can be made.
+fn file_system(directory: &Path) -> Result<Statfs, EnvironmentError> {
+    let writable = listener::check_writable(directory);
+    writable.and_then(|()| statfs(directory)).map_err(unusable(directory))
+}
+
+fn unusable(directory: &Path) -> impl Fn(Errno) -> EnvironmentError {
+    |reason| EnvironmentError::Directory { directory: directory.to_owned(), reason }
+}
+
+fn check_huge_pages(capacity: u64, pages: Option<HugePages>) -> Result<(), EnvironmentError> {
+    let HugePages { page_bytes, available } = pages.ok_or(EnvironmentError::NoHugePages)?;
     let needed = capacity.div_ceil(page_bytes);
-    if needed > available {
-        return Err(EnvironmentError::TooFewHugePages { capacity, page_bytes, needed, available });
-    }
-    Ok(())
+    enough(needed <= available, || EnvironmentError::TooFewHugePages {
+        capacity,
+        page_bytes,
+        needed,
+        available,
+    })
 }
 
 fn check_room(capacity: u64, free: u64, directory: &Path) -> Result<(), EnvironmentError> {
-    if capacity > free {
-        let directory = directory.to_owned();
-        return Err(EnvironmentError::MoreThanDirectory { capacity, free, directory });
-    }
-    Ok(())
+    let directory = directory.to_owned();
+    enough(capacity <= free, || EnvironmentError::MoreThanDirectory { capacity, free, directory })
 }
 
 pub(super) fn check_resource_limit(
@@ -212,8 +188,13 @@ pub(super) fn check_resource_limit(
     limit: u64,
     command: &'static str,
 ) -> Result<(), EnvironmentError> {
-    if capacity > limit {
-        return Err(EnvironmentError::MoreThanResourceLimit { capacity, limit, command });
-    }
-    Ok(())
+    let error = || EnvironmentError::MoreThanResourceLimit { capacity, limit, command };
+    enough(capacity <= limit, error)
+}
+
+fn enough(
+    is_enough: bool,
+    error: impl FnOnce() -> EnvironmentError,
+) -> Result<(), EnvironmentError> {
+    if is_enough { Ok(()) } else { Err(error()) }
 }

@@ -24,6 +24,7 @@ use crate::limits::{
 /// The command line is wrong, whatever the machine looks like: exit code 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each is")]
 pub enum UsageError {
     /// An argument is not text.
     #[error("the argument {0:?} is not UTF-8, and only such arguments and paths can be used")]
@@ -33,16 +34,7 @@ pub enum UsageError {
     Arguments(String),
     /// The value of an option is not what it has to be.
     #[error("{option} {value:?}: {reason}; expected {expected}")]
-    Value {
-        /// The option as people type it.
-        option: String,
-        /// Its value.
-        value: String,
-        /// What is wrong with it.
-        reason: String,
-        /// What would be right.
-        expected: String,
-    },
+    Value { option: String, value: String, reason: String, expected: String },
 }
 
 /// What the command line asks for.
@@ -201,14 +193,15 @@ pub(super) fn help() -> String {
          SIGINT or SIGHUP, and logs to stderr what RUST_LOG says (default: info).\n\nOptions:",
     );
     for row in ROWS {
-        let value = row.kind.placeholder().map_or_else(String::new, |name| format!(" {name}"));
+        let value = row.kind.value();
+        let placeholder = value.as_ref().map_or_else(String::new, |(name, _)| format!(" {name}"));
         let short = if row.short.is_empty() { "   ".into() } else { format!("-{},", row.short) };
-        text += &format!("\n  {short} {}{value}\n", row.long());
+        text += &format!("\n  {short} {}{placeholder}\n", row.long());
         for line in row.help {
             text += &format!("          {}\n", line.trim());
         }
-        if let Some(value) = row.kind.expected() {
-            text += &format!("          {value}\n          default: {}\n", row.default);
+        if let Some((_, expected)) = value {
+            text += &format!("          {expected}\n          default: {}\n", row.default);
         }
     }
     text += "\n      --help\n          print this text and exit\n";
@@ -234,24 +227,24 @@ impl OptionRow {
 
     /// The number that `text` is; for the kinds that are numbers.
     pub(super) fn number(&self, text: &str) -> Result<u64, UsageError> {
-        let invalid = |reason: String| self.invalid(text, reason);
         let (number, range) = match &self.kind {
             Kind::Bytes(range) => {
-                (byte_size::parse(text).map_err(|e| invalid(e.to_string()))?, range)
+                (byte_size::parse(text).map_err(|error| error.to_string()), range)
             }
-            Kind::Count(range) => {
-                (text.parse().map_err(|_| invalid("no such number".into()))?, range)
-            }
+            Kind::Count(range) => (text.parse().map_err(|_| "no such number".to_owned()), range),
             Kind::Octal(range) => {
-                let digits = text.strip_prefix("0o").unwrap_or(text);
-                let number = u64::from_str_radix(digits, 8);
-                (number.map_err(|_| invalid("these are not octal digits".into()))?, range)
+                let number = u64::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8);
+                (number.map_err(|_| "these are not octal digits".to_owned()), range)
             }
             Kind::Switch | Kind::Path | Kind::SocketPath | Kind::Policy => {
                 unreachable!("{} is no number", self.name)
             }
         };
-        if range.contains(&number) { Ok(number) } else { Err(invalid("out of range".into())) }
+        match number {
+            Ok(number) if range.contains(&number) => Ok(number),
+            Ok(_) => Err(self.invalid(text, "out of range".to_owned())),
+            Err(reason) => Err(self.invalid(text, reason)),
+        }
     }
 
     /// The eviction policy that `text` names.
@@ -276,7 +269,7 @@ impl OptionRow {
             option: self.typed(),
             value: value.to_owned(),
             reason,
-            expected: self.kind.expected().unwrap_or_default(),
+            expected: self.kind.value().map_or_else(String::new, |(_, expected)| expected),
         }
     }
 
@@ -291,32 +284,27 @@ impl OptionRow {
 }
 
 impl Kind {
-    fn placeholder(&self) -> Option<&str> {
-        match self {
-            Self::Switch => None,
-            Self::Path | Self::SocketPath => Some("PATH"),
-            Self::Bytes(_) => Some("BYTES"),
-            Self::Count(_) => Some("N"),
-            Self::Octal(_) => Some("OCTAL"),
-            Self::Policy => Some("NAME"),
-        }
-    }
-
-    fn expected(&self) -> Option<String> {
+    /// The placeholder for a value, and what would be right.
+    fn value(&self) -> Option<(&'static str, String)> {
         Some(match self {
             Self::Switch => return None,
-            Self::Path => "a path".to_owned(),
-            Self::SocketPath => format!("a path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
-            Self::Bytes(range) => format!(
-                "bytes from {} to {}, or like 500M, 8GiB, 1.5G, 1e9",
-                range.start(),
-                range.end()
-            ),
-            Self::Count(range) => format!("a number from {} to {}", range.start(), range.end()),
-            Self::Octal(range) => {
-                format!("octal digits from {:o} to {:o}", range.start(), range.end())
+            Self::Path => ("PATH", "a path".to_owned()),
+            Self::SocketPath => {
+                ("PATH", format!("a path of at most {SOCKET_PATH_BYTES_MAX} bytes"))
             }
-            Self::Policy => format!("one of {}", PolicyKind::ALL.map(PolicyKind::name).join(", ")),
+            Self::Bytes(range) => {
+                let (from, to) = (range.start(), range.end());
+                ("BYTES", format!("bytes from {from} to {to}, or like 500M, 8GiB, 1.5G, 1e9"))
+            }
+            Self::Count(range) => {
+                ("N", format!("a number from {} to {}", range.start(), range.end()))
+            }
+            Self::Octal(range) => {
+                ("OCTAL", format!("octal digits from {:o} to {:o}", range.start(), range.end()))
+            }
+            Self::Policy => {
+                ("NAME", format!("one of {}", PolicyKind::ALL.map(PolicyKind::name).join(", ")))
+            }
         })
     }
 }

@@ -49,13 +49,13 @@ fn stale(path: &Path) {
 }
 
 fn refused(path: &Path) -> ListenError {
-    Listener::bind(path, PRIVATE).expect_err("this path cannot be had")
+    bind(path, PRIVATE).expect_err("this path cannot be had")
 }
 
 #[test]
 fn clients_can_connect_until_the_file_is_dropped() {
     let (_directory, path) = place();
-    let (socket, file) = Listener::bind(&path, PRIVATE).expect("bound").into_parts();
+    let (socket, file) = bind(&path, PRIVATE).expect("bound");
     assert_eq!(mode_of(&path), PRIVATE);
     let flags = FdFlag::from_bits_retain(fcntl(socket.as_fd(), FcntlArg::F_GETFD).expect("flags"));
     assert!(flags.contains(FdFlag::FD_CLOEXEC));
@@ -71,22 +71,25 @@ fn clients_can_connect_until_the_file_is_dropped() {
 #[test]
 fn removing_says_whether_there_was_something_to_remove() {
     let (_directory, path) = place();
-    assert!(Listener::bind(&path, PRIVATE).expect("bound").remove().expect("removed"));
+    let (_socket, file) = bind(&path, PRIVATE).expect("bound");
+    assert!(file.remove().expect("removed"));
     assert!(!path.exists());
-    let listener = Listener::bind(&path, PRIVATE).expect("bound again");
+    drop(file);
+    let (_socket, file) = bind(&path, PRIVATE).expect("bound again");
     fs::remove_file(&path).expect("removed by somebody");
-    assert!(!listener.remove().expect("nothing to do"));
+    assert!(!file.remove().expect("nothing to do"));
 }
 
 #[test]
 fn a_file_that_is_not_ours_any_more_stays() {
     let (_directory, path) = place();
-    let listener = Listener::bind(&path, PRIVATE).expect("bound");
+    let (_socket, file) = bind(&path, PRIVATE).expect("bound");
     fs::remove_file(&path).expect("removed by somebody");
     stale(&path);
-    assert!(!listener.remove().expect("left alone"));
+    assert!(!file.remove().expect("left alone"));
+    drop(file);
     assert!(path.exists());
-    let (_socket, file) = Listener::bind(&path, PRIVATE).expect("bound again").into_parts();
+    let (_socket, file) = bind(&path, PRIVATE).expect("bound again");
     fs::rename(&path, path.with_extension("moved")).expect("moved by somebody");
     fs::write(&path, "precious").expect("written by somebody");
     drop(file);
@@ -98,7 +101,7 @@ fn a_stale_socket_is_replaced() {
     let (_directory, path) = place();
     stale(&path);
     check(&path).expect("a stale socket is no obstacle");
-    let (socket, _file) = Listener::bind(&path, PRIVATE).expect("bound").into_parts();
+    let (socket, _file) = bind(&path, PRIVATE).expect("bound");
     let _client = UnixStream::connect(&path).expect("connected");
     socket.accept().expect("the client");
 }
@@ -106,7 +109,7 @@ fn a_stale_socket_is_replaced() {
 #[test]
 fn a_live_store_keeps_its_socket() {
     let (_directory, path) = place();
-    let (socket, file) = Listener::bind(&path, PRIVATE).expect("bound").into_parts();
+    let (socket, file) = bind(&path, PRIVATE).expect("bound");
     let in_use = ListenError::InUse { path: path.clone(), process: own_pid() };
     assert_eq!(refused(&path), in_use);
     assert_eq!(check(&path), Err(in_use.clone()));
@@ -116,13 +119,13 @@ fn a_live_store_keeps_its_socket() {
 
     let _client = UnixStream::connect(&path).expect("the path still leads to the first one");
     drop((socket, file));
-    Listener::bind(&path, PRIVATE).expect("free now");
+    bind(&path, PRIVATE).expect("free now");
 }
 
 #[test]
 fn a_live_store_is_found_when_its_file_is_gone() {
     let (directory, path) = place();
-    let _listener = Listener::bind(&path, PRIVATE).expect("bound");
+    let _listener = bind(&path, PRIVATE).expect("bound");
     fs::remove_file(&path).expect("removed by somebody");
     assert_eq!(refused(&path), ListenError::InUse { path: path.clone(), process: own_pid() });
 
@@ -131,7 +134,7 @@ fn a_live_store_is_found_when_its_file_is_gone() {
     let detour = link.join("plasma");
     assert_eq!(refused(&detour), ListenError::InUse { path: detour, process: own_pid() });
     assert!(!path.exists());
-    Listener::bind(&directory.path().join("plasma2"), PRIVATE).expect("another name is free");
+    bind(&directory.path().join("plasma2"), PRIVATE).expect("another name is free");
 }
 
 #[test]
@@ -233,7 +236,7 @@ fn the_file_is_never_wider_than_asked_for() {
 fn the_mode_is_the_one_asked_for_whatever_the_umask() {
     for mode in [0o600, 0o660, 0o666, 0o777, 0o200] {
         let (_directory, path) = place();
-        let _listener = Listener::bind(&path, mode).expect("bound");
+        let _listener = bind(&path, mode).expect("bound");
         assert_eq!(mode_of(&path), mode);
     }
 }
@@ -251,7 +254,7 @@ fn of_many_that_start_at_the_same_instant_one_wins() {
         let outcomes: Vec<_> = std::thread::scope(|scope| {
             let race = || {
                 start.wait();
-                Listener::bind(&path, PRIVATE)
+                bind(&path, PRIVATE)
             };
             let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(race)).collect();
             starters.into_iter().map(|starter| starter.join().expect("no panic")).collect()
@@ -262,9 +265,9 @@ fn of_many_that_start_at_the_same_instant_one_wins() {
             let error = loser.expect_err("a loser");
             assert!(matches!(error, ListenError::InUse { .. }), "round {round}: {error}");
         }
-        let winner = winners.into_iter().flatten().next().expect("a winner");
+        let (socket, file) = winners.into_iter().flatten().next().expect("a winner");
         let _client = UnixStream::connect(&path).expect("the path leads to somebody");
-        winner.socket.accept().expect("and it is the winner");
-        assert!(winner.remove().expect("removed"));
+        socket.accept().expect("and it is the winner");
+        assert!(file.remove().expect("removed"));
     }
 }

@@ -6,11 +6,12 @@ use crate::protocol::frame::{FrameReader, append_frame};
 use crate::shm::fork::tests::in_child;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{self, ControlMessage, MsgFlags};
 use nix::sys::stat::fstat;
 use std::fs::File;
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 #[test]

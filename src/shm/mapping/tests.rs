@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::SegmentId;
 use crate::shm::{Backing, Segment};
+use nix::sys::stat::fstat;
 use std::os::fd::AsFd;
 
 #[test]
@@ -105,7 +106,7 @@ fn populating_allocates_the_pages_and_leaves_the_bytes() {
 #[test]
 fn shared_memory_stays_out_of_core_files() {
     let mapping = map(&segment(4096), Access::ReadOnly);
-    let line = format!("{:x}-", mapping.start.as_ptr() as usize);
+    let line = format!("{:x}-", mapping.pages.start().as_ptr() as usize);
     let regions = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let region = regions.split_once(&line).unwrap().1;
     let flags = region.lines().find(|line| line.starts_with("VmFlags")).unwrap();

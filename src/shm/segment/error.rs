@@ -11,52 +11,25 @@ use super::Backing;
 /// Memory that could not be had, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what each number is, and its unit")]
 pub enum SegmentError {
     /// The system refused a step.
     #[error("cannot {step} {backing}: {reason}; {cure}")]
-    System {
-        /// The step, a verb.
-        step: &'static str,
-        /// What for.
-        backing: Backing,
-        /// What the system said.
-        reason: io::Error,
-        /// What to do about it.
-        cure: &'static str,
-    },
-    /// There is not enough memory, or no room in the file system.
+    System { step: &'static str, backing: Backing, reason: io::Error, cure: &'static str },
+    /// There is not enough memory, or no room in the file system. What is wanted is not there yet;
+    /// the reason is what the system said, or would have.
     #[error(
         "cannot reserve {wanted} bytes of {backing}: {available} bytes are available ({reason}); \
          {}",
         cure_for_lack(.backing)
     )]
-    NoRoom {
-        /// Where it should have come from.
-        backing: Backing,
-        /// Bytes that are needed and not there yet.
-        wanted: u64,
-        /// Bytes that there were.
-        available: u64,
-        /// What the system said, or would have.
-        reason: io::Error,
-    },
+    NoRoom { backing: Backing, wanted: u64, available: u64, reason: io::Error },
     /// There are not enough huge pages.
     #[error(
         "cannot reserve {wanted} of the {page_bytes}-byte pages for {backing}: {free} are free \
          ({reason}); ask for less memory (-m) or see scripts/hugepages-setup.sh"
     )]
-    NoHugePages {
-        /// Where they should have come from.
-        backing: Backing,
-        /// Size of a huge page, bytes.
-        page_bytes: u64,
-        /// Pages that are needed.
-        wanted: u64,
-        /// Pages that there were.
-        free: u64,
-        /// What the system said.
-        reason: io::Error,
-    },
+    NoHugePages { backing: Backing, page_bytes: u64, wanted: u64, free: u64, reason: io::Error },
     /// A directory for ordinary files is on hugetlbfs.
     #[error("{0} is on hugetlbfs: ask for huge pages (-h), or name another directory (-d)")]
     HugePagesNotAskedFor(PathBuf),
