@@ -99,16 +99,21 @@ impl<const N: usize> Lists<N> {
 
     /// The next newer slot in the same list.
     pub(super) fn newer(&self, slot: Slot) -> Option<Slot> {
-        let node = self.table.get(slot);
-        let Place::Listed(list) = node.place() else { panic!("slot {} is in no list", slot.0) };
+        let (list, node) = self.listed(slot);
         let newer = (Excluded((node.key, slot)), Unbounded);
         self.lists[list].order.range(newer).next().map(|(_, slot)| *slot)
     }
 
     /// The tick at which the slot in a list was used last, as far as is known.
     pub(super) fn placed_at(&self, slot: Slot) -> u64 {
-        debug_assert!(self.is_listed(slot));
-        self.table.get(slot).key >> ORDER_BITS
+        self.listed(slot).1.key >> ORDER_BITS
+    }
+
+    /// The list that the slot is in, and its node.
+    fn listed(&self, slot: Slot) -> (usize, Node) {
+        let node = self.table.get(slot);
+        let Place::Listed(list) = node.place() else { panic!("slot {} is in no list", slot.0) };
+        (list, node)
     }
 
     /// Bytes of all objects in the list.
@@ -138,14 +143,11 @@ impl<const N: usize> Lists<N> {
 
     /// Takes a slot out of its list, remembers it, and returns the bytes of its object.
     pub(super) fn set_aside(&mut self, slot: Slot) -> u64 {
-        let node = self.table.known(slot);
-        let Place::Listed(list) = node.place() else {
-            panic!("slot {} is in no list", slot.0);
-        };
-        let taken = std::mem::replace(node, Node::new(Place::Aside, 0, 0));
-        self.lists[list].order.remove(&(taken.key, slot));
-        self.lists[list].bytes -= taken.bytes();
-        taken.bytes()
+        let (list, node) = self.listed(slot);
+        *self.table.entry(slot) = Node::new(Place::Aside, 0, 0);
+        self.lists[list].order.remove(&(node.key, slot));
+        self.lists[list].bytes -= node.bytes();
+        node.bytes()
     }
 
     /// Moves a slot from its list to the newest end of this one, which may be the same.
@@ -195,15 +197,6 @@ impl Table {
             Self::Sparse(nodes) => nodes.get(&slot),
         };
         node.copied().unwrap_or_default()
-    }
-
-    /// The node of a slot that is not unknown.
-    fn known(&mut self, slot: Slot) -> &mut Node {
-        let node = match self {
-            Self::Dense(nodes) => nodes.get_mut(slot.index()),
-            Self::Sparse(nodes) => nodes.get_mut(&slot),
-        };
-        node.unwrap_or_else(|| panic!("nothing is known of slot {}", slot.0))
     }
 
     /// The node of any slot, made if need be.

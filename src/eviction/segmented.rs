@@ -100,14 +100,11 @@ impl EvictionPolicy for Segmented {
     }
 
     fn next(&self, slot: Slot) -> Option<Slot> {
+        assert!(self.is_idle(slot), "slot {} is not idle and nothing comes after it", slot.0);
+        let newer = self.lists.newer(slot);
         match self.lists.place(slot) {
-            Place::Listed(PROBATION) => {
-                self.lists.newer(slot).or_else(|| self.lists.oldest(PROTECTED))
-            }
-            Place::Listed(_) => self.lists.newer(slot),
-            Place::Aside | Place::Unknown => {
-                panic!("slot {} is not idle and nothing comes after it", slot.0)
-            }
+            Place::Listed(PROBATION) => newer.or_else(|| self.lists.oldest(PROTECTED)),
+            _ => newer,
         }
     }
 
