@@ -72,7 +72,6 @@ struct Node {
 const _: () = assert!(size_of::<Node>() == 16, "the memory per slot that `Population` promises");
 
 impl<const N: usize> Lists<N> {
-    /// `N` empty lists.
     pub(super) fn new(population: Population) -> Self {
         const { assert!(N <= 2, "a node has two bits for its place") };
         let table = match population {
@@ -82,17 +81,14 @@ impl<const N: usize> Lists<N> {
         Self { table, lists: std::array::from_fn(|_| List::default()), latest: 0 }
     }
 
-    /// Where the slot is.
     pub(super) fn place(&self, slot: Slot) -> Place {
         self.table.get(slot).place()
     }
 
-    /// Whether the slot is in a list.
     pub(super) fn is_listed(&self, slot: Slot) -> bool {
         matches!(self.place(slot), Place::Listed(_))
     }
 
-    /// The list's oldest slot.
     pub(super) fn oldest(&self, list: usize) -> Option<Slot> {
         self.lists[list].order.first().map(|(_, slot)| *slot)
     }
@@ -116,12 +112,10 @@ impl<const N: usize> Lists<N> {
         (list, node)
     }
 
-    /// Bytes of all objects in the list.
     pub(super) fn bytes(&self, list: usize) -> u64 {
         self.lists[list].bytes
     }
 
-    /// Number of objects in the list.
     pub(super) fn objects(&self, list: usize) -> usize {
         self.lists[list].order.len()
     }
@@ -171,7 +165,6 @@ impl<const N: usize> Lists<N> {
         self.table.forget(slot);
     }
 
-    /// Walks all lists and checks what must be true of them.
     pub(super) fn check_invariants(&self) {
         let mut listed = 0;
         for (number, list) in self.lists.iter().enumerate() {
@@ -220,7 +213,6 @@ impl Table {
         }
     }
 
-    /// Number of slots whose node says that it is in a list.
     fn listed(&self) -> usize {
         let is_listed = |node: &&Node| matches!(node.place(), Place::Listed(_));
         match self {

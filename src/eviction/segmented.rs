@@ -30,14 +30,12 @@ const PROTECTED: usize = 1;
 /// Most of the idle bytes that may be protected, in percent.
 const PROTECTED_PERCENT: u128 = 80;
 
-/// Segmented least recently used first.
 #[derive(Debug)]
 pub(super) struct Segmented {
     lists: Lists<2>,
 }
 
 impl Segmented {
-    /// A policy that knows no objects.
     pub(super) fn new(population: Population) -> Self {
         Self { lists: Lists::new(population) }
     }
