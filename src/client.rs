@@ -85,7 +85,15 @@ use connection::Connection;
 /// When the last clone of a client and the last buffer and writer have gone, the connection ends,
 /// and with it everything that it held.
 ///
-/// If the store dies, every call fails with [`Error::Disconnected`], those that wait included.
+/// # Errors
+///
+/// Every call may fail with the errors of the connection, and says only which others it has:
+///
+/// * [`Error::Closed`] after [`Self::disconnect`];
+/// * in a forked child, which connects anew, those of [`Builder::connect`];
+/// * if the call asks the store, [`Error::Disconnected`] if the store dies, also during a wait, and
+///   [`Error::Protocol`] if its answer is wrong.
+///
 /// A client does not connect again by itself: its objects are gone, which its user has to know.
 #[derive(Clone)]
 pub struct Client {
@@ -157,36 +165,24 @@ impl Client {
     }
 
     /// The path of the store's socket, as it was given to connect.
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// let client = plasma::Client::connect(store.path())?;
-    /// assert_eq!(client.socket_path(), store.path());
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
     #[must_use]
     pub fn socket_path(&self) -> &Path {
         &self.shared.path
     }
 
     /// Bytes that the store was given for objects. Asks nobody.
-    ///
-    /// # Errors
-    /// Only those of a client that is disconnected, or has to connect again after a fork.
     pub fn capacity(&self) -> Result<u64> {
         Ok(self.connection()?.connected.capacity)
     }
 
     /// The store's process id. Asks nobody.
     ///
-    /// # Errors
-    /// As [`Self::capacity`].
-    ///
     /// ```
     /// # let store = plasma::testing::store();
     /// let client = plasma::Client::connect(store.path())?;
     /// println!("store {} ({})", client.server_pid()?, client.server_version()?);
     /// println!("this is client {}", client.client_id()?);
+    /// assert_eq!(client.socket_path(), store.path());
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
     pub fn server_pid(&self) -> Result<u32> {
@@ -194,17 +190,11 @@ impl Client {
     }
 
     /// The version of the store's program, like "0.1.0". Asks nobody.
-    ///
-    /// # Errors
-    /// As [`Self::capacity`].
     pub fn server_version(&self) -> Result<String> {
         Ok(self.connection()?.connected.server_version.clone())
     }
 
     /// The number of this connection in the store's lists and logs. Asks nobody.
-    ///
-    /// # Errors
-    /// As [`Self::capacity`].
     pub fn client_id(&self) -> Result<ClientId> {
         Ok(self.connection()?.connected.client)
     }

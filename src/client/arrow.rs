@@ -58,9 +58,8 @@ impl Client {
         let mut object = self.create(id, size, 0, CreateOptions::default())?;
         let mut rest = object.data_mut();
         for piece in &pieces {
-            let (place, behind) = rest.split_at_mut(piece.len());
+            let place = rest.split_off_mut(..piece.len()).expect("there is room for all pieces");
             place.copy_from_slice(piece);
-            rest = behind;
         }
         object.seal()?;
         Ok(size)
@@ -97,21 +96,16 @@ impl ObjectBuffer {
             ended: false,
             next: None,
         };
-        stream.next = stream.decode();
-        match (stream.decoder.schema(), &stream.next) {
-            (Some(schema), _) => stream.schema = schema,
-            (None, Some(Err(_))) => {
-                let damaged = stream.next.take().and_then(Result::err);
-                return Err(Error::Arrow(damaged.unwrap_or_else(no_schema)));
+        let first = stream.decode();
+        match (stream.decoder.schema(), first) {
+            (Some(schema), next) => Ok(RecordBatches { schema, next, ..stream }),
+            (None, Some(Err(damaged))) => Err(damaged.into()),
+            (None, _) => {
+                let text = "the object does not begin with an Arrow schema";
+                Err(ArrowError::IpcError(text.to_owned()).into())
             }
-            (None, _) => return Err(Error::Arrow(no_schema())),
         }
-        Ok(stream)
     }
-}
-
-fn no_schema() -> ArrowError {
-    ArrowError::IpcError("the object does not begin with an Arrow schema".to_owned())
 }
 
 /// The data of an object, as something that a buffer of the Arrow library can own.

@@ -15,14 +15,14 @@
 //! it is written down.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Result;
 use super::direct::DirectReader;
 use super::error::{Error, Fault, unexpected};
 use super::holding::HeldTable;
-use super::opening::{Builder, CONNECT_REQUEST, Interrupt, open};
+use super::opening::{Builder, CONNECT_REQUEST, Interrupt, is_interrupted, open};
 use super::transport::Transport;
 use crate::ids::{Location, ObjectId, SegmentId};
 use crate::limits::{CANCEL_PATIENCE, INTERRUPT_CHECK_INTERVAL, REQUEST_IDS_TOGETHER};
@@ -33,7 +33,18 @@ use crate::shm::life_lock;
 use crate::shm::words::Words;
 use crate::time::{Clock, Timestamp};
 
-/// An open connection to a store.
+/// What makes an answer of a reply: a function that takes the answer out of the right kind of
+/// reply, and gives back any other one.
+macro_rules! answer {
+    ($reply:pat $(if $condition:expr)? => $answer:expr) => {
+        |reply| match reply {
+            $reply $(if $condition)? => Ok($answer),
+            other => Err(other),
+        }
+    };
+}
+pub(super) use answer;
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) path: PathBuf,
@@ -59,15 +70,14 @@ impl Connection {
         let (mut line, connected) = open(path, builder, clock, interrupt)?;
         line.receiver.polling = Polling::new(builder.poll_time);
         let direct = match DirectReader::open(&line.descriptors) {
-            Some(Ok(direct)) => Some(direct),
+            Ok(direct) => direct,
             // What the store gives to such a client it pins, so it has to connect anew without.
-            Some(Err(error)) if builder.reads_directory => {
+            Err(error) if builder.reads_directory => {
                 log::info!("this process asks for objects, it cannot map the directory: {error}");
                 let by_message = builder.clone().directory(false);
                 return Self::open(path, &by_message, clock, None);
             }
-            Some(Err(error)) => return Err(Error::Map(error)),
-            None => None,
+            Err(error) => return Err(Error::Map(error)),
         };
         let life = line.descriptors.iter().find(|(info, _)| info.segment == SegmentId::LIFE);
         let life = life.map(|(_, file)| life_lock::hold(file)).transpose().map_err(Error::Map)?;
@@ -89,7 +99,7 @@ impl Connection {
             transport: Arc::new(transport),
             answer_grace: builder.answer_grace,
             life,
-            held: HeldTable::new(),
+            held: HeldTable::new(Mutex::default()),
         })
     }
 
@@ -113,13 +123,10 @@ impl Connection {
 
     /// As [`Self::call`], for a request whose reply is `Done`.
     pub(super) fn call_for_done(&self, request: Request) -> Result<()> {
-        self.ask(request, |reply| match reply {
-            Reply::Done => Ok(()),
-            other => Err(other),
-        })
+        self.ask(request, answer!(Reply::Done => ()))
     }
 
-    /// As [`Self::call`]. What makes an answer of the reply gives it back if it is none.
+    /// As [`Self::call`], with what makes an answer of the reply: see [`answer`].
     pub(super) fn ask<T>(
         &self,
         request: Request,
@@ -129,12 +136,10 @@ impl Connection {
         answer(self.call(request)?).map_err(|other| self.unexpected(name, &other))
     }
 
-    /// The error for a fault of this connection.
     pub(super) fn error(&self, fault: Fault) -> Error {
         fault.at(&self.path)
     }
 
-    /// The store answered with something else than what was asked for.
     pub(super) fn unexpected(&self, request: &'static str, reply: &Reply) -> Error {
         self.error(unexpected(request, reply).into())
     }
@@ -189,7 +194,6 @@ impl Connection {
         timeout.map(|timeout| self.transport.clock.now().after(timeout).after(self.answer_grace))
     }
 
-    /// The store has not answered since `started`.
     pub(super) fn unresponsive(&self, started: Timestamp) -> Error {
         let waited = self.transport.clock.now().since(started);
         Error::Unresponsive { path: self.path.clone(), waited }
@@ -197,20 +201,21 @@ impl Connection {
 
     fn wait_for_answer(&self, request: Request, interrupt: &mut Interrupt<'_>) -> Result<Answer> {
         let error = |fault: Fault| self.error(fault);
-        let mut watch = Watch::new(self, &request, interrupt);
+        let started = self.transport.clock.now();
+        let next_question = interrupt.is_some().then(|| started.after(INTERRUPT_CHECK_INTERVAL));
+        let end = self.patience_end(&request);
+        let mut watch = Watch { connection: self, interrupt, started, end, next_question };
         // Nothing is added to what the store does not take: who tries again and again would fill
         // our memory with it. And what has not been sent is easy to give up.
         while !self.transport.wait_for_empty_outbox(watch.next_look()).map_err(error)? {
-            if let Some(error) = watch.cuts_short() {
-                return Err(error);
-            }
+            watch.look()?;
         }
         let mut ticket = self.transport.start(request, watch.next_look()).map_err(error)?;
         let cut_short = loop {
             if let Some(reply) = ticket.wait_until(watch.next_look()).map_err(error)? {
                 return Ok(Answer { reply, cut_short: None });
             }
-            if let Some(error) = watch.cuts_short() {
+            if let Err(error) = watch.look() {
                 break error;
             }
         };
@@ -249,39 +254,28 @@ struct Watch<'a, 'i> {
     started: Timestamp,
     /// The end of patience with the store.
     end: Option<Timestamp>,
-    /// When to ask whether to go on.
     next_question: Option<Timestamp>,
 }
 
-impl<'a, 'i> Watch<'a, 'i> {
-    fn new(
-        connection: &'a Connection,
-        request: &Request,
-        interrupt: &'a mut Interrupt<'i>,
-    ) -> Self {
-        let started = connection.transport.clock.now();
-        let end = connection.patience_end(request);
-        let next_question = interrupt.is_some().then(|| started.after(INTERRUPT_CHECK_INTERVAL));
-        Self { connection, interrupt, started, end, next_question }
-    }
-
-    /// Until when to wait before [`Self::cuts_short`] is asked.
+impl Watch<'_, '_> {
+    /// Until when to wait before the next [`Self::look`].
     fn next_look(&self) -> Option<Timestamp> {
         self.end.into_iter().chain(self.next_question).min()
     }
 
-    /// Why not to go on waiting.
-    fn cuts_short(&mut self) -> Option<Error> {
+    /// Whether to go on waiting. If not, the error says why.
+    fn look(&mut self) -> Result<()> {
         let clock = &self.connection.transport.clock;
         let now = clock.now();
-        if let Some(interrupt) = self.interrupt
-            && self.next_question.is_some_and(|question| question <= now)
-        {
-            if interrupt() {
-                return Some(Error::Interrupted);
+        if self.next_question.is_some_and(|question| question <= now) {
+            if is_interrupted(self.interrupt) {
+                return Err(Error::Interrupted);
             }
             self.next_question = Some(clock.now().after(INTERRUPT_CHECK_INTERVAL));
         }
-        self.end.is_some_and(|end| end <= now).then(|| self.connection.unresponsive(self.started))
+        match self.end.is_some_and(|end| end <= now) {
+            true => Err(self.connection.unresponsive(self.started)),
+            false => Ok(()),
+        }
     }
 }

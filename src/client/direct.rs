@@ -47,24 +47,19 @@ pub(super) enum Attempt {
 }
 
 impl DirectReader {
-    /// Maps the tables, if their descriptors are among these. `None` if they are not, or do not
+    /// Maps the tables. `None` if their descriptors are not among these; an error if they do not
     /// have the size that they should have, or this process has no room for them.
-    pub(super) fn open(descriptors: &[(DescriptorInfo, OwnedFd)]) -> Option<io::Result<Self>> {
+    pub(super) fn open(descriptors: &[(DescriptorInfo, OwnedFd)]) -> io::Result<Option<Self>> {
         let file = |id| descriptors.iter().find(|(info, _)| info.segment == id);
-        let (info, directory) = file(SegmentId::DIRECTORY)?;
-        let (_, table) = file(SegmentId::CLIENT_TABLE)?;
-        let open = || {
-            let count = usize::try_from(info.segment_size / 8).map_err(io::Error::other)?;
-            let words = Words::map(directory.as_fd(), count, Access::ReadOnly)?;
-            let layout = Layout::read(&words, info.segment_size);
-            let layout = layout.ok_or(io::ErrorKind::InvalidData)?;
-            let directory = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-            let count = layout.client_table_words();
-            let words = Words::map(table.as_fd(), count, Access::ReadWrite)?;
-            let table = ClientTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Self { directory, table })
-        };
-        Some(open())
+        let tables = file(SegmentId::DIRECTORY).zip(file(SegmentId::CLIENT_TABLE));
+        let Some(((info, directory), (_, table))) = tables else { return Ok(None) };
+        let count = usize::try_from(info.segment_size / 8).map_err(io::Error::other)?;
+        let words = Words::map(directory.as_fd(), count, Access::ReadOnly)?;
+        let layout = Layout::read(&words, info.segment_size).ok_or(io::ErrorKind::InvalidData)?;
+        let directory = DirectoryWords::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+        let words = Words::map(table.as_fd(), layout.client_table_words(), Access::ReadWrite)?;
+        let table = ClientTable::new(words, layout).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some(Self { directory, table }))
     }
 
     /// Whether the store has ended, or this connection as far as the store is concerned. What is

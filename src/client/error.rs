@@ -173,21 +173,14 @@ pub enum ConnectFailure {
 impl ConnectFailure {
     /// Whether the next attempt may fare better: there is no store yet, or it is just leaving.
     pub(super) fn may_pass(&self) -> bool {
-        match self {
-            Self::Io(error) => matches!(
-                error.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-            ),
-            Self::HungUp => true,
-            Self::NotASocket
-            | Self::Silent(_)
-            | Self::VersionMismatch { .. }
-            | Self::Refused(_)
-            | Self::Protocol(_) => false,
-        }
+        let Self::Io(error) = self else { return matches!(self, Self::HungUp) };
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+        )
     }
 }
 

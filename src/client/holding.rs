@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Bound, Deref, Range, RangeBounds};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use foldhash::fast::RandomState;
 use xxhash_rust::xxh64::{Xxh64, xxh64};
@@ -75,10 +75,6 @@ pub struct ObjectBuffer {
 }
 
 impl ObjectBuffer {
-    const fn new(held: Arc<Held>) -> Self {
-        Self { held }
-    }
-
     /// The name of the object.
     #[must_use]
     pub fn id(&self) -> ObjectId {
@@ -236,11 +232,10 @@ impl fmt::Debug for ObjectSlice {
 
 /// One hold of this connection on an object. Gives it back when dropped.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     id: ObjectId,
     /// The data, and behind it the metadata. Keeps the connection, and with it the hold, alive.
     bytes: View<Connection>,
-    /// Bytes of data.
     data_len: usize,
     hold: Hold,
 }
@@ -273,20 +268,7 @@ impl Drop for Held {
 }
 
 /// What is held by count, for whoever gets it once more.
-#[derive(Debug)]
-pub(super) struct HeldTable(ProcessLocal<Mutex<Table>>);
-
-type Table = HashMap<ObjectId, Weak<Held>, RandomState>;
-
-impl HeldTable {
-    pub(super) fn new() -> Self {
-        Self(ProcessLocal::new(Mutex::default()))
-    }
-
-    fn table(&self) -> Option<MutexGuard<'_, Table>> {
-        self.0.get().map(lock)
-    }
-}
+pub(super) type HeldTable = ProcessLocal<Mutex<HashMap<ObjectId, Weak<Held>, RandomState>>>;
 
 impl Connection {
     /// What there is of these objects as far as it is known without asking the store: what is in
@@ -304,10 +286,10 @@ impl Connection {
         let mut missing =
             ids.iter().zip(&mut found).filter(|(_, found)| found.is_none()).peekable();
         if missing.peek().is_some()
-            && let Some(held) = self.held.table()
+            && let Some(held) = self.held.get().map(lock)
         {
             for (id, found) in missing {
-                *found = held.get(id).and_then(Weak::upgrade).map(ObjectBuffer::new);
+                *found = held.get(id).and_then(Weak::upgrade).map(|held| ObjectBuffer { held });
             }
         }
         Ok(found)
@@ -367,8 +349,7 @@ impl Connection {
     ) -> Result<Option<ObjectBuffer>> {
         match direct.pin(seen) {
             Attempt::Pinned(slot, location) => {
-                let held = self.hold(id, &location, Hold::Pinned(slot));
-                Ok(Some(ObjectBuffer::new(Arc::new(held?))))
+                self.hold(id, &location, Hold::Pinned(slot)).map(Some)
             }
             Attempt::Missed => Ok(None),
             Attempt::MissedAndTell(slot) => {
@@ -383,11 +364,10 @@ impl Connection {
         self.transport.directory().is_some_and(|direct| direct.contains(id)) || self.holds(id)
     }
 
-    /// Whether this client holds the object.
     pub(super) fn holds(&self, id: &ObjectId) -> bool {
         let is_held = |held: &Weak<Held>| held.strong_count() > 0;
         self.transport.direct().is_some_and(|direct| direct.has_pinned(id))
-            || self.held.table().is_some_and(|held| held.get(id).is_some_and(is_held))
+            || self.held.get().map(lock).is_some_and(|held| held.get(id).is_some_and(is_held))
     }
 
     /// Takes over what the store has granted to a get of these, one hold or pin for each.
@@ -401,21 +381,29 @@ impl Connection {
             other => return Err(self.unexpected("get", &other)),
         };
         // All of them first, so that those that are not used give themselves back.
-        let held = ids.iter().zip(granted).map(|(id, granted)| {
+        let buffers = ids.iter().zip(granted).map(|(id, granted)| {
             let Granted { location, pin } = granted?;
             Some(self.hold(*id, &location, pin.map_or(Hold::Counted, Hold::Pinned)))
         });
-        let held: Vec<Option<Result<Held>>> = held.collect();
-        let held = held.into_iter().map(|held| Ok(held.transpose()?.map(Arc::new)));
-        let mut held: Vec<_> = held.collect::<Result<_>>()?;
+        let buffers: Vec<_> = buffers.collect();
+        let buffers: Result<Vec<_>> = buffers.into_iter().map(Option::transpose).collect();
+        let mut buffers = buffers?;
         // Those that are not needed must be dropped after the lock has been given up.
-        let _surplus = self.share(held.iter_mut().flatten());
-        Ok(held.into_iter().map(|held| held.map(ObjectBuffer::new)).collect())
+        let _surplus = self.share(buffers.iter_mut().flatten());
+        Ok(buffers)
     }
 
-    fn hold(self: &Arc<Self>, id: ObjectId, location: &Location, hold: Hold) -> Result<Held> {
+    #[inline]
+    fn hold(
+        self: &Arc<Self>,
+        id: ObjectId,
+        location: &Location,
+        hold: Hold,
+    ) -> Result<ObjectBuffer> {
         match self.view(id, location) {
-            Ok((bytes, data_len)) => Ok(Held { id, bytes, data_len, hold }),
+            Ok((bytes, data_len)) => {
+                Ok(ObjectBuffer { held: Arc::new(Held { id, bytes, data_len, hold }) })
+            }
             Err(error) => {
                 self.give_back(id, hold);
                 Err(error)
@@ -453,7 +441,7 @@ impl Connection {
 
     /// Strikes out an object that is not held any more, unless it is held anew.
     fn forget(&self, id: &ObjectId) {
-        let Some(mut held) = self.held.table() else { return };
+        let Some(mut held) = self.held.get().map(lock) else { return };
         if held.get(id).is_some_and(|known| known.strong_count() == 0) {
             held.remove(id);
         }
@@ -461,18 +449,15 @@ impl Connection {
 
     /// Enters objects into the table. Those that are there already replace their newcomers, which
     /// are returned.
-    fn share<'a>(&self, newcomers: impl Iterator<Item = &'a mut Arc<Held>>) -> Vec<Arc<Held>> {
+    fn share<'a>(&self, newcomers: impl Iterator<Item = &'a mut ObjectBuffer>) -> Vec<Arc<Held>> {
         let mut surplus = Vec::new();
-        let Some(mut held) = self.held.table() else { return surplus };
-        for newcomer in newcomers {
-            // Each pin is one of its own.
-            if newcomer.hold != Hold::Counted {
-                continue;
-            }
-            match held.get(&newcomer.id).and_then(Weak::upgrade) {
-                Some(known) => surplus.push(std::mem::replace(newcomer, known)),
+        let Some(mut table) = self.held.get().map(lock) else { return surplus };
+        // Each pin is one of its own.
+        for ObjectBuffer { held } in newcomers.filter(|new| new.held.hold == Hold::Counted) {
+            match table.get(&held.id).and_then(Weak::upgrade) {
+                Some(known) => surplus.push(std::mem::replace(held, known)),
                 None => {
-                    held.insert(newcomer.id, Arc::downgrade(newcomer));
+                    table.insert(held.id, Arc::downgrade(held));
                 }
             }
         }

@@ -7,12 +7,15 @@
 use std::collections::VecDeque;
 use std::iter::FusedIterator;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::connection::answer;
 use super::error::{Error, Fault, unexpected};
-use super::opening::{Builder, CONNECT_REQUEST, Interrupt, Line, open, pause};
-use super::{Client, ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Result, Stats};
+use super::opening::{CONNECT_REQUEST, Interrupt, Line, is_interrupted, open, pause};
+use super::{
+    Client, ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Result, Shared, Stats,
+};
 use crate::ids::{ClientId, ObjectId};
 use crate::limits::{INTERRUPT_CHECK_INTERVAL, RELEASE_GRACE};
 use crate::protocol::ProtocolError;
@@ -42,40 +45,28 @@ impl Client {
     /// );
     /// drop(buffer);
     /// assert!(!client.contains(held)?);
+    /// assert_eq!(client.delete_one(missing)?, DeleteOutcome::NotFound);
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
     ///
     /// What another client released a moment ago may not have come to the store yet. So where
     /// somebody else uses an object this waits 3 ms before it says so.
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn delete(&self, ids: &[ObjectId]) -> Result<Vec<DeleteOutcome>> {
         let connection = self.connection()?;
         let mut all = Vec::with_capacity(ids.len());
         for part in ids.chunks(connection.ids_together()) {
-            all.extend(connection.ask(
-                Request::Delete { ids: part.to_vec() },
-                |reply| match reply {
-                    Reply::Deleted(outcomes) if outcomes.len() == part.len() => Ok(outcomes),
-                    other => Err(other),
-                },
-            )?);
+            let delete = Request::Delete { ids: part.to_vec() };
+            let outcomes =
+                answer!(Reply::Deleted(outcomes) if outcomes.len() == part.len() => outcomes);
+            all.extend(connection.ask(delete, outcomes)?);
         }
-        self.look_again(ids, &mut all)?;
-        Ok(all)
-    }
-
-    /// Corrects the outcome of a delete for what others had let go before it.
-    fn look_again(&self, ids: &[ObjectId], outcomes: &mut [DeleteOutcome]) -> Result<()> {
-        let connection = self.connection()?;
-        let in_use: Vec<_> = std::iter::zip(ids, outcomes)
-            .filter(|(id, outcome)| {
-                **outcome == DeleteOutcome::DeferredInUse && !connection.holds(id)
-            })
-            .collect();
+        // What others have let go may have been on its way still, so those are looked at again.
+        let mut in_use: Vec<_> = std::iter::zip(ids, &mut all).collect();
+        in_use.retain(|(id, outcome)| {
+            **outcome == DeleteOutcome::DeferredInUse && !connection.holds(id)
+        });
         if in_use.is_empty() {
-            return Ok(());
+            return Ok(all);
         }
         pause(&connection.transport.clock, RELEASE_GRACE, &mut None)?;
         let ids: Vec<_> = in_use.iter().map(|(id, _)| **id).collect();
@@ -84,21 +75,10 @@ impl Client {
                 *outcome = DeleteOutcome::Deleted;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Deletes one object. See [`Self::delete`].
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// # let client = plasma::Client::connect(store.path())?;
-    /// use plasma::{ObjectId, client::DeleteOutcome};
-    /// assert_eq!(client.delete_one(ObjectId::random())?, DeleteOutcome::NotFound);
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Self::delete`].
     pub fn delete_one(&self, id: ObjectId) -> Result<DeleteOutcome> {
         let outcomes = self.delete(&[id])?;
         Ok(outcomes.first().copied().unwrap_or(DeleteOutcome::NotFound))
@@ -115,14 +95,9 @@ impl Client {
     /// assert_eq!((evicted.bytes, evicted.objects), (1000, 1));
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn evict(&self, bytes: u64) -> Result<Evicted> {
-        self.connection()?.ask(Request::Evict { bytes }, |reply| match reply {
-            Reply::Evicted { bytes, objects } => Ok(Evicted { bytes, objects }),
-            other => Err(other),
-        })
+        let evicted = answer!(Reply::Evicted { bytes, objects } => Evicted { bytes, objects });
+        self.connection()?.ask(Request::Evict { bytes }, evicted)
     }
 
     /// Makes objects that nobody uses the most recently used ones, the last one named most of all.
@@ -141,20 +116,14 @@ impl Client {
     /// assert!(client.contains(older)?);
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn refresh(&self, ids: &[ObjectId]) -> Result<u64> {
         let connection = self.connection()?;
-        let mut refreshed = 0;
-        for part in ids.chunks(connection.ids_together()) {
-            refreshed +=
-                connection.ask(Request::Refresh { ids: part.to_vec() }, |reply| match reply {
-                    Reply::Refreshed { objects } => Ok(u64::from(objects)),
-                    other => Err(other),
-                })?;
-        }
-        Ok(refreshed)
+        let parts = ids.chunks(connection.ids_together());
+        let refresh = |part: &[ObjectId]| {
+            let refreshed = answer!(Reply::Refreshed { objects } => u64::from(objects));
+            connection.ask(Request::Refresh { ids: part.to_vec() }, refreshed)
+        };
+        parts.map(refresh).sum()
     }
 
     /// Lists the objects of the store, sealed or not, in no order. The list comes in parts, while
@@ -163,6 +132,7 @@ impl Client {
     /// ```
     /// # let store = plasma::testing::store();
     /// # let client = plasma::Client::connect(store.path())?;
+    /// assert!(client.list_all()?.is_empty());
     /// client.put(plasma::ObjectId::random(), b"data", b"")?;
     /// for object in client.list() {
     ///     let object = object?;
@@ -176,16 +146,6 @@ impl Client {
     }
 
     /// The whole list at once. See [`Self::list`].
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// # let client = plasma::Client::connect(store.path())?;
-    /// assert!(client.list_all()?.is_empty());
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn list_all(&self) -> Result<Vec<ObjectInfo>> {
         self.list().collect()
     }
@@ -199,34 +159,16 @@ impl Client {
     /// let stats = client.stats()?;
     /// println!("{} of {} bytes used", stats.used, stats.capacity);
     /// assert_eq!((stats.objects, stats.evictable), (1, 1000));
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
-    pub fn stats(&self) -> Result<Stats> {
-        self.connection()?.ask(Request::GetStats, |reply| match reply {
-            Reply::Stats(stats) => Ok(stats),
-            other => Err(other),
-        })
-    }
-
-    /// The state of the store's memory as text for people.
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// # let client = plasma::Client::connect(store.path())?;
     /// assert!(client.debug_text()?.contains("allocated bytes"));
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
+    pub fn stats(&self) -> Result<Stats> {
+        self.connection()?.ask(Request::GetStats, answer!(Reply::Stats(stats) => stats))
+    }
+
+    /// The state of the store's memory as text for people. See also [`Self::stats`].
     pub fn debug_text(&self) -> Result<String> {
-        self.connection()?.ask(Request::GetDebugText, |reply| match reply {
-            Reply::DebugText(text) => Ok(text),
-            other => Err(other),
-        })
+        self.connection()?.ask(Request::GetDebugText, answer!(Reply::DebugText(text) => text))
     }
 
     /// The clients of the store, this one included, by their number.
@@ -239,9 +181,6 @@ impl Client {
     /// }
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn clients(&self) -> Result<Vec<ClientInfo>> {
         self.clients_holding(None)
     }
@@ -259,9 +198,6 @@ impl Client {
     /// # drop(buffer);
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn holders_of(&self, id: ObjectId) -> Result<Vec<ClientInfo>> {
         self.clients_holding(Some(id))
     }
@@ -285,30 +221,16 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::connect`]; [`Error::Closed`] if this client is disconnected.
+    /// As [`Client::connect`].
     pub fn subscribe(&self) -> Result<Subscription> {
-        self.subscribe_in(false)
+        Subscription::open(&self.shared, false)
     }
 
     /// As [`Self::subscribe`], with each event in a message of its own and without
     /// [`Event::SnapshotEnd`], so that other code can read the socket:
     /// 8 bytes of length, little-endian, then a message for [`Subscription::decode`].
-    ///
-    /// # Errors
-    /// As [`Self::subscribe`].
     pub fn subscribe_one_by_one(&self) -> Result<Subscription> {
-        self.subscribe_in(true)
-    }
-
-    fn subscribe_in(&self, one_by_one: bool) -> Result<Subscription> {
-        if self.shared.current.load().is_none() {
-            return Err(Error::Closed);
-        }
-        let shared = &self.shared;
-        // There was a store when this client connected: if it is gone, that is the answer, and
-        // patience with a store that is still to come would only hold it back.
-        let builder = shared.builder.load().as_ref().clone().retries(0);
-        Subscription::open(&shared.path, builder, &shared.clock, one_by_one)
+        Subscription::open(&self.shared, true)
     }
 
     fn clients_holding(&self, holding: Option<ObjectId>) -> Result<Vec<ClientInfo>> {
@@ -316,16 +238,14 @@ impl Client {
         let mut all = Vec::new();
         let mut after = Some(ClientId(0));
         while let Some(last) = after {
-            let list = Request::ListClients { after: last, holding };
-            let clients;
-            (clients, after) = connection.ask(list, |reply| match reply {
-                // A list that does not go on would never end.
-                Reply::ClientList { clients, next } if next.is_none_or(|next| next > last) => {
-                    Ok((clients, next))
-                }
-                other => Err(other),
-            })?;
+            // A list that does not go on would never end.
+            let goes_on = |next: Option<ClientId>| next.is_none_or(|next| next > last);
+            let part =
+                answer!(Reply::ClientList { clients, next } if goes_on(next) => (clients, next));
+            let (clients, next) =
+                connection.ask(Request::ListClients { after: last, holding }, part)?;
             all.extend(clients);
+            after = next;
         }
         Ok(all)
     }
@@ -351,13 +271,11 @@ pub struct Objects {
 
 impl Objects {
     fn next_part(&self, cursor: u32) -> Result<(VecDeque<ObjectInfo>, Option<u32>)> {
-        self.client.connection()?.ask(Request::List { cursor }, |reply| match reply {
-            // A list that does not go on would never end.
-            Reply::ObjectList { objects, next } if next.is_none_or(|next| next > cursor) => {
-                Ok((objects.into(), next))
-            }
-            other => Err(other),
-        })
+        // A list that does not go on would never end.
+        let goes_on = |next: Option<u32>| next.is_none_or(|next| next > cursor);
+        let part =
+            answer!(Reply::ObjectList { objects, next } if goes_on(next) => (objects.into(), next));
+        self.client.connection()?.ask(Request::List { cursor }, part)
     }
 }
 
@@ -421,9 +339,16 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    fn open(path: &Path, builder: Builder, clock: &Clock, one_by_one: bool) -> Result<Self> {
-        // A stream gets no objects.
-        let (mut line, _connected) = open(path, &builder.directory(false), clock, None)?;
+    fn open(client: &Shared, one_by_one: bool) -> Result<Self> {
+        let Shared { path, clock, builder, current } = client;
+        if current.load().is_none() {
+            return Err(Error::Closed);
+        }
+        // There was a store when this client connected: if it is gone, that is the answer, and
+        // patience with a store that is still to come would only hold it back. A stream gets no
+        // objects.
+        let builder = builder.load().as_ref().clone().retries(0).directory(false);
+        let (mut line, _connected) = open(path, &builder, clock, None)?;
         if one_by_one {
             line.receiver.read_one_by_one();
         }
@@ -451,31 +376,26 @@ impl Subscription {
     /// [`Error::Closed`] after the end of the stream; [`Error::Disconnected`] if the store has
     /// gone; [`Error::Inherited`] in a forked child.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>> {
-        self.next_until(Some(self.clock.now().after(timeout)))
+        self.next_with(Some(timeout), None)
     }
 
-    /// The next event, if it comes in that time (`None`: waits for ever); the caller can interrupt
-    /// the wait.
-    ///
-    /// # Errors
-    /// As [`Self::next_timeout`], and [`Error::Interrupted`]; the stream goes on then.
+    /// As [`Self::next_timeout`] (`None`: waits for ever); the caller can interrupt the wait, after
+    /// which the stream goes on.
     pub fn next_with(
         &mut self,
         timeout: Option<Duration>,
-        interrupt: Interrupt<'_>,
+        mut interrupt: Interrupt<'_>,
     ) -> Result<Option<Event>> {
         let end = timeout.map(|timeout| self.clock.now().after(timeout));
-        let Some(interrupt) = interrupt else {
-            return self.next_until(end);
-        };
         loop {
-            let next_look = self.clock.now().after(INTERRUPT_CHECK_INTERVAL);
-            let is_last = end.is_some_and(|end| end <= next_look);
-            let event = self.next_until(if is_last { end } else { Some(next_look) })?;
-            if event.is_some() || is_last {
+            let in_a_while = || self.clock.now().after(INTERRUPT_CHECK_INTERVAL);
+            let next_question = interrupt.is_some().then(in_a_while);
+            let next_look = end.into_iter().chain(next_question).min();
+            let event = self.next_until(next_look)?;
+            if event.is_some() || next_look == end {
                 return Ok(event);
             }
-            if interrupt() {
+            if is_interrupted(&mut interrupt) {
                 return Err(Error::Interrupted);
             }
         }
@@ -494,9 +414,7 @@ impl Subscription {
 
     fn next_until(&mut self, end: Option<Timestamp>) -> Result<Option<Event>> {
         let event = self.take_event(end);
-        if let Ok(Some(Event::Lagged)) | Err(_) = event {
-            self.has_ended = true;
-        }
+        self.has_ended |= matches!(event, Ok(Some(Event::Lagged)) | Err(_));
         event
     }
 
@@ -521,7 +439,6 @@ impl Subscription {
         Fault::from(unexpected("subscribe", reply)).at(&self.path)
     }
 
-    /// The next message; `None` if the time is over before it came.
     fn receive(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>> {
         let received = self.line.receive(&self.clock, end).map_err(|fault| fault.at(&self.path))?;
         Ok(received.map(|received| received.reply))

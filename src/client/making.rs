@@ -143,10 +143,7 @@ impl Client {
         self.create_with(id, data_size, metadata_size, options, None)
     }
 
-    /// As [`Self::create`]; the caller can interrupt the wait for room.
-    ///
-    /// # Errors
-    /// As [`Self::create`], and [`Error::Interrupted`]. There is no object then.
+    /// As [`Self::create`]; the caller can interrupt the wait for room. There is no object then.
     pub fn create_with(
         &self,
         id: ObjectId,
@@ -275,10 +272,7 @@ impl Client {
     }
 
     /// As [`Self::put_batch`], with a choice of how to make room; the caller can interrupt the wait
-    /// for it.
-    ///
-    /// # Errors
-    /// As [`Self::put_batch`], and [`Error::Interrupted`], as with [`Self::put_with`].
+    /// for it, as with [`Self::put_with`].
     pub fn put_batch_with<D: AsRef<[u8]>, M: AsRef<[u8]>>(
         &self,
         objects: &[(ObjectId, D, M)],

@@ -147,9 +147,6 @@ impl Builder {
 
     /// As [`Self::connect`]; the caller can interrupt the attempts.
     ///
-    /// # Errors
-    /// As [`Self::connect`], and [`Error::Interrupted`].
-    ///
     /// ```
     /// let mut interrupt = || true;
     /// let result = plasma::Client::builder().connect_with("/nonexistent", Some(&mut interrupt));
@@ -184,9 +181,8 @@ pub(super) fn open(
     loop {
         attempts += 1;
         let failure = match attempt(path, builder, clock, &mut interrupt) {
-            Ok(open) => return Ok(open),
-            Err(AttemptError::Interrupted) => return Err(Error::Interrupted),
-            Err(AttemptError::Failed(failure)) => failure,
+            Ok(open) => return open.ok_or(Error::Interrupted),
+            Err(failure) => failure,
         };
         if attempts > builder.retries || !failure.may_pass() {
             return Err(Error::Connect { path: path.to_owned(), attempts, source: failure });
@@ -237,23 +233,13 @@ impl Line {
     }
 }
 
-enum AttemptError {
-    Failed(ConnectFailure),
-    Interrupted,
-}
-
-impl<T: Into<ConnectFailure>> From<T> for AttemptError {
-    fn from(failure: T) -> Self {
-        Self::Failed(failure.into())
-    }
-}
-
+/// `None` if it was interrupted.
 fn attempt(
     path: &Path,
     builder: &Builder,
     clock: &Clock,
     interrupt: &mut Interrupt<'_>,
-) -> std::result::Result<(Line, Connected), AttemptError> {
+) -> std::result::Result<Option<(Line, Connected)>, ConnectFailure> {
     let socket = UnixStream::connect(path).map_err(|error| explain(path, error))?;
     let mut line = Line { socket, receiver: Receiver::new(), descriptors: Vec::new() };
     let connect = Connect {
@@ -261,35 +247,28 @@ fn attempt(
         client_name: builder.name.clone(),
         reads_directory: builder.reads_directory,
     };
-    line.send(CONNECT_REQUEST, &ClientMessage::Connect(connect)).map_err(opening_failure)?;
-    let connected = match first_reply(&mut line, clock, interrupt)? {
-        Reply::Connected(connected) => connected,
-        Reply::Refused(Refusal::VersionMismatch(theirs)) => return Err(mismatch(theirs).into()),
-        Reply::Refused(refusal) => return Err(ConnectFailure::Refused(refusal).into()),
-        other => return Err(unexpected("connect", &other).into()),
-    };
-    if connected.protocol_version != PROTOCOL_VERSION {
-        return Err(mismatch(connected.protocol_version).into());
-    }
-    Ok((line, within_limits(connected)))
-}
-
-fn first_reply(
-    line: &mut Line,
-    clock: &Clock,
-    interrupt: &mut Interrupt<'_>,
-) -> std::result::Result<Reply, AttemptError> {
+    line.send(CONNECT_REQUEST, &ClientMessage::Connect(connect))?;
     let end = clock.now().after(HANDSHAKE_PATIENCE);
-    loop {
+    let received = loop {
         let next_look = end.min(clock.now().after(INTERRUPT_CHECK_INTERVAL));
-        if let Some(received) = line.receive(clock, Some(next_look)).map_err(opening_failure)? {
-            line.descriptors = received.descriptors;
-            return Ok(received.reply);
+        if let Some(received) = line.receive(clock, Some(next_look))? {
+            break received;
         } else if is_interrupted(interrupt) {
-            return Err(AttemptError::Interrupted);
+            return Ok(None);
         } else if clock.now() >= end {
-            return Err(ConnectFailure::Silent(HANDSHAKE_PATIENCE).into());
+            return Err(ConnectFailure::Silent(HANDSHAKE_PATIENCE));
         }
+    };
+    line.descriptors = received.descriptors;
+    let mismatch = |theirs| ConnectFailure::VersionMismatch { ours: PROTOCOL_VERSION, theirs };
+    match received.reply {
+        Reply::Connected(connected) if connected.protocol_version == PROTOCOL_VERSION => {
+            Ok(Some((line, within_limits(connected))))
+        }
+        Reply::Connected(connected) => Err(mismatch(connected.protocol_version)),
+        Reply::Refused(Refusal::VersionMismatch(theirs)) => Err(mismatch(theirs)),
+        Reply::Refused(refusal) => Err(ConnectFailure::Refused(refusal)),
+        other => Err(unexpected("connect", &other).into()),
     }
 }
 
@@ -303,21 +282,17 @@ fn explain(path: &Path, error: io::Error) -> ConnectFailure {
     }
 }
 
-fn opening_failure(fault: Fault) -> ConnectFailure {
-    match fault {
-        Fault::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            ConnectFailure::HungUp
+impl From<Fault> for ConnectFailure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::HungUp,
+            Fault::Lost(error) => {
+                Self::Io(Arc::try_unwrap(error).unwrap_or_else(|error| error.kind().into()))
+            }
+            Fault::Protocol(error) => Self::Protocol(error),
+            Fault::Closed | Fault::Inherited => Self::HungUp,
         }
-        Fault::Lost(error) => {
-            ConnectFailure::Io(Arc::try_unwrap(error).unwrap_or_else(|error| error.kind().into()))
-        }
-        Fault::Protocol(error) => ConnectFailure::Protocol(error),
-        Fault::Closed | Fault::Inherited => ConnectFailure::HungUp,
     }
-}
-
-const fn mismatch(theirs: u32) -> ConnectFailure {
-    ConnectFailure::VersionMismatch { ours: PROTOCOL_VERSION, theirs }
 }
 
 /// A store may allow less than this client can do, and no more.
@@ -330,7 +305,6 @@ fn within_limits(connected: Connected) -> Connected {
     }
 }
 
-/// Waits for so long.
 pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>) -> Result<()> {
     let end = clock.now().after(time);
     while clock.now() < end {
@@ -342,7 +316,8 @@ pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>
     Ok(())
 }
 
-fn is_interrupted(interrupt: &mut Interrupt<'_>) -> bool {
+/// Whether the caller does not want to wait any more.
+pub(super) fn is_interrupted(interrupt: &mut Interrupt<'_>) -> bool {
     interrupt.as_mut().is_some_and(|interrupt| interrupt())
 }
 

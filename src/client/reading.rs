@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::connection::{Answer, Connection};
+use super::connection::{Answer, Connection, answer};
 use super::error::Error;
 use super::opening::Interrupt;
 use super::receiving::Waiter;
@@ -36,7 +36,7 @@ pub struct GetOptions {
     pub fail_if_abandoned: bool,
 }
 
-type Fetched = HashMap<ObjectId, Option<ObjectBuffer>, RandomState>;
+type Fetched = HashMap<ObjectId, ObjectBuffer, RandomState>;
 
 impl Client {
     /// Gets objects, in the order of the ids, waiting for those that are not sealed yet: `None` for
@@ -54,6 +54,7 @@ impl Client {
     /// assert!(found[0].is_none());
     /// assert_eq!(&found[1].as_ref().expect("it was put")[..], b"data");
     /// assert!(found[2].is_some());
+    /// assert!(client.get_one(missing, Some(Duration::ZERO))?.is_none());
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
     ///
@@ -70,19 +71,6 @@ impl Client {
     }
 
     /// Gets one object. See [`Self::get`].
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// # let client = plasma::Client::connect(store.path())?;
-    /// use std::time::Duration;
-    ///
-    /// let nothing = client.get_one(plasma::ObjectId::random(), Some(Duration::ZERO))?;
-    /// assert!(nothing.is_none());
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Self::get`].
     pub fn get_one(&self, id: ObjectId, timeout: Option<Duration>) -> Result<Option<ObjectBuffer>> {
         let found = self.with_connection(|connection| connection.find_one_in_directory(&id))?;
         if found.is_some() {
@@ -120,26 +108,19 @@ impl Client {
     ) -> Result<Vec<Option<ObjectBuffer>>> {
         let connection = self.connection()?;
         let mut found = connection.find_here(ids)?;
-        let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let unknown: Vec<ObjectId> = unknown.map(|(id, _)| *id).collect();
+        let unknown = unknown(ids, &found);
         if unknown.is_empty() {
             return Ok(found);
         }
-        let asked = distinct(unknown.iter().copied());
-        let mut fetched = self.fetch(&connection, &asked, options, interrupt)?;
-        let mut missing = found.iter_mut().filter(|found| found.is_none());
+        let asked = distinct(&unknown);
+        let fetched = self.fetch(&connection, &asked, options, interrupt)?;
         if asked.len() == unknown.len() {
             // Nearly always. Then the answers are in the order of the questions.
-            for fetched in fetched {
-                if let Some(missing) = missing.next() {
-                    *missing = fetched;
-                }
-            }
+            let missing = found.iter_mut().filter(|found| found.is_none());
+            missing.zip(fetched).for_each(|(missing, fetched)| *missing = fetched);
         } else {
-            let fetched: Fetched = asked.into_iter().zip(fetched.drain(..)).collect();
-            for (id, missing) in unknown.iter().zip(missing) {
-                *missing = fetched.get(id).cloned().flatten();
-            }
+            let fetched = fetched.into_iter().flatten().map(|buffer| (buffer.id(), buffer));
+            fill_in(ids, &mut found, &fetched.collect());
         }
         Ok(found)
     }
@@ -162,7 +143,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Map`] if the store's memory cannot be mapped, and those of the connection.
+    /// [`Error::Map`] if the store's memory cannot be mapped.
     pub fn get_at_hand(&self, ids: &[ObjectId]) -> Result<Option<Vec<ObjectBuffer>>> {
         self.with_connection(|connection| connection.get_at_hand(ids))
     }
@@ -196,9 +177,6 @@ impl Client {
     }
 
     /// As [`Self::wait`]; the caller can interrupt it.
-    ///
-    /// # Errors
-    /// As [`Self::wait`], and [`Error::Interrupted`].
     pub fn wait_with(
         &self,
         ids: &[ObjectId],
@@ -217,24 +195,11 @@ impl Client {
     }
 
     /// Whether the object is there: sealed, and not just being created.
-    ///
-    /// ```
-    /// # let store = plasma::testing::store();
-    /// # let client = plasma::Client::connect(store.path())?;
-    /// assert!(!client.contains(plasma::ObjectId::random())?);
-    /// # Ok::<(), plasma::client::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn contains(&self, id: ObjectId) -> Result<bool> {
         Ok(self.state(id)? == ObjectState::Sealed)
     }
 
     /// Whether the object is there, if that is known without asking the store. False says nothing.
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn contains_at_hand(&self, id: ObjectId) -> Result<bool> {
         self.with_connection(|connection| Ok(connection.has_here(&id)))
     }
@@ -245,12 +210,11 @@ impl Client {
     /// # let store = plasma::testing::store();
     /// # let client = plasma::Client::connect(store.path())?;
     /// use plasma::client::ObjectState;
-    /// assert_eq!(client.state(plasma::ObjectId::random())?, ObjectState::Absent);
+    /// let id = plasma::ObjectId::random();
+    /// assert_eq!(client.state(id)?, ObjectState::Absent);
+    /// assert!(!client.contains(id)?);
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn state(&self, id: ObjectId) -> Result<ObjectState> {
         if self.contains_at_hand(id)? {
             return Ok(ObjectState::Sealed);
@@ -270,28 +234,20 @@ impl Client {
     /// assert_eq!(client.states(&ids)?, [ObjectState::Absent, ObjectState::Sealed]);
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// None but those of the connection.
     pub fn states(&self, ids: &[ObjectId]) -> Result<Vec<ObjectState>> {
         let connection = self.connection()?;
-        let here: Vec<bool> = ids.iter().map(|id| connection.has_here(id)).collect();
-        let unknown = ids.iter().zip(&here).filter(|(_, is_here)| !**is_here);
-        let unknown: Vec<_> = unknown.map(|(id, _)| *id).collect();
-        let mut told = Vec::with_capacity(unknown.len());
-        for part in unknown.chunks(connection.ids_together()) {
-            told.extend(connection.ask(Request::GetState { ids: part.to_vec() }, |reply| {
-                match reply {
-                    Reply::States(states) if states.len() == part.len() => Ok(states),
-                    other => Err(other),
-                }
-            })?);
+        let mut states = vec![ObjectState::Sealed; ids.len()];
+        let mut unknown: Vec<_> = ids.iter().zip(&mut states).collect();
+        unknown.retain(|(id, _)| !connection.has_here(id));
+        for part in unknown.chunks_mut(connection.ids_together()) {
+            let get_state = Request::GetState { ids: part.iter().map(|(id, _)| **id).collect() };
+            let told = answer!(Reply::States(told) if told.len() == part.len() => told);
+            let told = connection.ask(get_state, told)?;
+            for ((_, state), told) in part.iter_mut().zip(told) {
+                **state = told;
+            }
         }
-        let mut told = told.into_iter();
-        let state = |is_here| {
-            if is_here { Some(ObjectState::Sealed) } else { told.next() }
-        };
-        Ok(here.into_iter().filter_map(state).collect())
+        Ok(states)
     }
 
     /// Begins a [`get`](Self::get_with) and waits for nothing. What this client holds already
@@ -325,33 +281,26 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// None but those of the connection. The store's refusals come with the result.
+    /// The store's refusals come with the result.
     pub fn start_get(&self, ids: &[ObjectId], options: GetOptions) -> Result<PendingGet> {
         let connection = self.connection()?;
         let found = connection.find_here(ids)?;
-        let unknown = ids.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let unknown = distinct(unknown.map(|(id, _)| *id));
+        let unknown = distinct(&unknown(ids, &found));
         let parts_max = connection.connected.request_ids_max;
-        let mut pending = PendingGet {
-            ids: ids.to_vec(),
-            found,
-            fetched: HashMap::default(),
-            parts: Vec::new(),
-            requests: None,
-        };
-        let requests = pending.requests.insert(Requests::new(connection));
+        let mut requests = Requests::new(connection);
         for part in unknown.chunks(parts_max) {
-            let request = requests.start(Request::Get {
+            let get = Request::Get {
                 ids: part.to_vec(),
                 timeout: options.timeout,
                 fail_if_abandoned: options.fail_if_abandoned,
-            })?;
-            pending.parts.push((request, part.to_vec()));
+            };
+            requests.start(part, get)?;
         }
-        Ok(pending)
+        let (ids, fetched) = (ids.to_vec(), Fetched::default());
+        Ok(PendingGet { ids, found, fetched, requests: Some(requests) })
     }
 
-    /// Begins a [`wait`](Self::wait) and waits for nothing.
+    /// Begins a [`wait`](Self::wait) and waits for nothing. The limits of that call are the same.
     ///
     /// ```
     /// # let store = plasma::testing::store();
@@ -364,9 +313,6 @@ impl Client {
     /// assert_eq!(pending.try_take()?, Some(vec![true]));
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] as with [`Self::wait`].
     pub fn start_wait(
         &self,
         ids: &[ObjectId],
@@ -376,8 +322,8 @@ impl Client {
         let connection = self.connection()?;
         let wait = wait_request(&connection, ids, count, timeout)?;
         let mut requests = Requests::new(connection);
-        let request = requests.start(wait)?;
-        Ok(PendingWait { count: ids.len(), request, requests: Some(requests) })
+        let request = requests.start(ids, wait)?;
+        Ok(PendingWait { request, requests: Some(requests) })
     }
 
     /// Takes in the replies that have come, without waiting for more, and says which requests have
@@ -449,9 +395,7 @@ pub struct PendingGet {
     ids: Vec<ObjectId>,
     /// What was held before, for each id.
     found: Vec<Option<ObjectBuffer>>,
-    fetched: HashMap<ObjectId, ObjectBuffer, RandomState>,
-    /// Requests without an answer, and their ids.
-    parts: Vec<(RequestId, Vec<ObjectId>)>,
+    fetched: Fetched,
     /// `None` when it is over: then it keeps nothing alive.
     requests: Option<Requests>,
 }
@@ -459,7 +403,8 @@ pub struct PendingGet {
 impl PendingGet {
     /// The requests that were sent and have no answer yet. None: [`Self::try_take`] has the result.
     pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.parts.iter().map(|(request, _)| *request)
+        let unanswered = self.requests.iter().flat_map(|requests| &requests.unanswered);
+        unanswered.map(|(request, _)| *request)
     }
 
     /// The result, as [`Client::get`] gives it; `None` if it is not there yet. Waits for nothing
@@ -473,19 +418,19 @@ impl PendingGet {
         let Some(mut requests) = self.requests.take() else {
             return Err(Error::InvalidArgument("this get is over".to_owned()));
         };
-        match self.take_parts(&mut requests) {
-            Ok(false) => {
+        let taken = requests.take("this pending get", |connection, ids, reply| {
+            let fetched = connection.admit(ids, reply)?.into_iter().flatten();
+            self.fetched.extend(fetched.map(|buffer| (buffer.id(), buffer)));
+            Ok(())
+        });
+        match taken {
+            Ok(()) if !requests.unanswered.is_empty() => {
                 self.requests = Some(requests);
                 Ok(None)
             }
-            Ok(true) => {
+            Ok(()) => {
                 let mut found = std::mem::take(&mut self.found);
-                for (id, found) in self.ids.iter().zip(&mut found) {
-                    if found.is_none() {
-                        *found = self.fetched.get(id).cloned();
-                    }
-                }
-                self.fetched.clear();
+                fill_in(&self.ids, &mut found, &std::mem::take(&mut self.fetched));
                 Ok(Some(found))
             }
             Err(error) => {
@@ -495,30 +440,12 @@ impl PendingGet {
             }
         }
     }
-
-    /// Takes over what has come. True if that is all.
-    fn take_parts(&mut self, requests: &mut Requests) -> Result<bool> {
-        requests.check("this pending get")?;
-        let mut waiting = Vec::new();
-        for (request, ids) in std::mem::take(&mut self.parts) {
-            let Some(reply) = requests.take(request)? else {
-                waiting.push((request, ids));
-                continue;
-            };
-            let found = requests.connection.admit(&ids, reply)?.into_iter().flatten();
-            self.fetched.extend(found.map(|buffer| (buffer.id(), buffer)));
-        }
-        self.parts = waiting;
-        Ok(self.parts.is_empty())
-    }
 }
 
 /// A wait that has begun, made by [`Client::start_wait`]. When dropped before it is complete, the
 /// store forgets it.
 #[derive(Debug)]
 pub struct PendingWait {
-    /// Number of ids.
-    count: usize,
     request: RequestId,
     /// `None` when it is over: then it keeps nothing alive.
     requests: Option<Requests>,
@@ -539,15 +466,18 @@ impl PendingWait {
         let Some(mut requests) = self.requests.take() else {
             return Err(Error::InvalidArgument("this wait is over".to_owned()));
         };
-        requests.check("this pending wait")?;
-        match requests.take(self.request)? {
-            None => {
-                self.requests = Some(requests);
-                Ok(None)
+        let mut outcome = None;
+        requests.take("this pending wait", |connection, ids, reply| match reply {
+            Reply::Ready(ready) if ready.len() == ids.len() => {
+                outcome = Some(ready);
+                Ok(())
             }
-            Some(Reply::Ready(ready)) if ready.len() == self.count => Ok(Some(ready)),
-            Some(other) => Err(requests.connection.unexpected("wait", &other)),
+            other => Err(connection.unexpected("wait", &other)),
+        })?;
+        if outcome.is_none() {
+            self.requests = Some(requests);
         }
+        Ok(outcome)
     }
 }
 
@@ -555,7 +485,8 @@ impl PendingWait {
 #[derive(Debug)]
 struct Requests {
     connection: Arc<Connection>,
-    unanswered: Vec<RequestId>,
+    /// Each with the ids that it is about.
+    unanswered: Vec<(RequestId, Vec<ObjectId>)>,
     started: Timestamp,
     /// When any store that runs should have answered.
     end: Option<Timestamp>,
@@ -567,45 +498,52 @@ impl Requests {
         Self { connection, unanswered: Vec::new(), started, end: None }
     }
 
-    fn start(&mut self, request: Request) -> Result<RequestId> {
+    fn start(&mut self, ids: &[ObjectId], request: Request) -> Result<RequestId> {
         let end = self.connection.patience_end(&request);
         let started = self.connection.transport.begin(request, Waiter::EventLoop, AT_ONCE);
         let request = started.map_err(|fault| self.connection.error(fault))?;
-        self.unanswered.push(request);
+        self.unanswered.push((request, ids.to_vec()));
         self.end = end;
         Ok(request)
     }
 
-    /// Whether there can be results at all.
-    fn check(&self, what: &'static str) -> Result<()> {
-        if self.connection.is_inherited() {
+    /// Hands the replies that have come to `each`, with the ids of their requests. A refusal is an
+    /// error.
+    fn take(
+        &mut self,
+        what: &'static str,
+        mut each: impl FnMut(&Arc<Connection>, &[ObjectId], Reply) -> Result<()>,
+    ) -> Result<()> {
+        let Self { connection, unanswered, started, end } = self;
+        if connection.is_inherited() {
             return Err(Error::Inherited(what));
         }
-        if self.connection.transport.is_closing() {
+        if connection.transport.is_closing() {
             return Err(Error::Closed);
         }
-        Ok(())
-    }
-
-    /// The reply to a request, if it has come. A refusal is an error.
-    fn take(&mut self, request: RequestId) -> Result<Option<Reply>> {
-        let connection = &self.connection;
-        let taken = connection.transport.take_reply(request);
-        let Some(reply) = taken.map_err(|fault| connection.error(fault))? else {
-            let is_over = self.end.is_some_and(|end| end <= connection.transport.clock.now());
-            return if is_over { Err(connection.unresponsive(self.started)) } else { Ok(None) };
-        };
-        self.unanswered.retain(|unanswered| *unanswered != request);
-        match reply {
-            Reply::Refused(refusal) => Err(Error::Refused(refusal)),
-            reply => Ok(Some(reply)),
+        let mut next = 0;
+        while let Some((request, _)) = unanswered.get(next) {
+            let taken = connection.transport.take_reply(*request);
+            let Some(reply) = taken.map_err(|fault| connection.error(fault))? else {
+                if end.is_some_and(|end| end <= connection.transport.clock.now()) {
+                    return Err(connection.unresponsive(*started));
+                }
+                next += 1;
+                continue;
+            };
+            let (_, ids) = unanswered.remove(next);
+            match reply {
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                reply => each(connection, &ids, reply)?,
+            }
         }
+        Ok(())
     }
 }
 
 impl Drop for Requests {
     fn drop(&mut self) {
-        for request in self.unanswered.drain(..) {
+        for (request, _) in self.unanswered.drain(..) {
             self.connection.transport.abandon(request);
         }
     }
@@ -630,8 +568,22 @@ fn wait_request(
     Ok(Request::Wait { ids: ids.to_vec(), count, timeout })
 }
 
-fn distinct(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
-    let mut seen: HashSet<ObjectId, RandomState> =
-        HashSet::with_capacity_and_hasher(ids.size_hint().0, RandomState::default());
-    ids.filter(|id| seen.insert(*id)).collect()
+/// The ids of what has not been found.
+fn unknown(ids: &[ObjectId], found: &[Option<ObjectBuffer>]) -> Vec<ObjectId> {
+    let unknown = ids.iter().zip(found).filter(|(_, found)| found.is_none());
+    unknown.map(|(id, _)| *id).collect()
+}
+
+fn distinct(ids: &[ObjectId]) -> Vec<ObjectId> {
+    let mut seen = HashSet::with_capacity_and_hasher(ids.len(), RandomState::default());
+    ids.iter().copied().filter(|id| seen.insert(*id)).collect()
+}
+
+/// Adds what has been fetched to what was found before.
+fn fill_in(ids: &[ObjectId], found: &mut [Option<ObjectBuffer>], fetched: &Fetched) {
+    for (id, found) in ids.iter().zip(found) {
+        if found.is_none() {
+            *found = fetched.get(id).cloned();
+        }
+    }
 }

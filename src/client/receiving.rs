@@ -12,12 +12,13 @@
 //!
 //! # What nobody wants
 //!
-//! A request whose reply nobody waits for any more may still be granted: the store does not know
-//! that its user has gone. What it hands out then would be held until the connection ends. So with
-//! each request lies what it would take to undo it: [`Grants`].
+//! A ticket that is dropped before its reply has come leaves the store a cancel, without waiting.
+//! The reply comes all the same, to whoever reads then, and the request may still be granted. What
+//! the store hands out then would be held until the connection ends. So with each request lies what
+//! it would take to undo it: [`Grants`].
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -60,12 +61,13 @@ impl<'a> Ticket<'a> {
     /// Asks the store to answer now. Waits for nothing. The other ticket is for the answer to that,
     /// which comes after the reply.
     pub(super) fn cancel(&self) -> Result<Option<Ticket<'a>>, Fault> {
-        let cancels = lock(&self.transport.halves()?.inbox).cancel(self.request);
+        let mut inbox = lock(&self.transport.halves()?.inbox);
+        let cancels = inbox.waiting.get_mut(&self.request).is_some_and(Waiting::cancel);
+        drop(inbox);
         let cancel = Request::Cancel { request: self.request };
         cancels.then(|| self.transport.start(cancel, AT_ONCE)).transpose()
     }
 
-    /// Waits for the reply.
     pub(super) fn wait(&mut self) -> Result<Reply, Fault> {
         loop {
             if let Some(reply) = self.wait_until(None)? {
@@ -132,52 +134,24 @@ impl<'a> Lead<'a> {
             if end.is_some_and(|end| end <= began) {
                 return;
             }
-            self.unless_it_fails(|lead| lead.wait(began, end));
+            self.receive_by(|receiver, transport| receiver.wait(transport, began, end));
         }
     }
 
     /// Receives once and delivers what has come.
     pub(super) fn receive(&mut self) {
-        self.unless_it_fails(|lead| {
-            let Some(receiver) = &mut lead.receiver else { return Ok(()) };
-            receiver.receive(&lead.transport.socket)?;
-            lead.deliver()
-        });
+        self.receive_by(|receiver, transport| receiver.receive(&transport.socket).map(|_| ()));
     }
 
-    /// A failure is the end of the connection, for all.
-    fn unless_it_fails(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) {
-        if let Err(fault) = step(self) {
+    /// Receives in this way and delivers what has come. A failure is the end of the connection, for
+    /// all.
+    fn receive_by(&mut self, receive: impl FnOnce(&mut Receiver, &Transport) -> Result<(), Fault>) {
+        let Some(receiver) = &mut self.receiver else { return };
+        let received = receive(receiver, self.transport);
+        if let Err(fault) = received.and_then(|()| self.deliver()) {
             self.transport.hang_up();
             lock(&self.halves.inbox).fail(fault);
         }
-    }
-
-    /// Waits until something has come, or the time is over, and delivers it: looks for it first,
-    /// and sleeps only then.
-    fn wait(&mut self, began: Timestamp, end: Option<Timestamp>) -> Result<(), Fault> {
-        let patience = end.map(|end| end.since(began));
-        let Some(receiver) = &mut self.receiver else { return Ok(()) };
-        let Transport { socket, clock, .. } = &**self.transport;
-        let look_time = receiver.polling.begin_wait();
-        let look_end = began.after(patience.map_or(look_time, |patience| patience.min(look_time)));
-        let mut has_come = false;
-        if !look_time.is_zero() {
-            while !has_come && clock.now() < look_end {
-                has_come = receiver.receive(socket)?;
-            }
-            receiver.polling.looked(has_come);
-        }
-        if !has_come {
-            // One call that receives and sleeps would be woken twice: Linux wakes who sleeps in it
-            // also when the store has taken the request out of the socket, as there is room again.
-            let rest = end.map(|end| end.since(clock.now()));
-            if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
-                receiver.receive(socket)?;
-            }
-        }
-        receiver.polling.end_wait(clock.now().since(began));
-        self.deliver()
     }
 
     fn deliver(&mut self) -> Result<(), Fault> {
@@ -214,14 +188,14 @@ impl Transport {
         let halves = self.halves()?;
         let lead = Lead::take(self, halves, &mut lock(&halves.inbox));
         if let Some(mut lead) = lead {
-            let has_fault = || lock(&halves.inbox).fault().is_some();
+            let has_fault = || lock(&halves.inbox).fault.is_some();
             while !has_fault() && wait_readable(&self.socket, Duration::ZERO) {
                 lead.receive();
             }
         }
         let mut inbox = lock(&halves.inbox);
         let answered = std::mem::take(&mut inbox.answered);
-        inbox.fault().map_or(Ok(answered), |fault| Err(fault.clone()))
+        inbox.fault.clone().map_or(Ok(answered), Err)
     }
 }
 
@@ -234,7 +208,7 @@ pub(super) struct Inbox {
     /// Requests of event loops whose replies have come since the loop last asked.
     answered: Vec<RequestId>,
     /// Why there will be no more replies.
-    fault: Option<Fault>,
+    pub(super) fault: Option<Fault>,
     /// Requests that may wait long are not wanted any more.
     pub(super) is_closing: bool,
 }
@@ -261,7 +235,6 @@ impl Waiting {
 /// Who is to get a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waiter {
-    /// The current thread.
     ThisThread,
     /// A loop that watches the socket, and looks when something has come.
     EventLoop,
@@ -274,7 +247,6 @@ enum WaitState {
     Looks,
     /// The thread is busy with something else and cannot be relied on to read for others.
     LooksAway,
-    /// The reply is here.
     Replied(Reply),
     /// Nobody wants the reply.
     Abandoned,
@@ -300,9 +272,7 @@ impl Inbox {
         waiter: Waiter,
     ) -> Result<(), Fault> {
         let may_wait = may_wait(request);
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+        self.fault.clone().map_or(Ok(()), Err)?;
         if self.is_closing && may_wait {
             return Err(Fault::Closed);
         }
@@ -380,24 +350,19 @@ impl Inbox {
     /// Nobody wants the reply, if it has not been taken out. Returns what the store has to be told:
     /// that it need not wait any more, or what is given back.
     pub(super) fn abandon(&mut self, request: RequestId) -> Undo {
-        let Some(waiting) = self.waiting.get_mut(&request) else { return Undo::default() };
-        let farewell = match &waiting.state {
+        let Some(mut waiting) = self.waiting.remove(&request) else { return Undo::default() };
+        let undo = match waiting.state {
             _ if self.fault.is_some() => Undo::default(),
-            WaitState::Replied(reply) => waiting.grants.undo(reply),
-            WaitState::Abandoned => return Undo::default(),
-            WaitState::Looks | WaitState::LooksAway => {
+            WaitState::Replied(reply) => waiting.grants.undo(&reply),
+            WaitState::Looks | WaitState::LooksAway | WaitState::Abandoned => {
+                let cancel = waiting.cancel().then(|| Request::Cancel { request }.into());
                 waiting.state = WaitState::Abandoned;
-                let cancels = waiting.cancel();
-                self.wake_successor();
-                return match cancels {
-                    true => Request::Cancel { request }.into(),
-                    false => Undo::default(),
-                };
+                self.waiting.insert(request, waiting);
+                cancel.unwrap_or_default()
             }
         };
-        self.waiting.remove(&request);
         self.wake_successor();
-        farewell
+        undo
     }
 
     /// The request is on its way. Whether it has to be cancelled at once.
@@ -407,22 +372,12 @@ impl Inbox {
         self.is_closing && waiting.cancel()
     }
 
-    /// Whether the store has to be told that a request need not wait any more.
-    fn cancel(&mut self, request: RequestId) -> bool {
-        self.waiting.get_mut(&request).is_some_and(Waiting::cancel)
-    }
-
     /// Whether a loop that watches the socket counts on reading what comes.
     pub(super) fn serves_event_loop(&self) -> bool {
         let mut waiting = self.waiting.values();
         waiting.any(|waiting| {
             waiting.thread.is_none() && matches!(waiting.state, WaitState::LooksAway)
         })
-    }
-
-    /// Why there will be no more replies.
-    pub(super) const fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
     }
 
     /// Lets no more requests in that may wait long. Returns those that do.
@@ -505,7 +460,6 @@ impl Grants {
     }
 }
 
-/// A message of the store.
 pub(super) struct Received {
     pub(super) request: RequestId,
     pub(super) reply: Reply,
@@ -550,9 +504,40 @@ impl Receiver {
                 self.frames.advance(received);
                 Ok(true)
             }
-            Err(error) if is_no_failure(&error) => Ok(false),
+            // Nothing has come, and something still may.
+            Err(error) if matches!(error.kind(), Interrupted | WouldBlock) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Waits until something has come, or the time is over: looks for it first, and sleeps only
+    /// then.
+    fn wait(
+        &mut self,
+        Transport { socket, clock, .. }: &Transport,
+        began: Timestamp,
+        end: Option<Timestamp>,
+    ) -> Result<(), Fault> {
+        let look_time = self.polling.begin_wait();
+        let look_end = began.after(look_time);
+        let look_end = end.map_or(look_end, |end| end.min(look_end));
+        let mut has_come = false;
+        if !look_time.is_zero() {
+            while !has_come && clock.now() < look_end {
+                has_come = self.receive(socket)?;
+            }
+            self.polling.looked(has_come);
+        }
+        if !has_come {
+            // One call that receives and sleeps would be woken twice: Linux wakes who sleeps in it
+            // also when the store has taken the request out of the socket, as there is room again.
+            let rest = end.map(|end| end.since(clock.now()));
+            if !poll_for(socket, PollFlags::POLLIN, rest).is_empty() {
+                self.receive(socket)?;
+            }
+        }
+        self.polling.end_wait(clock.now().since(began));
+        Ok(())
     }
 
     /// The next message, if all of it has come. Must be called until there is none before more is
@@ -577,11 +562,6 @@ impl Receiver {
         };
         Ok(Some(Received { request: message.request, reply, descriptors: descriptors.collect() }))
     }
-}
-
-/// Whether nothing has come, and something still may.
-fn is_no_failure(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
 /// Waits until there is something to receive, but no longer than `patience`. False if nothing came;

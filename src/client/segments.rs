@@ -8,10 +8,10 @@
 //!
 //! What lies in a segment is not known here.
 
-use std::fmt;
 use std::io;
 use std::iter;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -43,18 +43,13 @@ impl Segments {
         if self.knows(info.segment, access) {
             return;
         }
-        let mut new =
-            Box::new(Segment { info, descriptor, mapping: SetOnce::new(), next: Link::new() });
+        let (mapping, next) = (SetOnce::default(), Link::default());
+        let mut new = Box::new(Segment { info, descriptor, mapping, next });
         let mut end = &self.first;
-        loop {
-            match end.get() {
-                Some(known) => end = &known.next,
-                None => match end.set(new) {
-                    Ok(()) => return,
-                    // Another thread was quicker.
-                    Err(refused) => new = refused,
-                },
-            }
+        // A link that is set refuses; another thread may have set it just now.
+        while let Err(refused) = end.set(new) {
+            let Some(known) = end.get() else { return };
+            (new, end) = (refused, &known.next);
         }
     }
 
@@ -66,7 +61,14 @@ impl Segments {
     /// The mapping of a segment.
     #[inline]
     pub(super) fn mapping(&self, id: SegmentId, access: Access) -> Result<&Arc<Mapping>, Error> {
-        self.get(id, access)?.map(access).map_err(Error::Map)
+        let Segment { info, descriptor, mapping, .. } = self.get(id, access)?;
+        if let Some(mapping) = mapping.get() {
+            return Ok(mapping);
+        }
+        let new = Mapping::new(descriptor.as_fd(), info.segment_size, access);
+        let new = Arc::new(new.map_err(Error::Map)?);
+        // Should two threads map at once, one of the mappings goes again.
+        Ok(mapping.get_or_init(|| new))
     }
 
     /// The pages of an object, writable, for it alone.
@@ -103,70 +105,40 @@ impl Drop for Segments {
     }
 }
 
-impl Segment {
-    #[inline]
-    fn map(&self, access: Access) -> io::Result<&Arc<Mapping>> {
-        if let Some(mapping) = self.mapping.get() {
-            return Ok(mapping);
-        }
-        let bytes = self.info.segment_size;
-        let mapping = Arc::new(Mapping::new(self.descriptor.as_fd(), bytes, access)?);
-        // Should two threads map at once, one of the mappings goes again.
-        Ok(self.mapping.get_or_init(|| mapping))
-    }
-}
-
 /// A cell that is set once and then read without counting or locking, also by forked children.
 ///
 /// A child may be forked while another thread of its parent is setting the cell. For the child it
 /// is then neither empty nor set, for ever: it finds nothing there, must not try to set it (it
 /// would wait for a thread that it does not have), and forgets the cell instead of dropping it.
+#[derive(Debug)]
 struct SetOnce<T>(ManuallyDrop<OnceLock<T>>);
 
-impl<T> SetOnce<T> {
-    /// Nothing yet.
-    const fn new() -> Self {
-        Self(ManuallyDrop::new(OnceLock::new()))
+impl<T> Default for SetOnce<T> {
+    fn default() -> Self {
+        Self(ManuallyDrop::default())
     }
+}
 
-    /// What has been set.
+impl<T> Deref for SetOnce<T> {
+    type Target = OnceLock<T>;
+
     #[inline]
-    fn get(&self) -> Option<&T> {
-        self.0.get()
+    fn deref(&self) -> &OnceLock<T> {
+        &self.0
     }
+}
 
-    /// Gives the value back if another one is there.
-    fn set(&self, value: T) -> Result<(), T> {
-        self.0.set(value)
-    }
-
-    /// What has been set, now at the latest.
-    fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
-        self.0.get_or_init(init)
-    }
-
+impl<T> SetOnce<T> {
     /// Takes out what has been set.
     fn take(&mut self) -> Option<T> {
         // `OnceLock::take` expects a cell that nobody is setting.
-        self.0.get().is_some().then(|| self.0.take()).flatten()
+        self.get().is_some().then(|| self.0.take()).flatten()
     }
 }
 
 impl<T> Drop for SetOnce<T> {
     fn drop(&mut self) {
         drop(self.take());
-    }
-}
-
-impl<T> Default for SetOnce<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for SetOnce<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SetOnce").field(&self.get()).finish()
     }
 }
 
@@ -224,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_child_drops_a_cell_that_another_thread_was_setting() {
-        let cell = Arc::new(SetOnce::new());
+        let cell = Arc::new(SetOnce::default());
         let (begun, has_begun) = mpsc::channel();
         let (end, may_end) = mpsc::channel::<()>();
         let setter = thread::spawn({

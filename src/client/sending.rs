@@ -94,9 +94,7 @@ impl Outbox {
 
     /// Appends what is to be given back. The position returned is its end.
     fn append_releases(&mut self) -> Result<Position, Fault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+        self.fault.clone().map_or(Ok(()), Err)?;
         for holds in self.releases.take() {
             let release = ClientMessage::Request(Request::Release { holds });
             append_frame(&mut self.bytes, 0, |out| encode_client(out, RequestId::NONE, &release))?;
@@ -111,29 +109,18 @@ impl Outbox {
 
     /// Sends what the socket takes without waiting.
     fn flush(&mut self, socket: &UnixStream) -> Result<(), Fault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+        self.fault.clone().map_or(Ok(()), Err)?;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         while self.sent < self.bytes.len() {
             match send(socket.as_raw_fd(), &self.bytes[self.sent..], flags) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                Err(error) => {
-                    let fault = Fault::from(io::Error::from(error));
-                    self.fault = Some(fault.clone());
-                    return Err(fault);
-                }
+                Err(error) => return Err(self.fault.insert(io::Error::from(error).into()).clone()),
             }
         }
         self.forget_sent();
         Ok(())
-    }
-
-    /// Whether nothing is left over.
-    const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
     }
 
     /// Whether the stream has been sent as far as `position`.
@@ -261,7 +248,7 @@ impl Transport {
         let Ok(halves) = self.halves() else { return false };
         {
             let mut outbox = lock(&halves.outbox);
-            let is_left_over = outbox.flush(&self.socket).is_ok() && !outbox.is_empty();
+            let is_left_over = outbox.flush(&self.socket).is_ok() && !outbox.bytes.is_empty();
             // Under the lock: who appends from now on starts a flusher of its own.
             outbox.has_flusher = is_left_over;
             if !is_left_over {
@@ -296,9 +283,7 @@ struct Releases {
 /// What to do about a release.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// It may wait.
     Wait,
-    /// It has to be sent.
     Send,
     /// It has to be sent, and from now on they may wait: a sweeper is to be started.
     SendAndStartSweeper,
@@ -366,24 +351,21 @@ impl Transport {
 
 /// One round of the sweeper. False when it is not needed any more.
 fn sweep(transport: &Weak<Transport>) -> bool {
-    for _ in 0..SWEEPS_IDLE_MAX {
+    for sweeps_left in (0..SWEEPS_IDLE_MAX).rev() {
         thread::park_timeout(SWEEP_INTERVAL);
         let Some(transport) = transport.upgrade() else { return false };
         let Ok(halves) = transport.halves() else { return false };
-        let is_fresh = std::mem::take(&mut lock(&halves.outbox).releases.is_fresh);
         if transport.send_releases(halves).is_err() {
             return false;
         }
-        if is_fresh {
+        let releases = &mut lock(&halves.outbox).releases;
+        if std::mem::take(&mut releases.is_fresh) {
             return true;
         }
+        // Under the lock: who releases from now on sends, or starts another one.
+        releases.has_sweeper = sweeps_left > 0;
     }
-    let Some(transport) = transport.upgrade() else { return false };
-    let Ok(halves) = transport.halves() else { return false };
-    let mut outbox = lock(&halves.outbox);
-    // Under the lock: who releases from now on sends, or starts another one.
-    outbox.releases.has_sweeper = outbox.releases.is_fresh;
-    outbox.releases.has_sweeper
+    false
 }
 
 #[cfg(test)]

@@ -5,11 +5,6 @@
 //! [`super::receiving`] reads. Here is what a request needs of both, and what the connection was
 //! given besides: memory and tables.
 //!
-//! # What nobody wants
-//!
-//! A ticket that is dropped before its reply has come leaves the store a cancel, without waiting.
-//! The reply comes all the same, to whoever reads then; what it grants is given back.
-//!
 //! # What ends it
 //!
 //! The first [`Fault`] is for all: every thread that waits gets it, every later call gets it, and
@@ -40,7 +35,6 @@ use crate::time::{Clock, Timestamp};
 /// A time to wait until that is over: not to wait at all. (Without a time: as long as it takes.)
 pub(super) const AT_ONCE: Option<Timestamp> = Some(Timestamp::ZERO);
 
-/// One connection after its opening.
 #[derive(Debug)]
 pub(super) struct Transport {
     pub(super) socket: UnixStream,
@@ -94,12 +88,10 @@ impl Transport {
         }
     }
 
-    /// Whether this is the parent's connection, and this process a forked child.
     pub(super) fn is_inherited(&self) -> bool {
         self.halves.is_inherited()
     }
 
-    /// Sends a request and waits for its reply.
     pub(super) fn call(self: &Arc<Self>, request: Request) -> Result<Reply, Fault> {
         self.start(request, None)?.wait()
     }
@@ -218,14 +210,13 @@ impl Transport {
         Ok(())
     }
 
-    /// Whether [`Self::close`] was called.
     pub(super) fn is_closing(&self) -> bool {
         self.halves().is_ok_and(|halves| lock(&halves.inbox).is_closing)
     }
 
     /// What ended the connection, as far as that is known here.
     pub(super) fn fault(&self) -> Fault {
-        let known = self.halves().map(|halves| lock(&halves.inbox).fault().cloned());
+        let known = self.halves().map(|halves| lock(&halves.inbox).fault.clone());
         let hung_up = || io::Error::from(io::ErrorKind::UnexpectedEof).into();
         known.unwrap_or_else(Some).unwrap_or_else(hung_up)
     }

@@ -167,7 +167,7 @@ impl ObjectWriter {
     /// [`Error::Disconnected`] if the store is known to have gone, and the object with it;
     /// [`Error::Inherited`] in a forked child.
     pub fn seal(self) -> Result<()> {
-        self.into_claim()?.seal()
+        self.into_claim()?.seal(true)
     }
 
     /// Makes the object immutable and visible to everyone, and keeps it for reading.
@@ -191,7 +191,7 @@ impl ObjectWriter {
         claim.connection.keep_sealed(claim.id, claim.placed.location, hold)
     }
 
-    /// Removes the object, as if it had never been created.
+    /// Removes the object, as if it had never been created. The errors are those of [`Self::seal`].
     ///
     /// Dropping the writer does the same, without waiting for anything.
     ///
@@ -204,9 +204,6 @@ impl ObjectWriter {
     /// client.create(id, 2_000, 0, CreateOptions::default())?.abort()?;
     /// # Ok::<(), plasma::client::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// As [`Self::seal`].
     pub fn abort(self) -> Result<()> {
         self.into_claim()?.abort()
     }
@@ -250,9 +247,6 @@ impl Client {
     ///
     /// It costs a mapping of its own for each object, so prefer [`Self::create`] in Rust.
     ///
-    /// # Errors
-    /// As [`Self::create_with`].
-    ///
     /// ```
     /// # let store = plasma::testing::store();
     /// use plasma::{Client, ObjectId, client::CreateOptions};
@@ -276,7 +270,23 @@ impl Client {
         let connection = self.connection()?;
         let metadata_size = metadata.len() as u64;
         let claim = connection.claim(id, data_size, metadata_size, options, interrupt)?;
-        GuardedWriter::new(claim, metadata)
+        let mut writer = ObjectWriter::not_ready(claim)?;
+        writer.metadata.copy_from_slice(metadata);
+        if connection.connected.clear_new_objects {
+            writer.data.fill(0);
+        }
+        let data = writer.claim.placed.location.data();
+        let window = match data.len {
+            0 => None,
+            _ => Some(connection.transport.segments.window(data)?),
+        };
+        if let Some(window) = &window
+            && data.len >= POPULATE_BYTES_MIN
+        {
+            make_ready(window.len(), COPY_THREADS, |part| window.populate(part))
+                .map_err(Error::Map)?;
+        }
+        Ok(GuardedWriter { window, claim: writer.claim, hold: Hold::GivenBack })
     }
 }
 
@@ -297,26 +307,6 @@ pub struct GuardedWriter {
 }
 
 impl GuardedWriter {
-    fn new(claim: Claim, metadata: &[u8]) -> Result<Self> {
-        let mut writer = ObjectWriter::not_ready(claim)?;
-        writer.metadata.copy_from_slice(metadata);
-        let Claim { connection, placed: Placed { location, .. }, .. } = &writer.claim;
-        if connection.connected.clear_new_objects {
-            writer.data.fill(0);
-        }
-        let window = match location.data_size {
-            0 => None,
-            _ => Some(connection.transport.segments.window(location.data())?),
-        };
-        if let Some(window) = &window
-            && location.data_size >= POPULATE_BYTES_MIN
-        {
-            make_ready(window.len(), COPY_THREADS, |part| window.populate(part))
-                .map_err(Error::Map)?;
-        }
-        Ok(Self { window, claim: writer.claim, hold: Hold::GivenBack })
-    }
-
     /// The name of the object.
     #[must_use]
     pub const fn id(&self) -> ObjectId {
@@ -360,10 +350,7 @@ impl GuardedWriter {
         Ok(())
     }
 
-    /// Removes the object, as if it had never been created.
-    ///
-    /// # Errors
-    /// As [`Self::seal`].
+    /// Removes the object, as if it had never been created. The errors are those of [`Self::seal`].
     pub fn abort(&mut self) -> Result<()> {
         self.check_open("abort")?;
         if let Some(window) = &self.window {
@@ -422,45 +409,38 @@ impl Claim {
         }
     }
 
-    /// Seals, and lets go.
-    fn seal(&mut self) -> Result<()> {
-        self.is_open = false;
-        match self.table() {
-            Some((direct, place)) => self.tell(direct, place, true),
-            None => self.connection.call_for_done(Request::Seal { id: self.id, release: true }),
-        }
-    }
-
     /// Seals, and says how the object is held from now on.
     fn seal_and_hold(&mut self) -> Result<Hold> {
-        self.is_open = false;
-        let Some((direct, place)) = self.table() else {
-            let seal = Request::Seal { id: self.id, release: false };
-            return self.connection.call_for_done(seal).map(|()| Hold::Counted);
-        };
         // The store sees the pin when it sees the seal.
-        let is_pinned = direct.pin_own(place.slot);
-        let hold = if is_pinned { Hold::Pinned(place.slot) } else { Hold::Counted };
-        let told = self.tell(direct, place, is_pinned);
-        if told.is_err() {
+        let own = self.table().filter(|(direct, place)| direct.pin_own(place.slot));
+        let hold = own.map_or(Hold::Counted, |(_, place)| Hold::Pinned(place.slot));
+        let is_pinned = hold != Hold::Counted;
+        let sealed = self.seal(is_pinned);
+        if sealed.is_err() && is_pinned {
             self.connection.give_back(self.id, hold);
         }
-        told.map(|()| hold)
+        sealed.map(|()| hold)
+    }
+
+    /// Seals, and gives up the hold of a creator if `release` says so.
+    fn seal(&mut self, release: bool) -> Result<()> {
+        self.is_open = false;
+        let seal = Request::Seal { id: self.id, release };
+        let Some((direct, place)) = self.table() else {
+            return self.connection.call_for_done(seal);
+        };
+        // The seal is what is written into the table. The message after it only saves the store
+        // from finding out by itself, so it does not matter what becomes of it.
+        if !direct.tell_sealed(place, release) {
+            return Err(self.connection.error(self.connection.transport.fault()));
+        }
+        let _ = self.connection.transport.post(seal);
+        Ok(())
     }
 
     /// Where to seal without the store.
     fn table(&self) -> Option<(&DirectReader, SealPlace)> {
         self.connection.transport.direct().zip(self.placed.seal)
-    }
-
-    /// The seal is what is written into the table. The message after it only saves the store from
-    /// finding out by itself, so it does not matter what becomes of it.
-    fn tell(&self, direct: &DirectReader, place: SealPlace, released: bool) -> Result<()> {
-        if !direct.tell_sealed(place, released) {
-            return Err(self.connection.error(self.connection.transport.fault()));
-        }
-        let _ = self.connection.transport.post(Request::Seal { id: self.id, release: released });
-        Ok(())
     }
 
     fn abort(&mut self) -> Result<()> {

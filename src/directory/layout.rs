@@ -27,8 +27,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::directory::protocol::{
-    self, AllSteps, Details, HALF_WORDS, Pins, Record, Sequence, Told, count, fold, is_pinned,
-    tell_sealed, tick, told_sealed,
+    self, AllSteps, Details, HALF_WORDS, Pins, Record, Sequence, Told, count, fold, id_words,
+    is_pinned, tell_sealed, tick, told_sealed,
 };
 use crate::ids::{ObjectId, Slot};
 use crate::shm::life_mark;
@@ -164,14 +164,9 @@ impl Layout {
 /// The hash that says in which bucket an id is, and with what tag.
 #[must_use]
 pub fn hash(id: &ObjectId) -> u64 {
-    let bytes = id.as_bytes();
-    let word = |range: Range<usize>| {
-        let mut word = [0; 8];
-        word[..range.len()].copy_from_slice(&bytes[range]);
-        u64::from_le_bytes(word)
-    };
-    let first = fold(word(0..8) ^ 0x9e37_79b9_7f4a_7c15, word(8..16) ^ 0xc2b2_ae3d_27d4_eb4f);
-    fold(first ^ word(16..20), 0x1656_67b1_9e37_79f9)
+    let [first, second, third] = id_words(id);
+    let both = fold(first ^ 0x9e37_79b9_7f4a_7c15, second ^ 0xc2b2_ae3d_27d4_eb4f);
+    fold(both ^ third, 0x1656_67b1_9e37_79f9)
 }
 
 const fn tag(hash: u64) -> u32 {
@@ -249,21 +244,22 @@ impl DirectoryWords {
     #[inline]
     #[must_use]
     pub fn record(&self, slot: Slot) -> Option<Record<'_, AtomicU64>> {
-        if slot.0 >= self.layout.records {
-            return None;
-        }
-        let start = self.layout.records_at() + slot.index() * HALF_WORDS;
-        self.words.get(start..)?.first_chunk().map(Record)
+        self.half(self.layout.records_at(), slot).map(Record)
     }
 
     /// The half of that record which readers do not need.
     #[must_use]
     pub fn details(&self, slot: Slot) -> Option<Details<'_, AtomicU64>> {
+        self.half(self.layout.details_at(), slot).map(Details)
+    }
+
+    /// The half of this slot's record, among those that begin at word `halves_at`.
+    #[inline]
+    fn half(&self, halves_at: usize, slot: Slot) -> Option<&[AtomicU64; HALF_WORDS]> {
         if slot.0 >= self.layout.records {
             return None;
         }
-        let start = self.layout.details_at() + slot.index() * HALF_WORDS;
-        self.words.get(start..)?.first_chunk().map(Details)
+        self.words.get(halves_at + slot.index() * HALF_WORDS..)?.first_chunk()
     }
 
     /// The slot that seems to have this object, sealed.
@@ -290,20 +286,14 @@ impl DirectoryWords {
     /// Makes an object known by its id. False if its bucket is full, or cannot name such a slot.
     /// For the store.
     pub fn insert(&self, id: &ObjectId, slot: Slot) -> bool {
-        if slot.0 >= SLOTS_MAX {
-            return false;
-        }
         let hash = hash(id);
-        self.replace(hash, 0, tag(hash) << SLOT_BITS | (slot.0 + 1))
+        place_of(slot, hash).is_some_and(|place| self.replace(hash, 0, place))
     }
 
     /// Takes back what [`Self::insert`] has done. False if it has done nothing. For the store.
     pub fn remove(&self, id: &ObjectId, slot: Slot) -> bool {
-        if slot.0 >= SLOTS_MAX {
-            return false;
-        }
         let hash = hash(id);
-        self.replace(hash, tag(hash) << SLOT_BITS | (slot.0 + 1), 0)
+        place_of(slot, hash).is_some_and(|place| self.replace(hash, place, 0))
     }
 
     /// Replaces one place of a bucket.
@@ -334,16 +324,18 @@ const fn places(word: u64) -> [u32; 2] {
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
+/// What a place of a bucket has for this slot, if buckets can name it.
+fn place_of(slot: Slot, hash: u64) -> Option<u32> {
+    (slot.0 < SLOTS_MAX).then(|| tag(hash) << SLOT_BITS | (slot.0 + 1))
+}
+
 /// The slot in a place of a bucket, if its tag is that of the hash.
 #[inline]
-const fn slot_of(place: u32, hash: u64) -> Option<Slot> {
-    if place == 0 || place >> SLOT_BITS != tag(hash) {
+fn slot_of(place: u32, hash: u64) -> Option<Slot> {
+    if place >> SLOT_BITS != tag(hash) {
         return None;
     }
-    match (place & SLOTS_MAX).checked_sub(1) {
-        Some(slot) => Some(Slot(slot)),
-        None => None,
-    }
+    (place & SLOTS_MAX).checked_sub(1).map(Slot)
 }
 
 /// One client's table, mapped: what it has pinned, and what it has sealed.
@@ -425,19 +417,15 @@ impl ClientTable {
     /// something, and when it last did, by the tick as far as a pin word has it. Returns where to
     /// go on, nothing at the end.
     pub fn releases(&self, slots: Range<u32>, mut each: impl FnMut(Slot, u64)) -> Option<Slot> {
-        let end = slots.end.min(self.layout.records);
-        let is_used =
-            |block: &u32| tick(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
-        let block = (slots.start / BLOCK_SLOTS..end.div_ceil(BLOCK_SLOTS)).find(is_used)?;
-        let first = block * BLOCK_SLOTS;
-        let next = first + BLOCK_SLOTS;
-        for slot in (first.max(slots.start)..next.min(end)).map(Slot) {
+        let (in_block, _) = self.blocks(slots.clone()).find(|(_, word)| tick(*word) > 0)?;
+        let next = in_block.end;
+        for slot in in_block.map(Slot) {
             match self.last_release(slot) {
                 0 => {}
                 tick => each(slot, tick),
             }
         }
-        (next < end).then_some(Slot(next))
+        (next < slots.end.min(self.layout.records)).then_some(Slot(next))
     }
 
     /// Whether the client says that it has pinned anything in the blocks of these slots. It may be
@@ -445,25 +433,23 @@ impl ClientTable {
     /// writes.
     #[must_use]
     pub fn has_pins(&self, slots: Range<u32>) -> bool {
-        let end = slots.end.min(self.layout.records).div_ceil(BLOCK_SLOTS);
-        let mut blocks = slots.start / BLOCK_SLOTS..end;
-        blocks.any(|block| count(self.words[HEADER_WORDS + block as usize].load(Relaxed)) > 0)
+        self.blocks(slots).any(|(_, word)| count(word) > 0)
     }
 
     /// The slots in this range that the client has pinned.
     pub fn pinned(&self, slots: Range<u32>) -> impl Iterator<Item = Slot> {
-        let slots = slots.start.min(self.layout.records)..slots.end.min(self.layout.records);
-        let blocks = slots.start / BLOCK_SLOTS..slots.end.div_ceil(BLOCK_SLOTS);
-        let has_pins =
-            |block: &u32| count(self.words[HEADER_WORDS + *block as usize].load(Relaxed)) > 0;
-        blocks
-            .filter(has_pins)
-            .flat_map(move |block| {
-                let first = block * BLOCK_SLOTS;
-                first.max(slots.start)..(first + BLOCK_SLOTS).min(slots.end)
-            })
-            .map(Slot)
-            .filter(|slot| self.is_pinned(*slot))
+        let blocks = self.blocks(slots).filter(|(_, word)| count(*word) > 0);
+        blocks.flat_map(|(in_block, _)| in_block.map(Slot)).filter(|slot| self.is_pinned(*slot))
+    }
+
+    /// The blocks of these slots: which of the slots are in each, and its word.
+    fn blocks(&self, slots: Range<u32>) -> impl Iterator<Item = (Range<u32>, u64)> {
+        let end = slots.end.min(self.layout.records);
+        (slots.start / BLOCK_SLOTS..end.div_ceil(BLOCK_SLOTS)).map(move |block| {
+            let first = block * BLOCK_SLOTS;
+            let in_block = first.max(slots.start)..end.min(first + BLOCK_SLOTS);
+            (in_block, self.words[HEADER_WORDS + block as usize].load(Relaxed))
+        })
     }
 }
 

@@ -19,8 +19,9 @@
 //! [`Steps`], so that it can be shown that each step is needed. What lies where in memory, and what
 //! the memory is, is not known here.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::compiler_fence;
+use std::sync::atomic::{AtomicU64, compiler_fence, fence};
 
 use crate::ids::{ClientId, Location, ObjectId, SegmentId};
 
@@ -47,7 +48,7 @@ pub trait Word {
     }
 }
 
-impl Word for std::sync::atomic::AtomicU64 {
+impl Word for AtomicU64 {
     #[inline]
     fn load(&self, order: Ordering) -> u64 {
         self.load(order)
@@ -70,7 +71,7 @@ impl Word for std::sync::atomic::AtomicU64 {
 
     #[inline]
     fn fence(order: Ordering) {
-        std::sync::atomic::fence(order);
+        fence(order);
     }
 
     #[inline]
@@ -191,7 +192,7 @@ const CREATED: usize = 1;
 const CONSTRUCTION: usize = 2;
 /// Kept free, and zero: a deadline (3), flags and the place of a name (4), a version (5) and a
 /// location (6) in a tier.
-const RESERVED: std::ops::Range<usize> = 3..7;
+const RESERVED: Range<usize> = 3..7;
 /// A sum over what is written once, when the object is created.
 const CHECK: usize = 7;
 
@@ -299,21 +300,13 @@ pub fn fold(left: u64, right: u64) -> u64 {
 }
 
 /// An id as it lies in a record.
-const fn id_words(id: &ObjectId) -> [u64; 3] {
-    let bytes = id.as_bytes();
-    let (first, rest) = bytes.split_at(8);
-    let (second, third) = rest.split_at(8);
-    [word(first), word(second), word(third)]
-}
-
-const fn word(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    let mut index = 0;
-    while index < bytes.len() {
-        word[index] = bytes[index];
-        index += 1;
-    }
-    u64::from_le_bytes(word)
+pub(super) fn id_words(id: &ObjectId) -> [u64; 3] {
+    let word = |range: Range<usize>| {
+        let mut word = [0; 8];
+        word[..range.len()].copy_from_slice(&id.as_bytes()[range]);
+        u64::from_le_bytes(word)
+    };
+    [word(0..8), word(8..16), word(16..20)]
 }
 
 // ---- the reader ---------------------------------------------------------------------------------

@@ -72,7 +72,6 @@ struct Node {
 const _: () = assert!(size_of::<Node>() == 16, "the memory per slot that `Population` promises");
 
 impl<const N: usize> Lists<N> {
-    /// `N` empty lists.
     pub(super) fn new(population: Population) -> Self {
         const { assert!(N <= 2, "a node has two bits for its place") };
         let table = match population {
@@ -82,41 +81,41 @@ impl<const N: usize> Lists<N> {
         Self { table, lists: std::array::from_fn(|_| List::default()), latest: 0 }
     }
 
-    /// Where the slot is.
     pub(super) fn place(&self, slot: Slot) -> Place {
         self.table.get(slot).place()
     }
 
-    /// Whether the slot is in a list.
     pub(super) fn is_listed(&self, slot: Slot) -> bool {
         matches!(self.place(slot), Place::Listed(_))
     }
 
-    /// The list's oldest slot.
     pub(super) fn oldest(&self, list: usize) -> Option<Slot> {
         self.lists[list].order.first().map(|(_, slot)| *slot)
     }
 
     /// The next newer slot in the same list.
     pub(super) fn newer(&self, slot: Slot) -> Option<Slot> {
-        let node = self.table.get(slot);
-        let Place::Listed(list) = node.place() else { panic!("slot {} is in no list", slot.0) };
+        let (list, node) = self.listed(slot);
         let newer = (Excluded((node.key, slot)), Unbounded);
         self.lists[list].order.range(newer).next().map(|(_, slot)| *slot)
     }
 
     /// The tick at which the slot in a list was used last, as far as is known.
     pub(super) fn placed_at(&self, slot: Slot) -> u64 {
-        debug_assert!(self.is_listed(slot));
-        self.table.get(slot).key >> ORDER_BITS
+        self.listed(slot).1.key >> ORDER_BITS
     }
 
-    /// Bytes of all objects in the list.
+    /// The list that the slot is in, and its node.
+    fn listed(&self, slot: Slot) -> (usize, Node) {
+        let node = self.table.get(slot);
+        let Place::Listed(list) = node.place() else { panic!("slot {} is in no list", slot.0) };
+        (list, node)
+    }
+
     pub(super) fn bytes(&self, list: usize) -> u64 {
         self.lists[list].bytes
     }
 
-    /// Number of objects in the list.
     pub(super) fn objects(&self, list: usize) -> usize {
         self.lists[list].order.len()
     }
@@ -138,14 +137,11 @@ impl<const N: usize> Lists<N> {
 
     /// Takes a slot out of its list, remembers it, and returns the bytes of its object.
     pub(super) fn set_aside(&mut self, slot: Slot) -> u64 {
-        let node = self.table.known(slot);
-        let Place::Listed(list) = node.place() else {
-            panic!("slot {} is in no list", slot.0);
-        };
-        let taken = std::mem::replace(node, Node::new(Place::Aside, 0, 0));
-        self.lists[list].order.remove(&(taken.key, slot));
-        self.lists[list].bytes -= taken.bytes();
-        taken.bytes()
+        let (list, node) = self.listed(slot);
+        *self.table.entry(slot) = Node::new(Place::Aside, 0, 0);
+        self.lists[list].order.remove(&(node.key, slot));
+        self.lists[list].bytes -= node.bytes();
+        node.bytes()
     }
 
     /// Moves a slot from its list to the newest end of this one, which may be the same.
@@ -169,7 +165,6 @@ impl<const N: usize> Lists<N> {
         self.table.forget(slot);
     }
 
-    /// Walks all lists and checks what must be true of them.
     pub(super) fn check_invariants(&self) {
         let mut listed = 0;
         for (number, list) in self.lists.iter().enumerate() {
@@ -197,15 +192,6 @@ impl Table {
         node.copied().unwrap_or_default()
     }
 
-    /// The node of a slot that is not unknown.
-    fn known(&mut self, slot: Slot) -> &mut Node {
-        let node = match self {
-            Self::Dense(nodes) => nodes.get_mut(slot.index()),
-            Self::Sparse(nodes) => nodes.get_mut(&slot),
-        };
-        node.unwrap_or_else(|| panic!("nothing is known of slot {}", slot.0))
-    }
-
     /// The node of any slot, made if need be.
     fn entry(&mut self, slot: Slot) -> &mut Node {
         match self {
@@ -227,7 +213,6 @@ impl Table {
         }
     }
 
-    /// Number of slots whose node says that it is in a list.
     fn listed(&self) -> usize {
         let is_listed = |node: &&Node| matches!(node.place(), Place::Listed(_));
         match self {

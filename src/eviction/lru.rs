@@ -10,17 +10,14 @@ use super::list::Lists;
 use super::{EvictionPolicy, Population};
 use crate::ids::Slot;
 
-/// The only list.
 const IDLE: usize = 0;
 
-/// Least recently used first.
 #[derive(Debug)]
 pub(super) struct Lru {
     lists: Lists<1>,
 }
 
 impl Lru {
-    /// A policy that knows no objects.
     pub(super) fn new(population: Population) -> Self {
         Self { lists: Lists::new(population) }
     }

@@ -1,9 +1,8 @@
 //! Which object goes first when room is needed.
 //!
-//! The store tells a policy what happens to objects: the last user let go of one ([`became_idle`]),
-//! somebody uses it again ([`became_busy`]), it is gone ([`removed`]). Only idle objects can be
-//! evicted; the policy keeps them in the order in which they should go, and the store walks that
-//! order with [`first`] and [`next`] and decides itself how far.
+//! The store tells a policy what happens to objects: the last user let go of one, somebody uses it
+//! again, it is gone. Only idle objects can be evicted; the policy keeps them in the order in which
+//! they should go, and the store walks that order and decides itself how far.
 //!
 //! A store has one policy for most of its objects and one for each client with a quota, so an
 //! object is idle in one of them at most. A policy sees slots, sizes and *ticks*, which count what
@@ -11,17 +10,10 @@
 //! anything.
 //!
 //! Of some uses the store hears only when it looks for what to evict: then it says when they
-//! happened ([`was_used`]).
+//! happened. [`EvictionPolicy`] has a function for each of these.
 //!
 //! To add a policy, write its file and name it in [`PolicyKind`]; the conformance suite then does
 //! not compile until it covers the new one.
-//!
-//! [`became_idle`]: EvictionPolicy::became_idle
-//! [`became_busy`]: EvictionPolicy::became_busy
-//! [`removed`]: EvictionPolicy::removed
-//! [`first`]: EvictionPolicy::first
-//! [`next`]: EvictionPolicy::next
-//! [`was_used`]: EvictionPolicy::was_used
 
 #![forbid(unsafe_code)]
 

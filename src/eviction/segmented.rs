@@ -30,14 +30,12 @@ const PROTECTED: usize = 1;
 /// Most of the idle bytes that may be protected, in percent.
 const PROTECTED_PERCENT: u128 = 80;
 
-/// Segmented least recently used first.
 #[derive(Debug)]
 pub(super) struct Segmented {
     lists: Lists<2>,
 }
 
 impl Segmented {
-    /// A policy that knows no objects.
     pub(super) fn new(population: Population) -> Self {
         Self { lists: Lists::new(population) }
     }
@@ -100,14 +98,11 @@ impl EvictionPolicy for Segmented {
     }
 
     fn next(&self, slot: Slot) -> Option<Slot> {
+        assert!(self.is_idle(slot), "slot {} is not idle and nothing comes after it", slot.0);
+        let newer = self.lists.newer(slot);
         match self.lists.place(slot) {
-            Place::Listed(PROBATION) => {
-                self.lists.newer(slot).or_else(|| self.lists.oldest(PROTECTED))
-            }
-            Place::Listed(_) => self.lists.newer(slot),
-            Place::Aside | Place::Unknown => {
-                panic!("slot {} is not idle and nothing comes after it", slot.0)
-            }
+            Place::Listed(PROBATION) => newer.or_else(|| self.lists.oldest(PROTECTED)),
+            _ => newer,
         }
     }
 
