@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::jobs::EVICTION_COST;
-use crate::store::{Asked, Effects, Outcome, Store};
+use crate::store::{Asked, Outcome, Store};
 
 /// Slots that are looked at together, and pins found among them that count as one step.
 const SLOTS_TOGETHER: u32 = 512;
@@ -49,7 +49,7 @@ impl Store {
         Ok(Outcome::Waits)
     }
 
-    pub(super) fn work_on_counts(&mut self, effects: &mut Effects) {
+    pub(super) fn work_on_counts(&mut self) {
         let Some(mut count) = self.jobs.counts.pop_front() else { return };
         let Asked { client, request, .. } = count.asked;
         if !self.clients.is_here(client) {
@@ -58,7 +58,7 @@ impl Store {
         if self.count_some(&mut count) {
             self.clients.get_mut(client).wait_ended(EVICTION_COST);
             let reply = self.counted(&count);
-            effects.reply(client, request, reply);
+            self.effects.reply(client, request, reply);
         } else {
             self.jobs.counts.push_front(count);
         }

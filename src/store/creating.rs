@@ -12,8 +12,7 @@ use crate::store::object_table::{Object, State};
 use crate::store::space::{Progress, Search};
 use crate::store::subscriptions::sealed_event;
 use crate::store::waiting::{Creation, QueuedCreate};
-use crate::store::{Asked, Effects, Outcome, Store, is_now};
-use crate::time::Timestamp;
+use crate::store::{Asked, Outcome, Store, is_now};
 
 impl Store {
     pub(super) fn create(
@@ -21,7 +20,6 @@ impl Store {
         asked: Asked,
         creation: Creation,
         room: Room,
-        effects: &mut Effects,
     ) -> Result<Outcome, Refusal> {
         self.check_create(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
@@ -32,10 +30,7 @@ impl Store {
         if is_tried {
             let mut progress = self.search_on(&mut search);
             // Somebody may have sealed, or let go of, what could be evicted.
-            if progress == Progress::NoRoom
-                && search.may_catch_up()
-                && self.catch_up(asked.now, effects)
-            {
+            if progress == Progress::NoRoom && search.may_catch_up() && self.catch_up() {
                 // Its name may be free or taken by now.
                 self.check_create(asked.client, &creation, room.evict)?;
                 search.doubt();
@@ -43,7 +38,7 @@ impl Store {
             }
             match progress {
                 Progress::Room(start) => {
-                    return Ok(self.place(asked, creation, start, effects));
+                    return Ok(self.place(asked, creation, start));
                 }
                 Progress::NoRoom if must_not_wait && !search.waits_for_transit() => {
                     return Err(Refusal::StoreFull(self.full(creation.sizes().sum())));
@@ -58,7 +53,7 @@ impl Store {
         }
         self.clients.get_mut(asked.client).wait_began(cost);
         self.counters.creates_queued += 1;
-        let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
+        let deadline = self.deadline(room.timeout).filter(|_| !must_not_wait);
         let create = QueuedCreate {
             client: asked.client,
             request: asked.request,
@@ -136,13 +131,7 @@ impl Store {
     /// Puts new objects into the run that begins here, one behind the other. Those that come with
     /// their bytes are sealed, and the put answered, when the bytes are there: see
     /// [`filling`](super::filling).
-    pub(super) fn place(
-        &mut self,
-        asked: Asked,
-        creation: Creation,
-        start: u64,
-        effects: &mut Effects,
-    ) -> Outcome {
+    pub(super) fn place(&mut self, asked: Asked, creation: Creation, start: u64) -> Outcome {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
                 let location = self.location(start, data_size, metadata_size);
@@ -162,7 +151,7 @@ impl Store {
                     let both = [(location.data(), data), (location.metadata(), metadata)];
                     writes.extend(both.into_iter().filter(|(_, bytes)| !bytes.is_empty()));
                 }
-                self.fill(asked, slots, writes, effects)
+                self.fill(asked, slots, writes)
             }
         }
     }
@@ -182,7 +171,7 @@ impl Store {
         self.quotas.change(creator, |account| account.charge(slot, size));
         self.unsealed.insert((creator, slot));
         self.clients.get_mut(creator).unsealed += 1;
-        let at = self.unix_time(asked.now);
+        let at = self.unix_now();
         self.directory.create(slot, self.objects.get(slot), creator, at);
         self.hold(creator, slot, Hold::granted(1));
         // A create that waits is refused when its name is taken or its quota is used up, so that
@@ -203,7 +192,6 @@ impl Store {
         asked: Asked,
         id: &ObjectId,
         release: bool,
-        effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
         // After a seal in the creator's table comes a message. The table has been looked at by now,
         // and the name may be that of a later object, which is not sealed.
@@ -211,49 +199,38 @@ impl Store {
             return Ok(Reply::Done);
         }
         let slot = self.find_own_unsealed(asked.client, id)?;
-        self.seal_slot(slot, asked.client, asked.now, effects);
+        self.seal_slot(slot, asked.client);
         if release {
-            self.release_hold(asked.client, slot, Hold::granted(1), effects);
+            self.release_hold(asked.client, slot, Hold::granted(1));
         }
         Ok(Reply::Done)
     }
 
     /// Nobody changes the bytes any more, and from now on everybody may read them.
-    pub(super) fn seal_slot(
-        &mut self,
-        slot: Slot,
-        creator: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn seal_slot(&mut self, slot: Slot, creator: ClientId) {
         let event = self.subscriptions.sequence();
         let object = self.objects.get_mut(slot);
         object.state = State::Sealed { event };
         let (id, sealed) = (object.id, sealed_event(object));
         self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
-        let at = self.unix_time(now);
+        let at = self.unix_now();
         self.directory.publish(slot, &id, at);
         self.counters.objects_sealed += 1;
         self.record(sealed);
-        self.wake_waiters(slot, effects);
+        self.wake_waiters(slot);
     }
 
-    pub(super) fn abort(
-        &mut self,
-        client: ClientId,
-        id: &ObjectId,
-        effects: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn abort(&mut self, client: ClientId, id: &ObjectId) -> Result<Reply, Refusal> {
         let slot = self.find_own_unsealed(client, id)?;
-        self.remove_unsealed(client, slot, effects);
+        self.remove_unsealed(client, slot);
         Ok(Reply::Done)
     }
 
     /// The creator of an object does without it.
-    pub(super) fn remove_unsealed(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn remove_unsealed(&mut self, client: ClientId, slot: Slot) {
         self.clients.get_mut(client).holds.remove(&slot);
-        self.let_go(client, slot, effects);
+        self.let_go(client, slot);
     }
 
     /// An object that this client is creating; nobody else may seal or abort it.
@@ -267,7 +244,7 @@ impl Store {
     }
 
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
-    pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot) {
         let object = self.remove_object(slot);
         if self.clients.get(creator).survives {
             self.quarantine(creator, &object);
@@ -277,6 +254,6 @@ impl Store {
         self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
-        self.fail_waiters(object.id, effects);
+        self.fail_waiters(object.id);
     }
 }

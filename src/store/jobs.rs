@@ -125,9 +125,12 @@ impl Store {
 
     /// Goes on with what was too long for one turn, for one slice.
     pub fn work(&mut self, now: Timestamp, effects: &mut Effects) {
-        if !self.has_work() {
-            return;
+        if self.has_work() {
+            self.told(now, effects, Self::work_for_one_slice);
         }
+    }
+
+    fn work_for_one_slice(&mut self) {
         self.begin_slice();
         let mut job = self.jobs.last.next();
         while !self.is_open(job) {
@@ -135,16 +138,16 @@ impl Store {
         }
         self.jobs.last = job;
         match job {
-            Job::Wake => self.work_on_wakes(effects),
-            Job::Abandon => self.work_on_abandoned(effects),
-            Job::Evict => self.work_on_evictions(now, effects),
-            Job::Leave => self.work_on_leaving(now, effects),
-            Job::FindRoom => self.serve_creates(now, effects),
-            Job::Count => self.work_on_counts(effects),
-            Job::ServeLater => self.work_on_later(now, effects),
+            Job::Wake => self.work_on_wakes(),
+            Job::Abandon => self.work_on_abandoned(),
+            Job::Evict => self.work_on_evictions(),
+            Job::Leave => self.work_on_leaving(),
+            Job::FindRoom => self.serve_creates(),
+            Job::Count => self.work_on_counts(),
+            Job::ServeLater => self.work_on_later(),
             Job::Drop => self.drop_waste(),
         }
-        self.space.plan_look(now);
+        self.space.plan_look(self.now);
     }
 
     fn is_open(&self, job: Job) -> bool {
@@ -173,35 +176,35 @@ impl Store {
     }
 
     /// An object has been sealed: tells everybody who waited for it.
-    pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
-        if !self.wake_some(slot, effects) {
+    pub(super) fn wake_waiters(&mut self, slot: Slot) {
+        if !self.wake_some(slot) {
             self.objects.get_mut(slot).holders += 1;
             self.jobs.wakes.push_back(slot);
         }
     }
 
-    fn work_on_wakes(&mut self, effects: &mut Effects) {
+    fn work_on_wakes(&mut self) {
         let Some(slot) = self.jobs.wakes.front().copied() else { return };
-        if self.wake_some(slot, effects) {
+        if self.wake_some(slot) {
             self.jobs.wakes.pop_front();
             self.lose_holder(slot);
         }
     }
 
     /// The creator of an object gave up: tells those who want to know.
-    pub(super) fn fail_waiters(&mut self, id: ObjectId, effects: &mut Effects) {
+    pub(super) fn fail_waiters(&mut self, id: ObjectId) {
         if !self.waits.is_awaited(&id) {
             return;
         }
         let last = self.waits.last();
-        if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last, effects) {
+        if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last) {
             self.jobs.abandoned.push_back(Abandoned { id, next, last });
         }
     }
 
-    fn work_on_abandoned(&mut self, effects: &mut Effects) {
+    fn work_on_abandoned(&mut self) {
         let Some(Abandoned { id, next, last }) = self.jobs.abandoned.pop_front() else { return };
-        if let Some(next) = self.tell_abandoned(&id, next, last, effects) {
+        if let Some(next) = self.tell_abandoned(&id, next, last) {
             self.jobs.abandoned.push_front(Abandoned { id, next, last });
         }
     }
@@ -220,15 +223,15 @@ impl Store {
         Ok(Outcome::Waits)
     }
 
-    fn work_on_evictions(&mut self, now: Timestamp, effects: &mut Effects) {
+    fn work_on_evictions(&mut self) {
         let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
         let Asked { client, request, .. } = eviction.asked;
         if !self.clients.is_here(client) {
             // Nobody wants to know.
         } else if self.evict_some(&mut eviction) {
             self.clients.get_mut(client).wait_ended(EVICTION_COST);
-            effects.reply(client, request, eviction.reply());
-            self.serve_creates(now, effects);
+            self.effects.reply(client, request, eviction.reply());
+            self.serve_creates();
         } else {
             self.jobs.evictions.push_front(eviction);
         }

@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::Peer;
 use crate::store::object_table::Object;
-use crate::store::{Effects, Store, WorkOutcome};
+use crate::store::{Store, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Clients whose connections have ended and of which processes are left, with the memory that
@@ -66,12 +66,7 @@ enum Leaving {
 
 impl Store {
     /// The connection of a client has ended.
-    pub(super) fn begin_leaving(
-        &mut self,
-        client: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn begin_leaving(&mut self, client: ClientId) {
         self.directory.end(client);
         let idle = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
         let leaving = self.clients.get_mut(client);
@@ -80,31 +75,31 @@ impl Store {
         // What it has told of is settled first: then its table is not needed any more.
         leaving.survives = true;
         leaving.settles_from = Some(Slot(0));
-        if self.go_on_leaving(client, now, effects) {
-            self.finish(now, effects);
+        if self.go_on_leaving(client) {
+            self.finish();
         } else {
             self.jobs.leaving.push_back(client);
         }
     }
 
-    pub(super) fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
+    pub(super) fn work_on_leaving(&mut self) {
         let Some(client) = self.jobs.leaving.pop_front() else { return };
-        if self.go_on_leaving(client, now, effects) {
-            self.finish(now, effects);
+        if self.go_on_leaving(client) {
+            self.finish();
         } else {
             self.jobs.leaving.push_front(client);
         }
     }
 
     /// Whether all is done that can be done now.
-    fn go_on_leaving(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> bool {
-        match self.leave_some(client, now, effects) {
+    fn go_on_leaving(&mut self, client: ClientId) -> bool {
+        match self.leave_some(client) {
             Leaving::More => return false,
             Leaving::Rests => {
                 self.clients.get_mut(client).rests = true;
                 self.survivors.clients.entry(client).or_default();
                 self.survivors.pause = SURVIVORS_LOOK_FIRST;
-                self.survivors.next_look = Some(now.after(SURVIVORS_LOOK_FIRST));
+                self.survivors.next_look = Some(self.now.after(SURVIVORS_LOOK_FIRST));
             }
             Leaving::Gone => {}
         }
@@ -125,14 +120,14 @@ impl Store {
     }
 
     /// Removes what a client has left, for one slice.
-    fn leave_some(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> Leaving {
+    fn leave_some(&mut self, client: ClientId) -> Leaving {
         while self.steps > 0 {
             self.steps -= 1;
             if let Some(from) = self.clients.get(client).settles_from {
                 let next = self.first_unsealed(client, from);
                 self.clients.get_mut(client).settles_from = next.map(|slot| Slot(slot.0 + 1));
                 if let Some(slot) = next {
-                    self.settle(slot, now, effects);
+                    self.settle(slot);
                 } else if self.clients.get(client).said_goodbye || !self.directory.is_alive(client)
                 {
                     self.note_death(client);
@@ -154,14 +149,14 @@ impl Store {
                     self.becomes_everybodys(slot);
                 }
             } else if let Some(slot) = self.first_unsealed(client, Slot(0)) {
-                self.remove_unsealed(client, slot, effects);
+                self.remove_unsealed(client, slot);
             } else if self.clients.get(client).survives {
                 if self.is_in_use(client) {
                     return Leaving::Rests;
                 }
                 self.note_death(client);
             } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
-                self.let_go(client, slot, effects);
+                self.let_go(client, slot);
             } else if self.look_at_one_left(client) {
                 // One step, as each of the others.
             } else {
@@ -194,15 +189,15 @@ impl Store {
     }
 
     /// Looks whether survivors have gone or let go, if it is time to.
-    pub(super) fn look_at_survivors(&mut self, now: Timestamp, effects: &mut Effects) {
-        if self.survivors.next_look.is_none_or(|at| at > now) {
+    pub(super) fn look_at_survivors(&mut self) {
+        if self.survivors.next_look.is_none_or(|at| at > self.now) {
             return;
         }
-        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
+        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
         let pause = (2 * self.survivors.pause).min(SURVIVORS_LOOK_LAST);
         let are_left = !self.survivors.clients.is_empty();
         self.survivors.pause = pause;
-        self.survivors.next_look = are_left.then(|| now.after(pause));
+        self.survivors.next_look = are_left.then(|| self.now.after(pause));
     }
 
     /// Whether something of what a client was given is in use, although its connection has ended.
@@ -215,12 +210,7 @@ impl Store {
 
     /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
     /// from there at the next time. Whether something has come free.
-    pub(super) fn look_at_some_survivors(
-        &mut self,
-        mut looks: usize,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> bool {
+    pub(super) fn look_at_some_survivors(&mut self, mut looks: usize) -> bool {
         let before = (self.parked.len(), self.survivors.clients.len());
         let (next, mut slot) = self.survivors.cursor;
         let (earlier, later) = (..next, next..);
@@ -238,7 +228,7 @@ impl Store {
                 }
             } else {
                 self.note_death(client);
-                if !self.go_on_leaving(client, now, effects) {
+                if !self.go_on_leaving(client) {
                     self.jobs.leaving.push_back(client);
                 }
             }

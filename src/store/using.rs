@@ -10,8 +10,7 @@ use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::waiting::{Waiter, WaiterId, Want};
-use crate::store::{Asked, Effects, Outcome, Store, is_now};
-use crate::time::Timestamp;
+use crate::store::{Asked, Outcome, Store, is_now};
 
 impl Store {
     pub(super) fn get(
@@ -43,7 +42,7 @@ impl Store {
             ids,
             missing,
             want: Want::Get { fail_if_abandoned },
-            deadline: asked.deadline(timeout),
+            deadline: self.deadline(timeout),
         });
         Ok(Outcome::Waits)
     }
@@ -70,7 +69,7 @@ impl Store {
             ids,
             missing,
             want: Want::Seen { remaining },
-            deadline: asked.deadline(timeout),
+            deadline: self.deadline(timeout),
         });
         Ok(Outcome::Waits)
     }
@@ -90,7 +89,7 @@ impl Store {
 
     /// Tells those who waited for this object that it is there, as many as this slice allows; a
     /// get holds it from now on. False if there are more.
-    pub(super) fn wake_some(&mut self, slot: Slot, effects: &mut Effects) -> bool {
+    pub(super) fn wake_some(&mut self, slot: Slot) -> bool {
         let id = self.objects.get(slot).id;
         while self.answers > 0 {
             let Some(progress) = self.waits.sealed(&id) else { return true };
@@ -99,50 +98,45 @@ impl Store {
                 self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
             }
             if let Some(waiter) = progress.completed {
-                self.answer_waiter(waiter, effects);
+                self.answer_waiter(waiter);
             }
         }
         !self.waits.is_awaited(&id)
     }
 
     /// Answers a request that is not in the waitlist any more with what there is.
-    pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
+    pub(super) fn answer_waiter(&mut self, waiter: Waiter) {
         self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         let reply = match waiter.want {
-            Want::Get { .. } => self.grant_waited(&waiter, effects),
+            Want::Get { .. } => self.grant_waited(&waiter),
             Want::Seen { .. } => {
                 let is_ready = |id| !waiter.missing.contains_key(id);
                 Reply::Ready(waiter.ids.iter().map(is_ready).collect())
             }
         };
-        effects.reply(waiter.client, waiter.request, reply);
+        self.effects.reply(waiter.client, waiter.request, reply);
     }
 
     /// Answers a request that has waited in vain, after a last look at what it misses.
-    pub(super) fn answer_late(
-        &mut self,
-        mut waiter: Waiter,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn answer_late(&mut self, mut waiter: Waiter) {
         for (id, named) in std::mem::take(&mut waiter.missing) {
             let hold = Hold::waiting(u64::from(named));
             let getter = matches!(waiter.want, Want::Get { .. }).then_some((waiter.client, hold));
             let slot = self.objects.find(&id);
-            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter, now, effects)) {
+            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter)) {
                 waiter.missing.insert(id, named);
             }
         }
-        self.answer_waiter(waiter, effects);
+        self.answer_waiter(waiter);
     }
 
     /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
-    fn grant_waited(&mut self, waiter: &Waiter, effects: &mut Effects) -> Reply {
+    fn grant_waited(&mut self, waiter: &Waiter) -> Reply {
         let mut grant_one = |id: &ObjectId| {
             let slot = self.objects.find(id).expect("a held object exists");
             let granted = self.grant(waiter.client, slot);
-            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+            self.release_hold(waiter.client, slot, Hold::waiting(1));
             granted
         };
         let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
@@ -178,7 +172,6 @@ impl Store {
         id: &ObjectId,
         from: WaiterId,
         last: WaiterId,
-        effects: &mut Effects,
     ) -> Option<WaiterId> {
         let mut from = from;
         while self.answers > 0 {
@@ -186,34 +179,29 @@ impl Store {
             from = next;
             self.answers -= 1;
             if let Some(waiter) = waiter {
-                self.fail_waiter(&waiter, *id, effects);
+                self.fail_waiter(&waiter, *id);
             }
         }
         Some(from)
     }
 
-    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId, effects: &mut Effects) {
+    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId) {
         self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
             let slot = self.objects.find(held).expect("a held object exists");
-            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+            self.release_hold(waiter.client, slot, Hold::waiting(1));
         }
-        self.refuse(waiter.client, waiter.request, Refusal::Abandoned(abandoned), effects);
+        self.refuse(waiter.client, waiter.request, Refusal::Abandoned(abandoned));
     }
 
-    pub(super) fn cancel(
-        &mut self,
-        asked: Asked,
-        request: RequestId,
-        effects: &mut Effects,
-    ) -> Reply {
+    pub(super) fn cancel(&mut self, asked: Asked, request: RequestId) -> Reply {
         let client = asked.client;
         if let Some(waiter) = self.waits.cancelled(client, request) {
-            self.answer_late(waiter, asked.now, effects);
+            self.answer_late(waiter);
         } else if let Some(create) = self.creates.cancelled(client, request) {
             self.clients.get_mut(client).wait_ended(create.cost());
-            self.refuse(client, request, Refusal::Cancelled, effects);
+            self.refuse(client, request, Refusal::Cancelled);
         }
         Reply::Done
     }
@@ -222,13 +210,12 @@ impl Store {
         &mut self,
         asked: Asked,
         holds: &[(ObjectId, u32)],
-        effects: &mut Effects,
     ) -> Result<Reply, Refusal> {
         let client = asked.client;
         if self.clients.get(client).unsealed > 0 {
             for (id, _) in holds {
                 // An object that is sealed does not go with the hold of its creator.
-                self.objects.find(id).map(|slot| self.settle(slot, asked.now, effects));
+                self.objects.find(id).map(|slot| self.settle(slot));
             }
         }
         let held = &self.clients.get(client).holds;
@@ -247,7 +234,7 @@ impl Store {
         // In the order of the request, which is the order in which they become least recent.
         for (slot, count) in released {
             self.counters.releases += count;
-            self.release_hold(client, slot, Hold::granted(count), effects);
+            self.release_hold(client, slot, Hold::granted(count));
         }
         Ok(Reply::Done)
     }
@@ -284,26 +271,20 @@ impl Store {
     }
 
     /// A client gives so many of its holds back; it has at least that many.
-    pub(super) fn release_hold(
-        &mut self,
-        client: ClientId,
-        slot: Slot,
-        less: Hold,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn release_hold(&mut self, client: ClientId, slot: Slot, less: Hold) {
         let holds = &mut self.clients.get_mut(client).holds;
         let hold = holds.get_mut(&slot).expect("the client holds the object");
         hold.granted -= less.granted;
         hold.waiting -= less.waiting;
         if hold.is_empty() {
             holds.remove(&slot);
-            self.let_go(client, slot, effects);
+            self.let_go(client, slot);
         }
     }
 
     /// A client does not hold an object any more. An unsealed one is removed, since nobody else may
     /// ever seal it.
-    pub(super) fn let_go(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn let_go(&mut self, client: ClientId, slot: Slot) {
         let object = self.objects.get(slot);
         let (size, is_sealed) = (object.size(), object.is_sealed());
         self.clients.get_mut(client).held_bytes -= size;
@@ -311,7 +292,7 @@ impl Store {
             self.lose_holder(slot);
         } else {
             self.objects.get_mut(slot).holders -= 1;
-            self.abandon(client, slot, effects);
+            self.abandon(client, slot);
         }
     }
 
