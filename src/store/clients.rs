@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ClientId, Slot};
 use crate::limits;
+use crate::protocol::message::RequestId;
 
 /// Who a client is. Everything but the name comes from the socket, not from the client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +23,15 @@ pub struct Peer {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+}
+
+/// Who asks the store for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// The client that waits for the answer.
+    pub client: ClientId,
+    /// Its own number for the request.
+    pub request: RequestId,
 }
 
 /// How often a client holds one object.

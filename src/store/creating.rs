@@ -12,15 +12,10 @@ use crate::store::object_table::{Object, State};
 use crate::store::space::{Progress, Search};
 use crate::store::subscriptions::sealed_event;
 use crate::store::waiting::{Creation, QueuedCreate};
-use crate::store::{Asked, Outcome, Store, is_now};
+use crate::store::{Answer, Asked, Store, is_now};
 
 impl Store {
-    pub(super) fn create(
-        &mut self,
-        asked: Asked,
-        creation: Creation,
-        room: Room,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn create(&mut self, asked: Asked, creation: Creation, room: Room) -> Answer {
         self.check_create(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
         let is_in_between = self.search.as_ref().is_some_and(|(_, other)| other.is_exclusive());
@@ -48,24 +43,19 @@ impl Store {
         }
         let cost = creation.cost();
         // What has begun to evict is not refused. Others wait for its end: it is one at a time.
-        if !search.is_exclusive() {
-            self.may_wait(asked.client, cost)?;
+        if search.is_exclusive() {
+            self.clients.get_mut(asked.client).wait_began(cost);
+        } else {
+            self.begin_wait(asked.client, cost)?;
         }
-        self.clients.get_mut(asked.client).wait_began(cost);
         self.counters.creates_queued += 1;
         let deadline = self.deadline(room.timeout).filter(|_| !must_not_wait);
-        let create = QueuedCreate {
-            client: asked.client,
-            request: asked.request,
-            creation,
-            evict: room.evict,
-            deadline,
-        };
+        let create = QueuedCreate { asked, creation, evict: room.evict, deadline };
         let turn = self.creates.push(create, must_not_wait);
         if is_tried {
             self.keep_search(turn, search);
         }
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
     /// Whether it may be created, there being room.
@@ -131,13 +121,13 @@ impl Store {
     /// Puts new objects into the run that begins here, one behind the other. Those that come with
     /// their bytes are sealed, and the put answered, when the bytes are there: see
     /// [`filling`](super::filling).
-    pub(super) fn place(&mut self, asked: Asked, creation: Creation, start: u64) -> Outcome {
+    pub(super) fn place(&mut self, asked: Asked, creation: Creation, start: u64) -> Option<Reply> {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
                 let location = self.location(start, data_size, metadata_size);
                 let slot = self.insert(asked, id, location);
                 let seal = self.seal_place(asked.client, slot);
-                Reply::Created(Placed { location, seal }).into()
+                Some(Reply::Created(Placed { location, seal }))
             }
             Creation::Filled { objects } => {
                 let mut slots = Vec::with_capacity(objects.len());
@@ -177,7 +167,7 @@ impl Store {
         // A create that waits is refused when its name is taken or its quota is used up, so that
         // the next one can try.
         let concerns = |head: &QueuedCreate| {
-            head.client == creator || head.creation.ids().any(|taken| *taken == id)
+            head.asked.client == creator || head.creation.ids().any(|taken| *taken == id)
         };
         if self.creates.first().is_some_and(|head| concerns(self.creates.get(head))) {
             self.doubt_head();
@@ -187,23 +177,18 @@ impl Store {
         slot
     }
 
-    pub(super) fn seal(
-        &mut self,
-        asked: Asked,
-        id: &ObjectId,
-        release: bool,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn seal(&mut self, asked: Asked, id: &ObjectId, release: bool) -> Answer {
         // After a seal in the creator's table comes a message. The table has been looked at by now,
         // and the name may be that of a later object, which is not sealed.
         if asked.request == RequestId::NONE && self.directory.has_joined(asked.client) {
-            return Ok(Reply::Done);
+            return Ok(Some(Reply::Done));
         }
         let slot = self.find_own_unsealed(asked.client, id)?;
         self.seal_slot(slot, asked.client);
         if release {
             self.release_hold(asked.client, slot, Hold::granted(1));
         }
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
     /// Nobody changes the bytes any more, and from now on everybody may read them.
@@ -221,10 +206,10 @@ impl Store {
         self.wake_waiters(slot);
     }
 
-    pub(super) fn abort(&mut self, client: ClientId, id: &ObjectId) -> Result<Reply, Refusal> {
+    pub(super) fn abort(&mut self, client: ClientId, id: &ObjectId) -> Answer {
         let slot = self.find_own_unsealed(client, id)?;
         self.remove_unsealed(client, slot);
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
     /// The creator of an object does without it.

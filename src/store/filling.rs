@@ -7,17 +7,16 @@
 //! objects go as if their creator had aborted them.
 
 use crate::ids::{ClientId, Extent, Slot, Ticket};
-use crate::protocol::message::{Reply, RequestId};
+use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::Hold;
-use crate::store::{Asked, Effect, Outcome, Store, Work, WorkOutcome};
+use crate::store::{Asked, Effect, Store, Work, WorkOutcome};
 
 /// A put whose bytes are being written.
 #[derive(Debug)]
 pub struct Filling {
     ticket: Ticket,
-    client: ClientId,
-    request: RequestId,
+    asked: Asked,
     /// Its objects, in its order. Nobody but the putter holds them, and he is there.
     slots: Vec<Slot>,
 }
@@ -29,34 +28,33 @@ impl Store {
         asked: Asked,
         slots: Vec<Slot>,
         writes: Vec<(Extent, Vec<u8>)>,
-    ) -> Outcome {
+    ) -> Option<Reply> {
         if writes.is_empty() {
             self.seal_filled(asked.client, &slots);
-            return Reply::Done.into();
+            return Some(Reply::Done);
         }
         let ticket = self.space.issue_ticket();
-        let Asked { client, request } = asked;
-        let former = self.filling.replace(Filling { ticket, client, request, slots });
+        let former = self.filling.replace(Filling { ticket, asked, slots });
         assert!(former.is_none(), "one put is filled at a time");
         self.effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
-        Outcome::Waits
+        None
     }
 
     /// Whether what has ended was the writing of a put's bytes. If so, that put is answered.
     pub(super) fn end_filling(&mut self, ticket: Ticket, outcome: WorkOutcome) -> bool {
         let Some(filling) = self.filling.take_if(|it| it.ticket == ticket) else { return false };
-        let Filling { client, request, slots, .. } = filling;
+        let Filling { asked, slots, .. } = filling;
         match outcome {
             WorkOutcome::Done => {
-                self.seal_filled(client, &slots);
-                self.effects.reply(client, request, Reply::Done);
+                self.seal_filled(asked.client, &slots);
+                self.reply(asked, Reply::Done);
             }
             WorkOutcome::Failed => {
                 self.counters.fills_failed += 1;
                 for slot in slots {
-                    self.remove_unsealed(client, slot);
+                    self.remove_unsealed(asked.client, slot);
                 }
-                self.refuse(client, request, Refusal::MemoryLost);
+                self.refuse(asked, Refusal::MemoryLost);
             }
         }
         true

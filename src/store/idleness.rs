@@ -130,7 +130,7 @@ impl Store {
         self.leaves_its_place(slot);
         let object = self.objects.get_mut(slot);
         let (size, offset) = (object.size(), object.location.offset);
-        let is_idle = object.is_sealed() && object.holders == 0;
+        let is_idle = object.is_unused();
         let owner = object.leave_account().expect("only charged objects leave a quota");
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {

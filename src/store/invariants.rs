@@ -97,7 +97,7 @@ impl Store {
         let (mut idle_objects, mut idle_bytes) = (0, 0);
         let mut charged: BTreeMap<_, u64> = BTreeMap::new();
         for (slot, object) in self.objects.iter_from(0) {
-            let is_idle = object.is_sealed() && object.holders == 0;
+            let is_idle = object.is_unused();
             let policy = match object.account() {
                 None => &self.idle,
                 Some(owner) => {
@@ -125,7 +125,7 @@ impl Store {
         let mut waiting: BTreeMap<_, (usize, WaitCost)> = BTreeMap::new();
         let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
-            let count = waiting.entry(waiter.client).or_default();
+            let count = waiting.entry(waiter.asked.client).or_default();
             count.0 += 1;
             count.1.ids += waiter.cost().ids;
             for id in &waiter.ids {
@@ -136,12 +136,12 @@ impl Store {
                     assert!(sealed.is_none() || is_told_soon, "no missing id is sealed");
                 } else if matches!(waiter.want, Want::Get { .. }) {
                     let slot = sealed.expect("what a waiting get has got is there");
-                    *holds.entry((waiter.client, slot)).or_default() += 1;
+                    *holds.entry((waiter.asked.client, slot)).or_default() += 1;
                 }
             }
         }
         for create in self.creates.iter() {
-            let count = waiting.entry(create.client).or_default();
+            let count = waiting.entry(create.asked.client).or_default();
             count.0 += 1;
             count.1.ids += create.cost().ids;
             count.1.bytes += create.cost().bytes;

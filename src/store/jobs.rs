@@ -11,13 +11,12 @@ use std::collections::VecDeque;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::Reply;
-use crate::protocol::refusal::Refusal;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
 use crate::store::space::Ranges;
 use crate::store::told::Later;
 use crate::store::waiting::WaiterId;
-use crate::store::{Asked, Effects, Outcome, Store};
+use crate::store::{Answer, Asked, Effects, Store};
 use crate::time::Timestamp;
 
 /// What there is to go on with. Each has its turn.
@@ -91,9 +90,6 @@ pub struct Eviction {
     /// or an eviction could go on for ever.
     looks: usize,
 }
-
-/// What an unfinished eviction, or count, costs its client.
-pub const EVICTION_COST: WaitCost = WaitCost { ids: 0, bytes: 0 };
 
 impl Jobs {
     /// Who waits for the end of a job: of an eviction, or of a count.
@@ -211,26 +207,25 @@ impl Store {
 
     /// Evicts idle objects until so many bytes are gone: everybody's first, then those that count
     /// against a quota, owner by owner.
-    pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Result<Outcome, Refusal> {
+    pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Answer {
         let looks = 2 * self.idle.idle_objects();
         let mut eviction = Eviction { asked, bytes, freed: 0, evicted: 0, owner: None, looks };
         if self.evict_some(&mut eviction) {
-            return Ok(eviction.reply().into());
+            return Ok(Some(eviction.reply()));
         }
-        self.may_wait(asked.client, EVICTION_COST)?;
-        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
+        self.begin_wait(asked.client, WaitCost::default())?;
         self.jobs.evictions.push_back(eviction);
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
     fn work_on_evictions(&mut self) {
         let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
-        let Asked { client, request, .. } = eviction.asked;
-        if !self.clients.is_here(client) {
+        let asked = eviction.asked;
+        if !self.clients.is_here(asked.client) {
             // Nobody wants to know.
         } else if self.evict_some(&mut eviction) {
-            self.clients.get_mut(client).wait_ended(EVICTION_COST);
-            self.effects.reply(client, request, eviction.reply());
+            self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
+            self.reply(asked, eviction.reply());
             self.serve_creates();
         } else {
             self.jobs.evictions.push_front(eviction);

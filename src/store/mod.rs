@@ -27,7 +27,6 @@ use crate::protocol::message::{Event, Reply, Request, RequestId, Subject, Timeou
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
-mod asked;
 mod clients;
 mod counters;
 mod counting;
@@ -59,8 +58,7 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use space::TrimConfig;
 
-use asked::{Asked, is_now};
-use clients::Clients;
+use clients::{Asked, Clients};
 use counting::Numbers;
 use directory::{Directory, Unshared};
 use filling::Filling;
@@ -140,19 +138,8 @@ struct Slice {
     answers: usize,
 }
 
-/// What a request leads to.
-enum Outcome {
-    /// This reply, now.
-    Reply(Reply),
-    /// A reply later: the request waits.
-    Waits,
-}
-
-impl From<Reply> for Outcome {
-    fn from(reply: Reply) -> Self {
-        Self::Reply(reply)
-    }
-}
+/// The reply to a request, or none yet if the request waits.
+type Answer = Result<Option<Reply>, Refusal>;
 
 impl Store {
     /// An empty store whose clients read by message.
@@ -224,8 +211,9 @@ impl Store {
             store.counters.requests += 1;
             store.begin_slice();
             let asked = Asked { client, request: request_id };
-            let outcome = store.serve(asked, request);
-            store.conclude(asked, outcome);
+            let answer = store.serve(asked, request);
+            store.answer(asked, answer);
+            store.finish();
         });
     }
 
@@ -237,17 +225,31 @@ impl Store {
         std::mem::swap(&mut self.effects, effects);
     }
 
-    fn conclude(&mut self, asked: Asked, outcome: Result<Outcome, Refusal>) {
-        let Asked { client, request: request_id } = asked;
-        match outcome {
-            Ok(Outcome::Reply(reply)) => self.effects.reply(client, request_id, reply),
-            Ok(Outcome::Waits) => {}
-            Err(refusal) => self.refuse(client, request_id, refusal),
+    fn answer(&mut self, asked: Asked, answer: Answer) {
+        match answer {
+            Ok(Some(reply)) => self.reply(asked, reply),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(asked, refusal),
         }
-        self.finish();
     }
 
-    fn serve(&mut self, asked: Asked, request: Request) -> Result<Outcome, Refusal> {
+    /// Sends a reply, unless none is wanted.
+    fn reply(&mut self, to: Asked, reply: Reply) {
+        let Asked { client, request } = to;
+        if request != RequestId::NONE {
+            self.effects.push(Effect::Reply { client, request, reply });
+        }
+    }
+
+    fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+        self.counters.refusals += 1;
+        if matches!(refusal, Refusal::StoreFull(_)) {
+            self.counters.refusals_full += 1;
+        }
+        self.reply(asked, Reply::Refused(refusal));
+    }
+
+    fn serve(&mut self, asked: Asked, request: Request) -> Answer {
         // Whoever counts counts nothing of those that have died.
         if !self.survivors.is_empty() && request.subject() == Subject::Everything {
             self.look_at_some_survivors(limits::SURVIVORS_LOOKS_MAX);
@@ -261,11 +263,11 @@ impl Store {
         self.serve_now(asked, request)
     }
 
-    fn serve_now(&mut self, asked: Asked, request: Request) -> Result<Outcome, Refusal> {
-        let Asked { client, request: request_id, .. } = asked;
+    fn serve_now(&mut self, asked: Asked, request: Request) -> Answer {
+        let client = asked.client;
         match request {
             Request::SetOptions { client_name, quota } => {
-                self.set_options(client, client_name, quota).map(Into::into)
+                self.set_options(client, client_name, quota)
             }
             Request::Create { id, data_size, metadata_size, room } => {
                 let creation = Creation::Empty { id, data_size, metadata_size };
@@ -275,32 +277,32 @@ impl Store {
                 let creation = Creation::Filled { objects };
                 self.create(asked, creation, room)
             }
-            Request::Seal { id, release } => self.seal(asked, &id, release).map(Into::into),
-            Request::Abort { id } => self.abort(client, &id).map(Into::into),
+            Request::Seal { id, release } => self.seal(asked, &id, release),
+            Request::Abort { id } => self.abort(client, &id),
             Request::Get { ids, timeout, fail_if_abandoned } => {
                 self.get(asked, ids, timeout, fail_if_abandoned)
             }
             Request::Unpinned { slots } => {
                 self.unpinned(client, &slots);
-                Ok(Reply::Done.into())
+                Ok(Some(Reply::Done))
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
-            Request::Cancel { request } => Ok(self.cancel(asked, request).into()),
-            Request::Release { holds } => self.release(asked, &holds).map(Into::into),
-            Request::GetState { ids } => Ok(self.states(&ids).into()),
-            Request::Delete { ids } => Ok(self.delete(&ids).into()),
+            Request::Cancel { request } => Ok(Some(self.cancel(client, request))),
+            Request::Release { holds } => self.release(client, &holds),
+            Request::GetState { ids } => Ok(Some(self.states(&ids))),
+            Request::Delete { ids } => Ok(Some(self.delete(&ids))),
             Request::Evict { bytes } => self.evict(asked, bytes),
-            Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
-            Request::List { cursor } => Ok(self.list(cursor).into()),
+            Request::Refresh { ids } => Ok(Some(self.refresh(&ids))),
+            Request::List { cursor } => Ok(Some(self.list(cursor))),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one),
             Request::GetStats => self.count(asked, Numbers::Stats),
             Request::GetDebugText => self.count(asked, Numbers::DebugText),
-            Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
+            Request::ListClients { after, holding } => Ok(Some(self.list_clients(after, holding))),
             Request::Disconnect => {
                 self.clients.get_mut(client).said_goodbye = true;
-                self.effects.reply(client, request_id, Reply::Done);
+                self.reply(asked, Reply::Done);
                 self.effects.push(Effect::HangUp { client });
-                Ok(Outcome::Waits)
+                Ok(None)
             }
         }
     }
@@ -353,9 +355,9 @@ impl Store {
         {
             self.answers -= 1;
             self.counters.creates_timed_out += 1;
-            self.clients.get_mut(create.client).wait_ended(create.cost());
+            self.clients.get_mut(create.asked.client).wait_ended(create.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
-            self.refuse(create.client, create.request, full);
+            self.refuse(create.asked, full);
         }
     }
 
@@ -469,7 +471,7 @@ impl Store {
         client: ClientId,
         name: Option<String>,
         quota: Option<u64>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Answer {
         if let Some(quota) = quota {
             self.quotas.grant(client, quota)?;
             // A create of this client that waits may exceed it.
@@ -478,17 +480,17 @@ impl Store {
         if let Some(name) = name {
             self.clients.get_mut(client).peer.name = name;
         }
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
-    fn subscribe(&mut self, asked: Asked, one_by_one: bool) -> Result<Outcome, Refusal> {
+    fn subscribe(&mut self, asked: Asked, one_by_one: bool) -> Answer {
         if self.subscriptions.contains(asked.client) {
             return Err(Refusal::AlreadySubscribed);
         }
         self.subscriptions.subscribe(asked.client);
-        self.effects.reply(asked.client, asked.request, Reply::Done);
+        self.reply(asked, Reply::Done);
         self.effects.push(Effect::Stream { client: asked.client, one_by_one });
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
     /// The time as the rest of the world has it.
@@ -505,12 +507,9 @@ impl Store {
         self.counters.events += 1;
         self.subscriptions.push(event);
     }
+}
 
-    fn refuse(&mut self, client: ClientId, request: RequestId, refusal: Refusal) {
-        self.counters.refusals += 1;
-        if matches!(refusal, Refusal::StoreFull(_)) {
-            self.counters.refusals_full += 1;
-        }
-        self.effects.reply(client, request, Reply::Refused(refusal));
-    }
+/// Whether a request with this timeout may not wait at all.
+fn is_now(timeout: Timeout) -> bool {
+    timeout == Some(Duration::ZERO)
 }

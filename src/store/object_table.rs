@@ -75,6 +75,11 @@ impl Object {
     pub const fn is_sealed(&self) -> bool {
         matches!(self.state, State::Sealed { .. })
     }
+
+    /// Whether it is sealed and nobody holds it.
+    pub const fn is_unused(&self) -> bool {
+        self.is_sealed() && self.holders == 0
+    }
 }
 
 /// All objects.

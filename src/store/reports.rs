@@ -112,7 +112,7 @@ impl Store {
     /// for it is served in slices.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats_with(self.pinned_idle_bytes())
+        self.stats_with(self.pinned_idle_bytes(self.objects.slots()).0)
     }
 
     /// The same, of which so many bytes are idle and yet pinned.

@@ -10,10 +10,9 @@
 use crate::ids::{ClientId, SealPlace, Slot};
 use crate::limits::SURVIVORS_LOOKS_MAX;
 use crate::protocol::message::{Request, Subject};
-use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::object_table::State;
-use crate::store::{Asked, Outcome, Store};
+use crate::store::{Answer, Asked, Store};
 
 /// Where the look at all that is being created goes on.
 type Next = (ClientId, Slot);
@@ -100,22 +99,16 @@ impl Store {
         None
     }
 
-    pub(super) fn serve_later(
-        &mut self,
-        asked: Asked,
-        request: Request,
-        next: Next,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn serve_later(&mut self, asked: Asked, request: Request, next: Next) -> Answer {
         // It keeps all its ids in memory until its turn comes.
         let ids = match request.subject() {
             Subject::Objects(ids) => ids.len(),
             Subject::Nothing | Subject::Everything => 0,
         };
         let cost = WaitCost { ids, bytes: 0 };
-        self.may_wait(asked.client, cost)?;
-        self.clients.get_mut(asked.client).wait_began(cost);
+        self.begin_wait(asked.client, cost)?;
         self.jobs.later.push_back(Later { asked, request, cost, next });
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
     pub(super) fn work_on_later(&mut self) {
@@ -128,8 +121,9 @@ impl Store {
             return self.jobs.later.push_front(Later { asked, request, cost, next });
         }
         self.clients.get_mut(asked.client).wait_ended(cost);
-        let outcome = self.serve_now(asked, request);
-        self.conclude(asked, outcome);
+        let answer = self.serve_now(asked, request);
+        self.answer(asked, answer);
+        self.finish();
     }
 
     /// Looks at everything that clients may have told in their tables, and at which of them have

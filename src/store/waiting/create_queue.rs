@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::{NewObject, RequestId};
-use crate::store::clients::WaitCost;
+use crate::store::clients::{Asked, WaitCost};
 use crate::time::Timestamp;
 
 /// What is to be created.
@@ -65,10 +65,8 @@ impl Creation {
 /// One request that waits for room.
 #[derive(Debug)]
 pub struct QueuedCreate {
-    /// Who asked.
-    pub client: ClientId,
-    /// The request to answer.
-    pub request: RequestId,
+    /// Who asked, and is to be answered.
+    pub asked: Asked,
     /// What is to be created.
     pub creation: Creation,
     /// Whether idle objects may be evicted for it.
@@ -103,7 +101,7 @@ impl Turn {
 pub struct CreateQueue {
     queue: BTreeMap<Turn, QueuedCreate>,
     by_deadline: BTreeSet<(Timestamp, Turn)>,
-    by_client: BTreeSet<(ClientId, RequestId, Turn)>,
+    by_asked: BTreeSet<(Asked, Turn)>,
     pushed: u64,
 }
 
@@ -123,7 +121,7 @@ impl CreateQueue {
         self.pushed += 1;
         let turn = Turn(if is_hurried { self.pushed } else { FIRST_PATIENT + self.pushed });
         self.by_deadline.extend(create.deadline.map(|deadline| (deadline, turn)));
-        self.by_client.insert((create.client, create.request, turn));
+        self.by_asked.insert((create.asked, turn));
         self.queue.insert(turn, create);
         turn
     }
@@ -159,18 +157,16 @@ impl CreateQueue {
     }
 
     /// Takes out the create of one request.
-    pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<QueuedCreate> {
-        let range = (client, request, Turn(0))..=(client, request, Turn(u64::MAX));
-        let (_, _, turn) = *self.by_client.range(range).next()?;
+    pub fn cancelled(&mut self, asked: Asked) -> Option<QueuedCreate> {
+        let (_, turn) = *self.by_asked.range((asked, Turn(0))..=(asked, Turn(u64::MAX))).next()?;
         Some(self.remove(turn))
     }
 
     /// Takes out one create of a client that left.
     pub fn abandoned(&mut self, client: ClientId) -> Option<QueuedCreate> {
-        let last = (client, RequestId(u64::MAX), Turn(u64::MAX));
-        let range = (client, RequestId(0), Turn(0))..=last;
-        let (_, _, turn) = *self.by_client.range(range).next()?;
-        Some(self.remove(turn))
+        let first = (Asked { client, request: RequestId(0) }, Turn(0));
+        let (asked, turn) = *self.by_asked.range(first..).next()?;
+        (asked.client == client).then(|| self.remove(turn))
     }
 
     /// All waiting creates, head first.
@@ -184,7 +180,7 @@ impl CreateQueue {
         if let Some(deadline) = create.deadline {
             self.by_deadline.remove(&(deadline, turn));
         }
-        self.by_client.remove(&(create.client, create.request, turn));
+        self.by_asked.remove(&(create.asked, turn));
         create
     }
 
@@ -192,12 +188,11 @@ impl CreateQueue {
     pub fn check_invariants(&self) {
         let deadlines = self.queue.values().filter(|create| create.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of creates are indexed");
-        assert_eq!(self.by_client.len(), self.queue.len(), "only creates are indexed by client");
+        assert_eq!(self.by_asked.len(), self.queue.len(), "only creates are indexed by who asked");
         for (turn, create) in &self.queue {
             let indexed = create.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *turn)));
             assert!(indexed, "the deadline of a create is indexed");
-            let by_client = (create.client, create.request, *turn);
-            assert!(self.by_client.contains(&by_client), "the client of a create is indexed");
+            assert!(self.by_asked.contains(&(create.asked, *turn)), "who asked is indexed");
         }
     }
 }

@@ -5,9 +5,9 @@
 //! How room is found, and how a new object is made, is not known here.
 
 use crate::protocol::refusal::Refusal;
+use crate::store::Store;
 use crate::store::space::{Progress, Search};
 use crate::store::waiting::{QueuedCreate, Turn};
-use crate::store::{Asked, Outcome, Store};
 
 impl Store {
     /// Whether [`Self::serve_creates`] has something to do now. What is being freed may be enough,
@@ -68,8 +68,8 @@ impl Store {
             return search;
         }
         self.drop_search();
-        let QueuedCreate { client, creation, evict, .. } = self.creates.get(turn);
-        Search::new(*client, creation, *evict)
+        let QueuedCreate { asked, creation, evict, .. } = self.creates.get(turn);
+        Search::new(asked.client, creation, *evict)
     }
 
     /// Goes on with the search of a create: where its objects go, or why they do not, if that is
@@ -104,23 +104,17 @@ impl Store {
 
     fn check_queued(&self, turn: Turn) -> Result<(), Refusal> {
         let create = self.creates.get(turn);
-        self.check_create(create.client, &create.creation, create.evict)
+        self.check_create(create.asked.client, &create.creation, create.evict)
     }
 
     fn end_create(&mut self, turn: Turn, decision: Result<u64, Refusal>) {
         let create = self.creates.remove(turn);
         self.drop_search();
-        self.clients.get_mut(create.client).wait_ended(create.cost());
+        let asked = create.asked;
+        self.clients.get_mut(asked.client).wait_ended(create.cost());
         self.steps = self.steps.saturating_sub(create.creation.ids().count());
-        let asked = Asked { client: create.client, request: create.request };
-        match decision {
-            Ok(start) => {
-                if let Outcome::Reply(reply) = self.place(asked, create.creation, start) {
-                    self.effects.reply(asked.client, asked.request, reply);
-                }
-            }
-            Err(refusal) => self.refuse(asked.client, asked.request, refusal),
-        }
+        let answer = decision.map(|start| self.place(asked, create.creation, start));
+        self.answer(asked, answer);
     }
 
     fn drop_search(&mut self) {
