@@ -71,26 +71,35 @@ pub struct Client {
     pub held_bytes: u64,
     /// How many of them it is creating.
     pub unsealed: u64,
-    /// Its connection has ended, and for all that is known a process is left that has what it was
-    /// given.
-    pub survives: bool,
-    /// It survives, and all is done that can be done before its last process has gone.
-    pub rests: bool,
-    /// From which slot on it has still to be seen what it has told of, when it is leaving.
-    pub settles_from: Option<Slot>,
+    /// Whether it is here, or how far its end has come.
+    pub presence: Presence,
+    /// How often its idle objects may still step back while it is leaving.
+    pub looks_left: usize,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
     pub waiting: usize,
     /// What those requests cost together.
     pub waited: WaitCost,
-    /// The connection is gone, and what it leaves is being cleared up.
-    pub is_leaving: bool,
-    /// From which slot on its notes have still to be read, when it is leaving and has left some:
-    /// when it last used what.
-    pub notes_from: Option<Slot>,
-    /// How often its idle objects may still step back while it is leaving.
-    pub looks_left: usize,
+}
+
+/// Where a client is between its connection and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is connected.
+    Here,
+    /// Its connection has ended. From this slot on it has still to be seen what it has told of.
+    Settling(Slot),
+    /// For all that is known a process is left that has what it was given. What ends with the
+    /// connection is being removed.
+    Surviving,
+    /// It survives, and all is done that can be done before its last process has gone.
+    Resting,
+    /// No process is left. From this slot on its notes have still to be read: when it last used
+    /// what.
+    ReadingNotes(Slot),
+    /// No process is left, and what it has left is being removed.
+    Going,
 }
 
 /// What a waiting request keeps in the server's own memory.
@@ -151,7 +160,7 @@ impl Clients {
 
     /// Whether this client is connected and stays.
     pub fn is_here(&self, id: ClientId) -> bool {
-        self.table.get(&id).is_some_and(|client| !client.is_leaving)
+        self.table.get(&id).is_some_and(|client| client.presence == Presence::Here)
     }
 
     /// A client that is connected.
@@ -176,15 +185,11 @@ impl Clients {
             holds: BTreeMap::new(),
             held_bytes: 0,
             unsealed: 0,
-            survives: false,
-            rests: false,
-            settles_from: None,
+            presence: Presence::Here,
+            looks_left: 0,
             said_goodbye: false,
             waiting: 0,
             waited: WaitCost::default(),
-            is_leaving: false,
-            notes_from: None,
-            looks_left: 0,
         };
         let former = self.table.insert(id, client);
         assert!(former.is_none(), "a client id is used once");

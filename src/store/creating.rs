@@ -7,7 +7,7 @@ use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Placed, Reply, RequestId, Room};
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::Hold;
+use crate::store::clients::{Hold, Presence};
 use crate::store::object_table::{Object, State};
 use crate::store::space::{Progress, Search};
 use crate::store::subscriptions::sealed_event;
@@ -231,7 +231,8 @@ impl Store {
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
     pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot) {
         let object = self.remove_object(slot);
-        if self.clients.get(creator).survives {
+        if matches!(self.clients.get(creator).presence, Presence::Settling(_) | Presence::Surviving)
+        {
             self.quarantine(creator, &object);
         } else {
             self.free_memory(&object);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::Slot;
 use crate::store::Store;
-use crate::store::clients::WaitCost;
+use crate::store::clients::{Presence, WaitCost};
 use crate::store::object_table::State;
 use crate::store::waiting::Want;
 
@@ -157,7 +157,7 @@ impl Store {
             }
         }
         for (id, client) in self.clients.iter() {
-            if client.is_leaving {
+            if client.presence != Presence::Here {
                 waiting.remove(&id);
                 holds.retain(|(holder, _), _| *holder != id);
                 continue;

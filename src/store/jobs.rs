@@ -19,35 +19,20 @@ use crate::store::waiting::WaiterId;
 use crate::store::{Answer, Asked, Effects, Store};
 use crate::time::Timestamp;
 
-/// What there is to go on with. Each has its turn.
-#[derive(Debug, Clone, Copy, Default)]
-enum Job {
-    #[default]
-    Wake,
-    Abandon,
-    Evict,
-    Leave,
-    FindRoom,
-    Count,
-    ServeLater,
-    Drop,
-}
+/// One kind of what there is to go on with: whether there is any of it, and what does one slice.
+type Job = (fn(&Store) -> bool, fn(&mut Store));
 
-impl Job {
-    /// Whose turn it is after this one.
-    const fn next(self) -> Self {
-        match self {
-            Self::Wake => Self::Abandon,
-            Self::Abandon => Self::Evict,
-            Self::Evict => Self::Leave,
-            Self::Leave => Self::FindRoom,
-            Self::FindRoom => Self::Count,
-            Self::Count => Self::ServeLater,
-            Self::ServeLater => Self::Drop,
-            Self::Drop => Self::Wake,
-        }
-    }
-}
+/// All kinds. Each has its turn.
+const JOBS: [Job; 8] = [
+    (|store| !store.jobs.wakes.is_empty(), Store::work_on_wakes),
+    (|store| !store.jobs.abandoned.is_empty(), Store::work_on_abandoned),
+    (|store| !store.jobs.evictions.is_empty(), Store::work_on_evictions),
+    (|store| !store.jobs.leaving.is_empty(), Store::work_on_leaving),
+    (Store::has_room_work, Store::serve_creates),
+    (|store| !store.jobs.counts.is_empty(), Store::work_on_counts),
+    (|store| !store.jobs.later.is_empty(), Store::work_on_later),
+    (|store| !store.waste.is_empty(), Store::drop_waste),
+];
 
 /// What is to be gone on with, the oldest of each kind first.
 #[derive(Debug, Default)]
@@ -63,8 +48,8 @@ pub struct Jobs {
     pub leaving: VecDeque<ClientId>,
     /// Requests that are served when what others have sealed is known.
     pub later: VecDeque<Later>,
-    /// What had the last slice.
-    last: Job,
+    /// What had the last slice, as an index of [`JOBS`].
+    last: usize,
 }
 
 /// Waiters for an object that was given up are to be told.
@@ -128,35 +113,12 @@ impl Store {
 
     fn work_for_one_slice(&mut self) {
         self.begin_slice();
-        let mut job = self.jobs.last.next();
-        while !self.is_open(job) {
-            job = job.next();
-        }
-        self.jobs.last = job;
-        match job {
-            Job::Wake => self.work_on_wakes(),
-            Job::Abandon => self.work_on_abandoned(),
-            Job::Evict => self.work_on_evictions(),
-            Job::Leave => self.work_on_leaving(),
-            Job::FindRoom => self.serve_creates(),
-            Job::Count => self.work_on_counts(),
-            Job::ServeLater => self.work_on_later(),
-            Job::Drop => self.drop_waste(),
+        let turns = (1..=JOBS.len()).map(|turn| (self.jobs.last + turn) % JOBS.len());
+        if let Some(job) = turns.into_iter().find(|job| JOBS[*job].0(self)) {
+            self.jobs.last = job;
+            JOBS[job].1(self);
         }
         self.space.plan_look(self.now);
-    }
-
-    fn is_open(&self, job: Job) -> bool {
-        match job {
-            Job::Wake => !self.jobs.wakes.is_empty(),
-            Job::Abandon => !self.jobs.abandoned.is_empty(),
-            Job::Evict => !self.jobs.evictions.is_empty(),
-            Job::Leave => !self.jobs.leaving.is_empty(),
-            Job::FindRoom => self.has_room_work(),
-            Job::Count => !self.jobs.counts.is_empty(),
-            Job::ServeLater => !self.jobs.later.is_empty(),
-            Job::Drop => !self.waste.is_empty(),
-        }
     }
 
     /// Every request, and every slice of a job, may do so much.
