@@ -61,7 +61,7 @@ impl Hold {
 }
 
 /// One connected client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Client {
     /// Who it is.
     pub peer: Peer,
@@ -84,9 +84,10 @@ pub struct Client {
 }
 
 /// Where a client is between its connection and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Presence {
     /// It is connected.
+    #[default]
     Here,
     /// Its connection has ended. From this slot on it has still to be seen what it has told of.
     Settling(Slot),
@@ -180,18 +181,7 @@ impl Clients {
 
     /// Adds a client.
     pub fn insert(&mut self, id: ClientId, peer: Peer) {
-        let client = Client {
-            peer,
-            holds: BTreeMap::new(),
-            held_bytes: 0,
-            unsealed: 0,
-            presence: Presence::Here,
-            looks_left: 0,
-            said_goodbye: false,
-            waiting: 0,
-            waited: WaitCost::default(),
-        };
-        let former = self.table.insert(id, client);
+        let former = self.table.insert(id, Client { peer, ..Client::default() });
         assert!(former.is_none(), "a client id is used once");
     }
 

@@ -22,27 +22,21 @@ const PINS_PER_STEP: usize = 8;
 pub struct Count {
     /// Who wants to know.
     pub asked: Asked,
-    what: Numbers,
+    /// Makes the reply from the bytes of idle objects that are pinned.
+    reply: MakeReply,
     /// The slots before this one have been looked at.
     next: u32,
     /// Bytes of idle objects that are pinned, as far as that.
     pinned_bytes: u64,
 }
 
-/// Which numbers are wanted.
-#[derive(Debug, Clone, Copy)]
-pub enum Numbers {
-    /// `GetStats`.
-    Stats,
-    /// `GetDebugText`.
-    DebugText,
-}
+type MakeReply = fn(&Store, u64) -> Reply;
 
 impl Store {
-    pub(super) fn count(&mut self, asked: Asked, what: Numbers) -> Answer {
-        let mut count = Count { asked, what, next: 0, pinned_bytes: 0 };
+    pub(super) fn count(&mut self, asked: Asked, reply: MakeReply) -> Answer {
+        let mut count = Count { asked, reply, next: 0, pinned_bytes: 0 };
         if self.count_some(&mut count) {
-            return Ok(Some(self.counted(&count)));
+            return Ok(Some(reply(self, count.pinned_bytes)));
         }
         self.begin_wait(asked.client, WaitCost::default())?;
         self.jobs.counts.push_back(count);
@@ -57,17 +51,10 @@ impl Store {
         }
         if self.count_some(&mut count) {
             self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
-            let reply = self.counted(&count);
+            let reply = (count.reply)(self, count.pinned_bytes);
             self.reply(asked, reply);
         } else {
             self.jobs.counts.push_front(count);
-        }
-    }
-
-    fn counted(&self, count: &Count) -> Reply {
-        match count.what {
-            Numbers::Stats => Reply::Stats(self.stats_with(count.pinned_bytes)),
-            Numbers::DebugText => Reply::DebugText(self.debug_text(count.pinned_bytes)),
         }
     }
 

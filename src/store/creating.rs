@@ -66,7 +66,7 @@ impl Store {
         evict: bool,
     ) -> Result<(), Refusal> {
         self.check_new(creation)?;
-        self.check_fits_ever(client, creation)?;
+        self.check_fits_ever(creation)?;
         self.check_quota(client, creation, evict)
     }
 
@@ -82,8 +82,8 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses what would not even fit into an empty store or an unused quota.
-    fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
+    /// Refuses what would not even fit into an empty store.
+    fn check_fits_ever(&self, creation: &Creation) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
         // Many small objects need far more memory than they have bytes.
@@ -92,18 +92,12 @@ impl Store {
         if total > self.config.capacity || in_memory > self.config.segment_bytes || too_many {
             return Err(Refusal::StoreFull(self.full(total)));
         }
-        match self.quotas.get(client) {
-            Some(account) if total > account.quota => Err(Refusal::QuotaExceeded {
-                requested: total,
-                quota: account.quota,
-                used: account.used,
-            }),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its
-    /// own quota: it would keep others waiting for whom there is room.
+    /// Refuses what would not even fit into an unused quota, and what may not evict and exceeds the
+    /// quota now. Such a create does not wait for its own quota: it would keep others waiting for
+    /// whom there is room.
     fn check_quota(
         &self,
         client: ClientId,
@@ -112,7 +106,7 @@ impl Store {
     ) -> Result<(), Refusal> {
         let Some(account) = self.quotas.get(client) else { return Ok(()) };
         let (requested, quota, used) = (creation.sizes().sum(), account.quota, account.used);
-        if evict || used + requested <= quota {
+        if requested <= quota && (evict || used + requested <= quota) {
             return Ok(());
         }
         Err(Refusal::QuotaExceeded { requested, quota, used })

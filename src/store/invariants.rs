@@ -125,9 +125,6 @@ impl Store {
         let mut waiting: BTreeMap<_, (usize, WaitCost)> = BTreeMap::new();
         let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
-            let count = waiting.entry(waiter.asked.client).or_default();
-            count.0 += 1;
-            count.1.ids += waiter.cost().ids;
             for id in &waiter.ids {
                 let sealed = self.find_sealed(id);
                 if waiter.missing.contains_key(id) {
@@ -140,21 +137,14 @@ impl Store {
                 }
             }
         }
-        for create in self.creates.iter() {
-            let count = waiting.entry(create.asked.client).or_default();
-            count.0 += 1;
-            count.1.ids += create.cost().ids;
-            count.1.bytes += create.cost().bytes;
-        }
-        for client in self.jobs.askers() {
-            if self.clients.is_here(client) {
-                waiting.entry(client).or_default().0 += 1;
-            }
-        }
-        for later in &self.jobs.later {
-            if self.clients.is_here(later.asked.client) {
-                waiting.entry(later.asked.client).or_default().1.ids += later.cost.ids;
-            }
+        let waiters = self.waits.iter().map(|waiter| (waiter.asked.client, waiter.cost()));
+        let creates = self.creates.iter().map(|create| (create.asked.client, create.cost()));
+        let askers = self.jobs.askers().filter(|(client, _)| self.clients.is_here(*client));
+        for (client, cost) in waiters.chain(creates).chain(askers) {
+            let (count, costs) = waiting.entry(client).or_default();
+            *count += 1;
+            costs.ids += cost.ids;
+            costs.bytes += cost.bytes;
         }
         for (id, client) in self.clients.iter() {
             if client.presence != Presence::Here {

@@ -77,11 +77,12 @@ pub struct Eviction {
 }
 
 impl Jobs {
-    /// Who waits for the end of a job: of an eviction, or of a count.
-    pub fn askers(&self) -> impl Iterator<Item = ClientId> {
-        let evictions = self.evictions.iter().map(|eviction| eviction.asked.client);
-        let later = self.later.iter().map(|later| later.asked.client);
-        evictions.chain(self.counts.iter().map(|count| count.asked.client)).chain(later)
+    /// Who waits for the end of a job, and what that keeps in memory.
+    pub fn askers(&self) -> impl Iterator<Item = (ClientId, WaitCost)> {
+        let evictions = self.evictions.iter().map(|eviction| eviction.asked);
+        let counts = self.counts.iter().map(|count| count.asked);
+        let small = evictions.chain(counts).map(|asked| (asked.client, WaitCost::default()));
+        small.chain(self.later.iter().map(|later| (later.asked.client, later.cost)))
     }
 
     /// Whether memory is being freed, for which a create may wait.

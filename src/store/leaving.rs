@@ -138,7 +138,8 @@ impl Store {
     /// left of that.
     fn let_go_of_one(&mut self, client: ClientId) -> bool {
         let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() else {
-            return self.look_at_one_left(client);
+            // Its table is gone, so each of them gets another witness or none.
+            return self.look_at_parked_of(client, Slot(0)).is_some();
         };
         self.let_go(client, slot);
         true
@@ -188,7 +189,7 @@ impl Store {
         if self.survivors.next_look.is_none_or(|at| at > self.now) {
             return;
         }
-        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        self.look_at_some_survivors();
         let pause = (2 * self.survivors.pause).min(SURVIVORS_LOOK_LAST);
         let are_left = !self.survivors.clients.is_empty();
         self.survivors.pause = pause;
@@ -205,7 +206,8 @@ impl Store {
 
     /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
     /// from there at the next time. Whether something has come free.
-    pub(super) fn look_at_some_survivors(&mut self, mut looks: usize) -> bool {
+    pub(super) fn look_at_some_survivors(&mut self) -> bool {
+        let mut looks = SURVIVORS_LOOKS_MAX;
         let before = (self.parked.len(), self.survivors.clients.len());
         let (next, mut slot) = self.survivors.cursor.unwrap_or((ClientId(0), Slot(0)));
         let (earlier, later) = (..next, next..);

@@ -59,7 +59,6 @@ pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use space::TrimConfig;
 
 use clients::{Asked, Clients};
-use counting::Numbers;
 use directory::{Directory, Unshared};
 use filling::Filling;
 use jobs::Jobs;
@@ -252,7 +251,7 @@ impl Store {
     fn serve(&mut self, asked: Asked, request: Request) -> Answer {
         // Whoever counts counts nothing of those that have died.
         if !self.survivors.is_empty() && request.subject() == Subject::Everything {
-            self.look_at_some_survivors(limits::SURVIVORS_LOOKS_MAX);
+            self.look_at_some_survivors();
         }
         // Nearly always nobody is creating anything.
         if !self.unsealed.is_empty()
@@ -295,8 +294,12 @@ impl Store {
             Request::Refresh { ids } => Ok(Some(self.refresh(&ids))),
             Request::List { cursor } => Ok(Some(self.list(cursor))),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one),
-            Request::GetStats => self.count(asked, Numbers::Stats),
-            Request::GetDebugText => self.count(asked, Numbers::DebugText),
+            Request::GetStats => {
+                self.count(asked, |store, pinned| Reply::Stats(store.stats_with(pinned)))
+            }
+            Request::GetDebugText => {
+                self.count(asked, |store, pinned| Reply::DebugText(store.debug_text(pinned)))
+            }
             Request::ListClients { after, holding } => Ok(Some(self.list_clients(after, holding))),
             Request::Disconnect => {
                 self.clients.get_mut(client).said_goodbye = true;

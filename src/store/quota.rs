@@ -163,6 +163,11 @@ impl Quotas {
         self.accounts.get(&client)
     }
 
+    /// The order of the idle objects of a client that has a quota. Which objects are in it stays.
+    pub fn order_of(&mut self, client: ClientId) -> Option<&mut dyn EvictionPolicy> {
+        Some(&mut *self.accounts.get_mut(&client)?.idle)
+    }
+
     /// Changes the account of a client that has a quota.
     pub fn change<R>(
         &mut self,

@@ -8,7 +8,6 @@
 //! in [`using`](super::using), which looks there once more.
 
 use crate::ids::{ClientId, SealPlace, Slot};
-use crate::limits::SURVIVORS_LOOKS_MAX;
 use crate::protocol::message::{Request, Subject};
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::object_table::State;
@@ -135,7 +134,7 @@ impl Store {
             self.steps = self.slice.steps;
             next = self.settle_from(from);
         }
-        let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX);
+        let survivors_change = self.look_at_some_survivors();
         // Whoever wants room is tried again, with a slice of his own.
         self.steps = self.slice.steps;
         unsealed != self.unsealed.len() || survivors_change

@@ -27,6 +27,11 @@ impl Range {
         self.end - self.start
     }
 
+    /// Whether it has no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+
     /// Whether it has any of the `size` bytes at `offset`.
     pub const fn overlaps(&self, offset: u64, size: u64) -> bool {
         size > 0 && self.start < offset + size && offset < self.end
@@ -51,7 +56,7 @@ impl Ranges {
     /// Adds bytes, some of which may be there. Returns the range that they are part of now.
     pub fn insert(&mut self, range: Range) -> Range {
         let Range { mut start, mut end } = range;
-        if start >= end {
+        if range.is_empty() {
             return range;
         }
         while let Some(other) = self.last_until(end).filter(|other| other.end >= start) {
@@ -65,10 +70,7 @@ impl Ranges {
 
     /// Takes out bytes, some of which may not be there.
     pub fn remove(&mut self, range: Range) {
-        if range.start >= range.end {
-            return;
-        }
-        while let Some(other) = self.last_until(range.end - 1).filter(|o| o.end > range.start) {
+        while let Some(other) = self.last_overlap(range) {
             self.ends.remove(&other.start);
             if other.end > range.end {
                 self.ends.insert(range.end, other.end);
@@ -89,7 +91,7 @@ impl Ranges {
     /// The part of a range that is not in the set, in ascending order.
     pub fn gaps(&self, within: Range) -> Vec<Range> {
         let mut gaps = Vec::new();
-        if within.start >= within.end {
+        if within.is_empty() {
             return gaps;
         }
         let mut start = within.start;
@@ -132,8 +134,14 @@ impl Ranges {
         self.ends.is_empty()
     }
 
+    /// The last range that has some bytes of this one.
+    pub fn last_overlap(&self, range: Range) -> Option<Range> {
+        let last = self.last_until(range.end.checked_sub(1)?)?;
+        (last.end > range.start && !range.is_empty()).then_some(last)
+    }
+
     /// The last range that starts at this byte or before it.
-    fn last_until(&self, start: u64) -> Option<Range> {
+    pub fn last_until(&self, start: u64) -> Option<Range> {
         self.ends.range(..=start).next_back().map(|(&start, &end)| Range { start, end })
     }
 }

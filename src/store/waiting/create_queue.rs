@@ -34,31 +34,31 @@ pub enum Creation {
 impl Creation {
     /// The names of the objects.
     pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
+        self.objects().map(|(id, _)| id)
+    }
+
+    /// The sizes of the objects in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.objects().map(|(_, size)| size)
+    }
+
+    fn objects(&self) -> impl Iterator<Item = (&ObjectId, u64)> {
         let (one, many) = match self {
-            Self::Empty { id, .. } => (Some(id), [].as_slice()),
+            Self::Empty { id, data_size, metadata_size } => {
+                (Some((id, data_size + metadata_size)), [].as_slice())
+            }
             Self::Filled { objects } => (None, objects.as_slice()),
         };
-        one.into_iter().chain(many.iter().map(|object| &object.id))
+        one.into_iter().chain(many.iter().map(|object| (&object.id, object.size())))
     }
 
     /// What it keeps in memory while it waits.
     pub fn cost(&self) -> WaitCost {
         let bytes = match self {
             Self::Empty { .. } => 0,
-            Self::Filled { objects } => objects.iter().map(NewObject::size).sum(),
+            Self::Filled { .. } => self.sizes().sum(),
         };
         WaitCost { ids: self.ids().count(), bytes }
-    }
-
-    /// The sizes of the objects in bytes.
-    pub fn sizes(&self) -> impl Iterator<Item = u64> {
-        let (one, many) = match self {
-            Self::Empty { data_size, metadata_size, .. } => {
-                (Some(data_size + metadata_size), [].as_slice())
-            }
-            Self::Filled { objects } => (None, objects.as_slice()),
-        };
-        one.into_iter().chain(many.iter().map(NewObject::size))
     }
 }
 

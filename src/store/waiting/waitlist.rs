@@ -119,15 +119,6 @@ impl Waitlist {
     /// arrival.
     pub fn sealed(&mut self, object: &ObjectId) -> Option<Progress> {
         let id = self.waiting_for(object, WaiterId::FIRST).next()?;
-        Some(self.progress(id, object))
-    }
-
-    /// Whether anybody waits for this object.
-    pub fn is_awaited(&self, object: &ObjectId) -> bool {
-        self.waiting_for(object, WaiterId::FIRST).next().is_some()
-    }
-
-    fn progress(&mut self, id: WaiterId, object: &ObjectId) -> Progress {
         self.by_object.remove(&(*object, id));
         let waiter = self.waiters.get_mut(&id).expect("indexed waiters exist");
         let named = waiter.missing.remove(object).expect("indexed ids are missing");
@@ -140,7 +131,12 @@ impl Waitlist {
             }
         };
         let completed = waiter.is_complete().then(|| self.remove(id));
-        Progress { client, holds, completed }
+        Some(Progress { client, holds, completed })
+    }
+
+    /// Whether anybody waits for this object.
+    pub fn is_awaited(&self, object: &ObjectId) -> bool {
+        self.waiting_for(object, WaiterId::FIRST).next().is_some()
     }
 
     /// The creator of an object gave up: looks at the next one who waits for it, from `from` to
