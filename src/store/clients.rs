@@ -54,7 +54,6 @@ impl Hold {
         Self { granted: 0, waiting: count }
     }
 
-    /// Whether the object is not held at all.
     pub const fn is_empty(&self) -> bool {
         self.granted == 0 && self.waiting == 0
     }
@@ -63,7 +62,6 @@ impl Hold {
 /// One connected client.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// Who it is.
     pub peer: Peer,
     /// How often it holds which object. Ordered, so that a disconnect is deterministic.
     pub holds: BTreeMap<Slot, Hold>,
@@ -116,25 +114,18 @@ pub struct WaitCost {
 impl Client {
     /// The limit that one more waiting request would break.
     pub fn broken_limit(&self, cost: WaitCost) -> Option<u64> {
-        if self.waiting >= limits::CLIENT_WAITS_MAX {
-            Some(limits::CLIENT_WAITS_MAX as u64)
-        } else if self.waited.ids + cost.ids > limits::CLIENT_WAITED_IDS_MAX {
-            Some(limits::CLIENT_WAITED_IDS_MAX as u64)
-        } else if self.waited.bytes + cost.bytes > limits::CLIENT_WAITED_BYTES_MAX {
-            Some(limits::CLIENT_WAITED_BYTES_MAX)
-        } else {
-            None
-        }
+        let waiting = (self.waiting as u64 + 1, limits::CLIENT_WAITS_MAX as u64);
+        let ids = ((self.waited.ids + cost.ids) as u64, limits::CLIENT_WAITED_IDS_MAX as u64);
+        let bytes = (self.waited.bytes + cost.bytes, limits::CLIENT_WAITED_BYTES_MAX);
+        [waiting, ids, bytes].into_iter().find(|(sum, max)| sum > max).map(|(_, max)| max)
     }
 
-    /// One more request waits.
     pub fn wait_began(&mut self, cost: WaitCost) {
         self.waiting += 1;
         self.waited.ids += cost.ids;
         self.waited.bytes += cost.bytes;
     }
 
-    /// A request does not wait any more.
     pub fn wait_ended(&mut self, cost: WaitCost) {
         self.waiting -= 1;
         self.waited.ids -= cost.ids;
@@ -149,12 +140,10 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Number of clients.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether this client is connected.
     pub fn contains(&self, id: ClientId) -> bool {
         self.table.contains_key(&id)
     }
@@ -179,13 +168,11 @@ impl Clients {
         self.table.get_mut(&id).expect("the client is connected")
     }
 
-    /// Adds a client.
     pub fn insert(&mut self, id: ClientId, peer: Peer) {
         let former = self.table.insert(id, Client { peer, ..Client::default() });
         assert!(former.is_none(), "a client id is used once");
     }
 
-    /// Takes a client out.
     pub fn remove(&mut self, id: ClientId) -> Client {
         self.table.remove(&id).expect("the client is connected")
     }

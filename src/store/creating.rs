@@ -20,7 +20,7 @@ impl Store {
         let must_not_wait = is_now(room.timeout);
         let is_in_between = self.search.as_ref().is_some_and(|(_, other)| other.is_exclusive());
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
-        let is_tried = !is_in_between && (must_not_wait || self.creates.is_empty());
+        let is_tried = !is_in_between && (must_not_wait || self.creates.first().is_none());
         let mut search = Search::new(asked.client, &creation, room.evict);
         if is_tried {
             let mut progress = self.search_on(&mut search);

@@ -138,7 +138,8 @@ impl Store {
             }
         }
         let waiters = self.waits.iter().map(|waiter| (waiter.asked.client, waiter.cost()));
-        let creates = self.creates.iter().map(|create| (create.asked.client, create.cost()));
+        let creates =
+            self.creates.iter().map(|create| (create.asked.client, create.creation.cost()));
         let askers = self.jobs.askers().filter(|(client, _)| self.clients.is_here(*client));
         for (client, cost) in waiters.chain(creates).chain(askers) {
             let (count, costs) = waiting.entry(client).or_default();

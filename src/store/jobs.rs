@@ -107,19 +107,18 @@ impl Store {
 
     /// Goes on with what was too long for one turn, for one slice.
     pub fn work(&mut self, now: Timestamp, effects: &mut Effects) {
-        if self.has_work() {
-            self.told(now, effects, Self::work_for_one_slice);
+        if !self.has_work() {
+            return;
         }
-    }
-
-    fn work_for_one_slice(&mut self) {
-        self.begin_slice();
-        let turns = (1..=JOBS.len()).map(|turn| (self.jobs.last + turn) % JOBS.len());
-        if let Some(job) = turns.into_iter().find(|job| JOBS[*job].0(self)) {
-            self.jobs.last = job;
-            JOBS[job].1(self);
-        }
-        self.space.plan_look(self.now);
+        self.told(now, effects, |store| {
+            store.begin_slice();
+            let mut turns = (1..=JOBS.len()).map(|turn| (store.jobs.last + turn) % JOBS.len());
+            if let Some(job) = turns.find(|job| JOBS[*job].0(store)) {
+                store.jobs.last = job;
+                JOBS[job].1(store);
+            }
+            store.space.plan_look(now);
+        });
     }
 
     /// Every request, and every slice of a job, may do so much.
@@ -208,7 +207,11 @@ impl Store {
                 if self.steps_back(slot) {
                     continue;
                 }
-                self.evict_for(eviction, slot);
+                let size = self.objects.get(slot).size();
+                if self.evict_idle(slot) {
+                    eviction.freed += size;
+                    eviction.evicted += 1;
+                }
             } else {
                 let after = eviction.owner.unwrap_or(ClientId(0));
                 let Some(owner) = self.quotas.next_after(after) else { return true };
@@ -218,14 +221,6 @@ impl Store {
             }
         }
         true
-    }
-
-    fn evict_for(&mut self, eviction: &mut Eviction, slot: Slot) {
-        let size = self.objects.get(slot).size();
-        if self.evict_idle(slot) {
-            eviction.freed += size;
-            eviction.evicted += 1;
-        }
     }
 
     /// Drops what may be so much that it takes long.

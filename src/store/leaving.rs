@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Peer, Presence};
 use crate::store::object_table::Object;
-use crate::store::{Store, WorkOutcome};
+use crate::store::{Effects, Store, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Clients whose connections have ended and of which processes are left, with the memory that
@@ -25,38 +25,42 @@ use crate::time::Timestamp;
 #[derive(Debug, Default)]
 pub struct Survivors {
     clients: BTreeMap<ClientId, Vec<Ticket>>,
-    next_look: Option<Timestamp>,
+    /// When to look at them again.
+    pub next_look: Option<Timestamp>,
     pause: Duration,
     /// Where the next look begins: a client, and a slot that it may have pinned.
     cursor: Option<(ClientId, Slot)>,
 }
 
 impl Survivors {
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
-    }
-
-    /// When to look at them again.
-    pub const fn next_look(&self) -> Option<Timestamp> {
-        self.next_look
     }
 }
 
 impl Store {
-    /// The connection of a client has ended.
-    pub(super) fn begin_leaving(&mut self, client: ClientId) {
-        self.directory.end(client);
-        let idle = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
-        let leaving = self.clients.get_mut(client);
-        leaving.looks_left = 2 * idle;
-        // What it has told of is settled first: then its table is not needed any more.
-        leaving.presence = Presence::Settling(Slot(0));
-        if self.leave_some(client) {
-            self.finish();
-        } else {
-            self.jobs.leaving.push_back(client);
-        }
+    /// The connection of a client has ended, in whatever way. What it waited for is forgotten, and
+    /// what it was creating is removed, unless it has told in its table that it is sealed. What it
+    /// held is released when no process is left that has it; until then, and until the last of it
+    /// is done, it stays among the clients.
+    pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
+        self.told(now, effects, |store| {
+            store.counters.clients_disconnected += 1;
+            store.begin_slice();
+            store.subscriptions.unsubscribe(client);
+            store.directory.end(client);
+            let idle = store.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
+            let leaving = store.clients.get_mut(client);
+            leaving.looks_left = 2 * idle;
+            // What it has told of is settled first: then its table is not needed any more.
+            leaving.presence = Presence::Settling(Slot(0));
+            if store.leave_some(client) {
+                store.finish();
+            } else {
+                store.jobs.leaving.push_back(client);
+            }
+            store.space.plan_look(now);
+        });
     }
 
     pub(super) fn work_on_leaving(&mut self) {
@@ -115,7 +119,7 @@ impl Store {
     /// Ends one thing that ends with the connection. False if there is nothing left of that.
     fn end_one(&mut self, client: ClientId) -> bool {
         if let Some(create) = self.creates.abandoned(client) {
-            self.clients.get_mut(client).wait_ended(create.cost());
+            self.clients.get_mut(client).wait_ended(create.creation.cost());
         } else if let Some(waiter) = self.waits.disconnected(client) {
             self.steps = self.steps.saturating_sub(waiter.ids.len());
             self.clients.get_mut(client).wait_ended(waiter.cost());
@@ -191,9 +195,8 @@ impl Store {
         }
         self.look_at_some_survivors();
         let pause = (2 * self.survivors.pause).min(SURVIVORS_LOOK_LAST);
-        let are_left = !self.survivors.clients.is_empty();
         self.survivors.pause = pause;
-        self.survivors.next_look = are_left.then(|| self.now.after(pause));
+        self.survivors.next_look = (!self.survivors.is_empty()).then(|| self.now.after(pause));
     }
 
     /// Whether something of what a client was given is in use, although its connection has ended.
@@ -204,8 +207,8 @@ impl Store {
         is_in_use && self.directory.is_alive(client)
     }
 
-    /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
-    /// from there at the next time. Whether something has come free.
+    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there at
+    /// the next time. Whether something has come free.
     pub(super) fn look_at_some_survivors(&mut self) -> bool {
         let mut looks = SURVIVORS_LOOKS_MAX;
         let before = (self.parked.len(), self.survivors.clients.len());

@@ -358,7 +358,7 @@ impl Store {
         {
             self.answers -= 1;
             self.counters.creates_timed_out += 1;
-            self.clients.get_mut(create.asked.client).wait_ended(create.cost());
+            self.clients.get_mut(create.asked.client).wait_ended(create.creation.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
             self.refuse(create.asked, full);
         }
@@ -390,7 +390,7 @@ impl Store {
     /// Memory is not in transit any more.
     fn end_transit(&mut self, ticket: Ticket, outcome: WorkOutcome) {
         let Extent { offset, len, .. } = self.space.done(ticket, outcome);
-        self.counters.bytes_trimmed = self.space.trimmed_bytes();
+        self.counters.bytes_trimmed = self.space.trimming.given_bytes;
         self.note_memory(offset, len, false);
         if let Some((_, search)) = &mut self.search {
             search.transit_ended();
@@ -422,23 +422,9 @@ impl Store {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let creates = self.creates.next_deadline(self.spared_from_deadlines());
-        let survivors = self.survivors.next_look();
-        let deadlines = [self.waits.next_deadline(), creates, self.space.next_look(), survivors];
+        let deadlines =
+            [self.waits.next_deadline(), creates, self.space.next_look(), self.survivors.next_look];
         deadlines.into_iter().flatten().min()
-    }
-
-    /// The connection of a client has ended, in whatever way. What it waited for is forgotten, and
-    /// what it was creating is removed, unless it has told in its table that it is sealed. What it
-    /// held is released when no process is left that has it; until then, and until the last of it
-    /// is done, it stays among the clients.
-    pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
-        self.told(now, effects, |store| {
-            store.counters.clients_disconnected += 1;
-            store.begin_slice();
-            store.subscriptions.unsubscribe(client);
-            store.begin_leaving(client);
-            store.space.plan_look(now);
-        });
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a

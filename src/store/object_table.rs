@@ -96,12 +96,10 @@ pub struct ObjectTable {
 }
 
 impl ObjectTable {
-    /// Number of objects.
     pub const fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// The slot of an object.
     pub fn find(&self, id: &ObjectId) -> Option<Slot> {
         self.index.find(id, |slot| self.get(slot).id == *id)
     }

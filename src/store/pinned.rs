@@ -26,22 +26,14 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Whether this one is parked.
     pub fn contains(&self, slot: Slot) -> bool {
         self.witnesses.contains_key(&slot)
     }
 
-    /// Number of them.
     pub fn len(&self) -> usize {
         self.witnesses.len()
     }
 
-    /// Whether this one is parked because of this client.
-    fn is_witness(&self, client: ClientId, slot: Slot) -> bool {
-        self.by_witness.contains(&(client, slot))
-    }
-
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = Slot> {
         self.witnesses.keys().copied()
     }
@@ -116,7 +108,7 @@ impl Store {
     /// has not said so, nothing has changed.
     pub(super) fn unpinned(&mut self, client: ClientId, slots: &[Slot]) {
         for slot in slots {
-            if self.parked.is_witness(client, *slot) {
+            if self.parked.by_witness.contains(&(client, *slot)) {
                 self.look_at_parked(*slot);
             }
         }

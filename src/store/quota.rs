@@ -153,7 +153,6 @@ impl Quotas {
         self.totals
     }
 
-    /// Number of accounts.
     pub fn len(&self) -> usize {
         self.accounts.len()
     }

@@ -85,7 +85,8 @@ impl Store {
         let account = self.quotas.get(id);
         let (mut objects, mut bytes) = (client.holds.len() as u64, client.held_bytes);
         self.directory.pins_of(id, self.objects.slots(), &mut |slot| {
-            if let Some(object) = self.readable(slot)
+            if let Some(object) = self.objects.try_get(slot)
+                && object.is_sealed()
                 && !client.holds.contains_key(&slot)
             {
                 objects += 1;
@@ -132,11 +133,6 @@ impl Store {
             subscribers: self.subscriptions.len() as u64,
             counters: self.counters.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         }
-    }
-
-    /// The sealed object in a slot that a reader names.
-    fn readable(&self, slot: Slot) -> Option<&Object> {
-        self.objects.try_get(slot).filter(|object| object.is_sealed())
     }
 
     /// Bytes that could be evicted, if none of it turns out to be pinned.

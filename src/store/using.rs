@@ -37,7 +37,8 @@ impl Store {
         }
         let want = Want::Get { fail_if_abandoned };
         let deadline = self.deadline(timeout);
-        self.add_waiter(Waiter { asked, ids, missing, want, deadline });
+        self.counters.waits += 1;
+        self.waits.add(Waiter { asked, ids, missing, want, deadline });
         Ok(None)
     }
 
@@ -58,7 +59,8 @@ impl Store {
         self.begin_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
         let want = Want::Seen { remaining };
         let deadline = self.deadline(timeout);
-        self.add_waiter(Waiter { asked, ids, missing, want, deadline });
+        self.counters.waits += 1;
+        self.waits.add(Waiter { asked, ids, missing, want, deadline });
         Ok(None)
     }
 
@@ -70,11 +72,6 @@ impl Store {
         }
         client.wait_began(cost);
         Ok(())
-    }
-
-    fn add_waiter(&mut self, waiter: Waiter) {
-        self.counters.waits += 1;
-        self.waits.add(waiter);
     }
 
     /// Tells those who waited for this object that it is there, as many as this slice allows; a
@@ -191,7 +188,7 @@ impl Store {
         if let Some(waiter) = self.waits.cancelled(asked) {
             self.answer_late(waiter);
         } else if let Some(create) = self.creates.cancelled(asked) {
-            self.clients.get_mut(client).wait_ended(create.cost());
+            self.clients.get_mut(client).wait_ended(create.creation.cost());
             self.refuse(asked, Refusal::Cancelled);
         }
         Reply::Done

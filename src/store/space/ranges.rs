@@ -10,7 +10,6 @@ use crate::limits::ALIGNMENT;
 /// Bytes from `start` up to, and not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
-    /// The first byte.
     pub start: u64,
     /// The first byte behind.
     pub end: u64,
@@ -22,12 +21,10 @@ impl Range {
         Self { start: offset, end: offset + size.next_multiple_of(ALIGNMENT) }
     }
 
-    /// Number of bytes.
     pub const fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether it has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.start >= self.end
     }
@@ -78,13 +75,6 @@ impl Ranges {
             if other.start < range.start {
                 self.ends.insert(other.start, range.start);
             }
-        }
-    }
-
-    /// Adds everything that another set has.
-    pub fn insert_all(&mut self, other: Self) {
-        for range in other.iter() {
-            self.insert(range);
         }
     }
 
@@ -183,9 +173,6 @@ mod tests {
                 assert!(missing.eq(bytes(ranges.gaps(within))), "{seed}: {ranges:?} {within:?}");
                 assert_eq!(ranges.is_empty(), twin.is_empty());
             }
-            let mut joined = ranges.clone();
-            joined.insert_all(Ranges::default());
-            assert_eq!(joined, ranges);
             let first = ranges.pop_first();
             assert_eq!(first.map(|range| range.start), twin.first().copied());
         }

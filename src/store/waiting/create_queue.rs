@@ -12,18 +12,10 @@ use crate::protocol::message::{NewObject, RequestId};
 use crate::store::clients::{Asked, WaitCost};
 use crate::time::Timestamp;
 
-/// What is to be created.
 #[derive(Debug)]
 pub enum Creation {
-    /// An object that its creator will write.
-    Empty {
-        /// Its name.
-        id: ObjectId,
-        /// Bytes of data.
-        data_size: u64,
-        /// Bytes of metadata.
-        metadata_size: u64,
-    },
+    /// An object of so many bytes that its creator will write.
+    Empty { id: ObjectId, data_size: u64, metadata_size: u64 },
     /// Objects that come with their bytes, all or none.
     Filled {
         /// The objects; never empty.
@@ -32,7 +24,6 @@ pub enum Creation {
 }
 
 impl Creation {
-    /// The names of the objects.
     pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
         self.objects().map(|(id, _)| id)
     }
@@ -67,19 +58,11 @@ impl Creation {
 pub struct QueuedCreate {
     /// Who asked, and is to be answered.
     pub asked: Asked,
-    /// What is to be created.
     pub creation: Creation,
     /// Whether idle objects may be evicted for it.
     pub evict: bool,
     /// When it is refused at the latest.
     pub deadline: Option<Timestamp>,
-}
-
-impl QueuedCreate {
-    /// What it keeps in memory.
-    pub fn cost(&self) -> WaitCost {
-        self.creation.cost()
-    }
 }
 
 /// The place of a create in the queue. Counts up.
@@ -106,14 +89,8 @@ pub struct CreateQueue {
 }
 
 impl CreateQueue {
-    /// Number of waiting creates.
     pub fn len(&self) -> usize {
         self.queue.len()
-    }
-
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
     }
 
     /// Adds a create at the end, or behind those in a hurry if it may not wait.
@@ -126,17 +103,14 @@ impl CreateQueue {
         turn
     }
 
-    /// Who is first.
     pub fn first(&self) -> Option<Turn> {
         self.queue.first_key_value().map(|(turn, _)| *turn)
     }
 
-    /// Whether this one still waits.
     pub fn contains(&self, turn: Turn) -> bool {
         self.queue.contains_key(&turn)
     }
 
-    /// One that waits.
     pub fn get(&self, turn: Turn) -> &QueuedCreate {
         self.queue.get(&turn).expect("the create is queued")
     }

@@ -52,7 +52,6 @@ pub struct Waiter {
     pub ids: Vec<ObjectId>,
     /// The ids that are not sealed yet, each with how often it was named.
     pub missing: BTreeMap<ObjectId, u32>,
-    /// What it waits for.
     pub want: Want,
     /// When it is answered at the latest.
     pub deadline: Option<Timestamp>,
@@ -94,7 +93,6 @@ pub struct Waitlist {
 }
 
 impl Waitlist {
-    /// Number of waiting requests.
     pub fn len(&self) -> usize {
         self.waiters.len()
     }
@@ -134,7 +132,6 @@ impl Waitlist {
         Some(Progress { client, holds, completed })
     }
 
-    /// Whether anybody waits for this object.
     pub fn is_awaited(&self, object: &ObjectId) -> bool {
         self.waiting_for(object, WaiterId::FIRST).next().is_some()
     }
@@ -158,7 +155,6 @@ impl Waitlist {
         (deadline <= now).then(|| self.remove(id))
     }
 
-    /// The earliest deadline.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.by_deadline.first().map(|(deadline, _)| *deadline)
     }
@@ -177,7 +173,6 @@ impl Waitlist {
         (asked.client == client).then(|| self.remove(id))
     }
 
-    /// All waiters.
     pub fn iter(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.values()
     }
