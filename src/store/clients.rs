@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ClientId, Slot};
 use crate::limits;
+use crate::protocol::message::RequestId;
 
 /// Who a client is. Everything but the name comes from the socket, not from the client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +23,15 @@ pub struct Peer {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+}
+
+/// Who asks the store for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// The client that waits for the answer.
+    pub client: ClientId,
+    /// Its own number for the request.
+    pub request: RequestId,
 }
 
 /// How often a client holds one object.
@@ -44,16 +54,14 @@ impl Hold {
         Self { granted: 0, waiting: count }
     }
 
-    /// Whether the object is not held at all.
     pub const fn is_empty(&self) -> bool {
         self.granted == 0 && self.waiting == 0
     }
 }
 
 /// One connected client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Client {
-    /// Who it is.
     pub peer: Peer,
     /// How often it holds which object. Ordered, so that a disconnect is deterministic.
     pub holds: BTreeMap<Slot, Hold>,
@@ -61,26 +69,36 @@ pub struct Client {
     pub held_bytes: u64,
     /// How many of them it is creating.
     pub unsealed: u64,
-    /// Its connection has ended, and for all that is known a process is left that has what it was
-    /// given.
-    pub survives: bool,
-    /// It survives, and all is done that can be done before its last process has gone.
-    pub rests: bool,
-    /// From which slot on it has still to be seen what it has told of, when it is leaving.
-    pub settles_from: Option<Slot>,
+    /// Whether it is here, or how far its end has come.
+    pub presence: Presence,
+    /// How often its idle objects may still step back while it is leaving.
+    pub looks_left: usize,
     /// It has said that nothing is left of what it was given.
     pub said_goodbye: bool,
     /// Its requests that wait, for objects or for room.
     pub waiting: usize,
     /// What those requests cost together.
     pub waited: WaitCost,
-    /// The connection is gone, and what it leaves is being cleared up.
-    pub is_leaving: bool,
-    /// From which slot on its notes have still to be read, when it is leaving and has left some:
-    /// when it last used what.
-    pub notes_from: Option<Slot>,
-    /// How often its idle objects may still step back while it is leaving.
-    pub looks_left: usize,
+}
+
+/// Where a client is between its connection and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// It is connected.
+    #[default]
+    Here,
+    /// Its connection has ended. From this slot on it has still to be seen what it has told of.
+    Settling(Slot),
+    /// For all that is known a process is left that has what it was given. What ends with the
+    /// connection is being removed.
+    Surviving,
+    /// It survives, and all is done that can be done before its last process has gone.
+    Resting,
+    /// No process is left. From this slot on its notes have still to be read: when it last used
+    /// what.
+    ReadingNotes(Slot),
+    /// No process is left, and what it has left is being removed.
+    Going,
 }
 
 /// What a waiting request keeps in the server's own memory.
@@ -96,25 +114,18 @@ pub struct WaitCost {
 impl Client {
     /// The limit that one more waiting request would break.
     pub fn broken_limit(&self, cost: WaitCost) -> Option<u64> {
-        if self.waiting >= limits::CLIENT_WAITS_MAX {
-            Some(limits::CLIENT_WAITS_MAX as u64)
-        } else if self.waited.ids + cost.ids > limits::CLIENT_WAITED_IDS_MAX {
-            Some(limits::CLIENT_WAITED_IDS_MAX as u64)
-        } else if self.waited.bytes + cost.bytes > limits::CLIENT_WAITED_BYTES_MAX {
-            Some(limits::CLIENT_WAITED_BYTES_MAX)
-        } else {
-            None
-        }
+        let waiting = (self.waiting as u64 + 1, limits::CLIENT_WAITS_MAX as u64);
+        let ids = ((self.waited.ids + cost.ids) as u64, limits::CLIENT_WAITED_IDS_MAX as u64);
+        let bytes = (self.waited.bytes + cost.bytes, limits::CLIENT_WAITED_BYTES_MAX);
+        [waiting, ids, bytes].into_iter().find(|(sum, max)| sum > max).map(|(_, max)| max)
     }
 
-    /// One more request waits.
     pub fn wait_began(&mut self, cost: WaitCost) {
         self.waiting += 1;
         self.waited.ids += cost.ids;
         self.waited.bytes += cost.bytes;
     }
 
-    /// A request does not wait any more.
     pub fn wait_ended(&mut self, cost: WaitCost) {
         self.waiting -= 1;
         self.waited.ids -= cost.ids;
@@ -129,19 +140,17 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Number of clients.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether this client is connected.
     pub fn contains(&self, id: ClientId) -> bool {
         self.table.contains_key(&id)
     }
 
     /// Whether this client is connected and stays.
     pub fn is_here(&self, id: ClientId) -> bool {
-        self.table.get(&id).is_some_and(|client| !client.is_leaving)
+        self.table.get(&id).is_some_and(|client| client.presence == Presence::Here)
     }
 
     /// A client that is connected.
@@ -159,28 +168,11 @@ impl Clients {
         self.table.get_mut(&id).expect("the client is connected")
     }
 
-    /// Adds a client.
     pub fn insert(&mut self, id: ClientId, peer: Peer) {
-        let client = Client {
-            peer,
-            holds: BTreeMap::new(),
-            held_bytes: 0,
-            unsealed: 0,
-            survives: false,
-            rests: false,
-            settles_from: None,
-            said_goodbye: false,
-            waiting: 0,
-            waited: WaitCost::default(),
-            is_leaving: false,
-            notes_from: None,
-            looks_left: 0,
-        };
-        let former = self.table.insert(id, client);
+        let former = self.table.insert(id, Client { peer, ..Client::default() });
         assert!(former.is_none(), "a client id is used once");
     }
 
-    /// Takes a client out.
     pub fn remove(&mut self, id: ClientId) -> Client {
         self.table.remove(&id).expect("the client is connected")
     }

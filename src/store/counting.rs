@@ -6,11 +6,12 @@
 //! through, with all other numbers as they are then.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::protocol::message::Reply;
-use crate::protocol::refusal::Refusal;
-use crate::store::jobs::EVICTION_COST;
-use crate::store::{Asked, Effects, Outcome, Store};
+use crate::store::clients::WaitCost;
+use crate::store::object_table::Object;
+use crate::store::{Answer, Asked, Store};
 
 /// Slots that are looked at together, and pins found among them that count as one step.
 const SLOTS_TOGETHER: u32 = 512;
@@ -21,53 +22,39 @@ const PINS_PER_STEP: usize = 8;
 pub struct Count {
     /// Who wants to know.
     pub asked: Asked,
-    what: Numbers,
+    /// Makes the reply from the bytes of idle objects that are pinned.
+    reply: MakeReply,
     /// The slots before this one have been looked at.
     next: u32,
     /// Bytes of idle objects that are pinned, as far as that.
     pinned_bytes: u64,
 }
 
-/// Which numbers are wanted.
-#[derive(Debug, Clone, Copy)]
-pub enum Numbers {
-    /// `GetStats`.
-    Stats,
-    /// `GetDebugText`.
-    DebugText,
-}
+type MakeReply = fn(&Store, u64) -> Reply;
 
 impl Store {
-    pub(super) fn count(&mut self, asked: Asked, what: Numbers) -> Result<Outcome, Refusal> {
-        let mut count = Count { asked, what, next: 0, pinned_bytes: 0 };
+    pub(super) fn count(&mut self, asked: Asked, reply: MakeReply) -> Answer {
+        let mut count = Count { asked, reply, next: 0, pinned_bytes: 0 };
         if self.count_some(&mut count) {
-            return Ok(self.counted(&count).into());
+            return Ok(Some(reply(self, count.pinned_bytes)));
         }
-        self.may_wait(asked.client, EVICTION_COST)?;
-        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
+        self.begin_wait(asked.client, WaitCost::default())?;
         self.jobs.counts.push_back(count);
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
-    pub(super) fn work_on_counts(&mut self, effects: &mut Effects) {
+    pub(super) fn work_on_counts(&mut self) {
         let Some(mut count) = self.jobs.counts.pop_front() else { return };
-        let Asked { client, request, .. } = count.asked;
-        if !self.clients.is_here(client) {
+        let asked = count.asked;
+        if !self.clients.is_here(asked.client) {
             return;
         }
         if self.count_some(&mut count) {
-            self.clients.get_mut(client).wait_ended(EVICTION_COST);
-            let reply = self.counted(&count);
-            effects.reply(client, request, reply);
+            self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
+            let reply = (count.reply)(self, count.pinned_bytes);
+            self.reply(asked, reply);
         } else {
             self.jobs.counts.push_front(count);
-        }
-    }
-
-    fn counted(&self, count: &Count) -> Reply {
-        match count.what {
-            Numbers::Stats => Reply::Stats(self.stats_with(count.pinned_bytes)),
-            Numbers::DebugText => Reply::DebugText(self.debug_text(count.pinned_bytes)),
         }
     }
 
@@ -81,27 +68,21 @@ impl Store {
             }
             let slots = count.next..count.next.saturating_add(SLOTS_TOGETHER).min(end);
             count.next = slots.end;
-            let (mut pinned, mut found) = (BTreeSet::new(), 0);
-            self.directory.pins(slots, &mut |_, slot| {
-                found += 1;
-                pinned.insert(slot);
-            });
-            let idle = pinned.iter().filter_map(|slot| self.objects.try_get(*slot));
-            let idle = idle.filter(|object| object.is_sealed() && object.holders == 0);
-            count.pinned_bytes += idle.map(|object| object.size()).sum::<u64>();
+            let (bytes, found) = self.pinned_idle_bytes(slots);
+            count.pinned_bytes += bytes;
             self.steps = self.steps.saturating_sub(self.look_steps() + found / PINS_PER_STEP);
         }
         true
     }
 
-    /// Bytes of idle objects that readers have pinned, counted in one go.
-    pub(super) fn pinned_idle_bytes(&self) -> u64 {
-        let mut pinned = BTreeSet::new();
-        self.directory.pins(self.objects.slots(), &mut |_, slot| {
+    /// Bytes of idle objects in these slots that readers have pinned, and how many pins there are.
+    pub(super) fn pinned_idle_bytes(&self, slots: Range<u32>) -> (u64, usize) {
+        let (mut pinned, mut found) = (BTreeSet::new(), 0);
+        self.directory.pins(slots, &mut |_, slot| {
+            found += 1;
             pinned.insert(slot);
         });
-        let idle = pinned.into_iter().filter_map(|slot| self.objects.try_get(slot));
-        let idle = idle.filter(|object| object.is_sealed() && object.holders == 0);
-        idle.map(|object| object.size()).sum()
+        let objects = pinned.into_iter().filter_map(|slot| self.objects.try_get(slot));
+        (objects.filter(|object| object.is_unused()).map(Object::size).sum(), found)
     }
 }

@@ -7,35 +7,25 @@ use crate::ids::{ClientId, Location, ObjectId, Slot};
 use crate::limits::ALIGNMENT;
 use crate::protocol::message::{Placed, Reply, RequestId, Room};
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::Hold;
+use crate::store::clients::{Hold, Presence};
 use crate::store::object_table::{Object, State};
 use crate::store::space::{Progress, Search};
 use crate::store::subscriptions::sealed_event;
 use crate::store::waiting::{Creation, QueuedCreate};
-use crate::store::{Asked, Effects, Outcome, Store, is_now};
-use crate::time::Timestamp;
+use crate::store::{Answer, Asked, Store, is_now};
 
 impl Store {
-    pub(super) fn create(
-        &mut self,
-        asked: Asked,
-        creation: Creation,
-        room: Room,
-        effects: &mut Effects,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn create(&mut self, asked: Asked, creation: Creation, room: Room) -> Answer {
         self.check_create(asked.client, &creation, room.evict)?;
         let must_not_wait = is_now(room.timeout);
         let is_in_between = self.search.as_ref().is_some_and(|(_, other)| other.is_exclusive());
         // Those who came first and wait must not be overtaken by somebody who would wait as well.
-        let is_tried = !is_in_between && (must_not_wait || self.creates.is_empty());
+        let is_tried = !is_in_between && (must_not_wait || self.creates.first().is_none());
         let mut search = Search::new(asked.client, &creation, room.evict);
         if is_tried {
             let mut progress = self.search_on(&mut search);
             // Somebody may have sealed, or let go of, what could be evicted.
-            if progress == Progress::NoRoom
-                && search.may_catch_up()
-                && self.catch_up(asked.now, effects)
-            {
+            if progress == Progress::NoRoom && search.may_catch_up() && self.catch_up() {
                 // Its name may be free or taken by now.
                 self.check_create(asked.client, &creation, room.evict)?;
                 search.doubt();
@@ -43,7 +33,7 @@ impl Store {
             }
             match progress {
                 Progress::Room(start) => {
-                    return Ok(self.place(asked, creation, start, effects));
+                    return Ok(self.place(asked, creation, start));
                 }
                 Progress::NoRoom if must_not_wait && !search.waits_for_transit() => {
                     return Err(Refusal::StoreFull(self.full(creation.sizes().sum())));
@@ -53,24 +43,19 @@ impl Store {
         }
         let cost = creation.cost();
         // What has begun to evict is not refused. Others wait for its end: it is one at a time.
-        if !search.is_exclusive() {
-            self.may_wait(asked.client, cost)?;
+        if search.is_exclusive() {
+            self.clients.get_mut(asked.client).wait_began(cost);
+        } else {
+            self.begin_wait(asked.client, cost)?;
         }
-        self.clients.get_mut(asked.client).wait_began(cost);
         self.counters.creates_queued += 1;
-        let deadline = asked.deadline(room.timeout).filter(|_| !must_not_wait);
-        let create = QueuedCreate {
-            client: asked.client,
-            request: asked.request,
-            creation,
-            evict: room.evict,
-            deadline,
-        };
+        let deadline = self.deadline(room.timeout).filter(|_| !must_not_wait);
+        let create = QueuedCreate { asked, creation, evict: room.evict, deadline };
         let turn = self.creates.push(create, must_not_wait);
         if is_tried {
             self.keep_search(turn, search);
         }
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
     /// Whether it may be created, there being room.
@@ -81,7 +66,7 @@ impl Store {
         evict: bool,
     ) -> Result<(), Refusal> {
         self.check_new(creation)?;
-        self.check_fits_ever(client, creation)?;
+        self.check_fits_ever(creation)?;
         self.check_quota(client, creation, evict)
     }
 
@@ -97,8 +82,8 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses what would not even fit into an empty store or an unused quota.
-    fn check_fits_ever(&self, client: ClientId, creation: &Creation) -> Result<(), Refusal> {
+    /// Refuses what would not even fit into an empty store.
+    fn check_fits_ever(&self, creation: &Creation) -> Result<(), Refusal> {
         let total = creation.sizes().fold(0_u64, u64::saturating_add);
         let too_many = creation.ids().count() as u64 > u64::from(self.config.objects_max);
         // Many small objects need far more memory than they have bytes.
@@ -107,18 +92,12 @@ impl Store {
         if total > self.config.capacity || in_memory > self.config.segment_bytes || too_many {
             return Err(Refusal::StoreFull(self.full(total)));
         }
-        match self.quotas.get(client) {
-            Some(account) if total > account.quota => Err(Refusal::QuotaExceeded {
-                requested: total,
-                quota: account.quota,
-                used: account.used,
-            }),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Refuses what may not evict and exceeds the quota now. Such a create does not wait for its
-    /// own quota: it would keep others waiting for whom there is room.
+    /// Refuses what would not even fit into an unused quota, and what may not evict and exceeds the
+    /// quota now. Such a create does not wait for its own quota: it would keep others waiting for
+    /// whom there is room.
     fn check_quota(
         &self,
         client: ClientId,
@@ -127,7 +106,7 @@ impl Store {
     ) -> Result<(), Refusal> {
         let Some(account) = self.quotas.get(client) else { return Ok(()) };
         let (requested, quota, used) = (creation.sizes().sum(), account.quota, account.used);
-        if evict || used + requested <= quota {
+        if requested <= quota && (evict || used + requested <= quota) {
             return Ok(());
         }
         Err(Refusal::QuotaExceeded { requested, quota, used })
@@ -136,19 +115,13 @@ impl Store {
     /// Puts new objects into the run that begins here, one behind the other. Those that come with
     /// their bytes are sealed, and the put answered, when the bytes are there: see
     /// [`filling`](super::filling).
-    pub(super) fn place(
-        &mut self,
-        asked: Asked,
-        creation: Creation,
-        start: u64,
-        effects: &mut Effects,
-    ) -> Outcome {
+    pub(super) fn place(&mut self, asked: Asked, creation: Creation, start: u64) -> Option<Reply> {
         match creation {
             Creation::Empty { id, data_size, metadata_size } => {
                 let location = self.location(start, data_size, metadata_size);
                 let slot = self.insert(asked, id, location);
                 let seal = self.seal_place(asked.client, slot);
-                Reply::Created(Placed { location, seal }).into()
+                Some(Reply::Created(Placed { location, seal }))
             }
             Creation::Filled { objects } => {
                 let mut slots = Vec::with_capacity(objects.len());
@@ -162,7 +135,7 @@ impl Store {
                     let both = [(location.data(), data), (location.metadata(), metadata)];
                     writes.extend(both.into_iter().filter(|(_, bytes)| !bytes.is_empty()));
                 }
-                self.fill(asked, slots, writes, effects)
+                self.fill(asked, slots, writes)
             }
         }
     }
@@ -182,13 +155,13 @@ impl Store {
         self.quotas.change(creator, |account| account.charge(slot, size));
         self.unsealed.insert((creator, slot));
         self.clients.get_mut(creator).unsealed += 1;
-        let at = self.unix_time(asked.now);
+        let at = self.unix_now();
         self.directory.create(slot, self.objects.get(slot), creator, at);
         self.hold(creator, slot, Hold::granted(1));
         // A create that waits is refused when its name is taken or its quota is used up, so that
         // the next one can try.
         let concerns = |head: &QueuedCreate| {
-            head.client == creator || head.creation.ids().any(|taken| *taken == id)
+            head.asked.client == creator || head.creation.ids().any(|taken| *taken == id)
         };
         if self.creates.first().is_some_and(|head| concerns(self.creates.get(head))) {
             self.doubt_head();
@@ -198,62 +171,45 @@ impl Store {
         slot
     }
 
-    pub(super) fn seal(
-        &mut self,
-        asked: Asked,
-        id: &ObjectId,
-        release: bool,
-        effects: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn seal(&mut self, asked: Asked, id: &ObjectId, release: bool) -> Answer {
         // After a seal in the creator's table comes a message. The table has been looked at by now,
         // and the name may be that of a later object, which is not sealed.
         if asked.request == RequestId::NONE && self.directory.has_joined(asked.client) {
-            return Ok(Reply::Done);
+            return Ok(Some(Reply::Done));
         }
         let slot = self.find_own_unsealed(asked.client, id)?;
-        self.seal_slot(slot, asked.client, asked.now, effects);
+        self.seal_slot(slot, asked.client);
         if release {
-            self.release_hold(asked.client, slot, Hold::granted(1), effects);
+            self.release_hold(asked.client, slot, Hold::granted(1));
         }
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
     /// Nobody changes the bytes any more, and from now on everybody may read them.
-    pub(super) fn seal_slot(
-        &mut self,
-        slot: Slot,
-        creator: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn seal_slot(&mut self, slot: Slot, creator: ClientId) {
         let event = self.subscriptions.sequence();
         let object = self.objects.get_mut(slot);
         object.state = State::Sealed { event };
         let (id, sealed) = (object.id, sealed_event(object));
         self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
-        let at = self.unix_time(now);
+        let at = self.unix_now();
         self.directory.publish(slot, &id, at);
         self.counters.objects_sealed += 1;
         self.record(sealed);
-        self.wake_waiters(slot, effects);
+        self.wake_waiters(slot);
     }
 
-    pub(super) fn abort(
-        &mut self,
-        client: ClientId,
-        id: &ObjectId,
-        effects: &mut Effects,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn abort(&mut self, client: ClientId, id: &ObjectId) -> Answer {
         let slot = self.find_own_unsealed(client, id)?;
-        self.remove_unsealed(client, slot, effects);
-        Ok(Reply::Done)
+        self.remove_unsealed(client, slot);
+        Ok(Some(Reply::Done))
     }
 
     /// The creator of an object does without it.
-    pub(super) fn remove_unsealed(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn remove_unsealed(&mut self, client: ClientId, slot: Slot) {
         self.clients.get_mut(client).holds.remove(&slot);
-        self.let_go(client, slot, effects);
+        self.let_go(client, slot);
     }
 
     /// An object that this client is creating; nobody else may seal or abort it.
@@ -267,9 +223,10 @@ impl Store {
     }
 
     /// The creator of an unsealed object has let go of it: nobody can ever seal it.
-    pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn abandon(&mut self, creator: ClientId, slot: Slot) {
         let object = self.remove_object(slot);
-        if self.clients.get(creator).survives {
+        if matches!(self.clients.get(creator).presence, Presence::Settling(_) | Presence::Surviving)
+        {
             self.quarantine(creator, &object);
         } else {
             self.free_memory(&object);
@@ -277,6 +234,6 @@ impl Store {
         self.unsealed.remove(&(creator, slot));
         self.clients.get_mut(creator).unsealed -= 1;
         self.counters.objects_aborted += 1;
-        self.fail_waiters(object.id, effects);
+        self.fail_waiters(object.id);
     }
 }

@@ -90,11 +90,4 @@ impl Effects {
     pub fn push(&mut self, effect: Effect) {
         self.list.push_back(effect);
     }
-
-    /// Adds a reply, unless none is wanted.
-    pub fn reply(&mut self, client: ClientId, request: RequestId, reply: Reply) {
-        if request != RequestId::NONE {
-            self.push(Effect::Reply { client, request, reply });
-        }
-    }
 }

@@ -7,18 +7,16 @@
 //! objects go as if their creator had aborted them.
 
 use crate::ids::{ClientId, Extent, Slot, Ticket};
-use crate::protocol::message::{Reply, RequestId};
+use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::Hold;
-use crate::store::{Asked, Effect, Effects, Outcome, Store, Work, WorkOutcome};
-use crate::time::Timestamp;
+use crate::store::{Asked, Effect, Store, Work, WorkOutcome};
 
 /// A put whose bytes are being written.
 #[derive(Debug)]
 pub struct Filling {
     ticket: Ticket,
-    client: ClientId,
-    request: RequestId,
+    asked: Asked,
     /// Its objects, in its order. Nobody but the putter holds them, and he is there.
     slots: Vec<Slot>,
 }
@@ -30,41 +28,33 @@ impl Store {
         asked: Asked,
         slots: Vec<Slot>,
         writes: Vec<(Extent, Vec<u8>)>,
-        effects: &mut Effects,
-    ) -> Outcome {
+    ) -> Option<Reply> {
         if writes.is_empty() {
-            self.seal_filled(asked.client, &slots, asked.now, effects);
-            return Reply::Done.into();
+            self.seal_filled(asked.client, &slots);
+            return Some(Reply::Done);
         }
         let ticket = self.space.issue_ticket();
-        let Asked { client, request, now: _ } = asked;
-        let former = self.filling.replace(Filling { ticket, client, request, slots });
+        let former = self.filling.replace(Filling { ticket, asked, slots });
         assert!(former.is_none(), "one put is filled at a time");
-        effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
-        Outcome::Waits
+        self.effects.push(Effect::Start { ticket, work: Work::Fill { writes } });
+        None
     }
 
     /// Whether what has ended was the writing of a put's bytes. If so, that put is answered.
-    pub(super) fn end_filling(
-        &mut self,
-        ticket: Ticket,
-        outcome: WorkOutcome,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> bool {
+    pub(super) fn end_filling(&mut self, ticket: Ticket, outcome: WorkOutcome) -> bool {
         let Some(filling) = self.filling.take_if(|it| it.ticket == ticket) else { return false };
-        let Filling { client, request, slots, .. } = filling;
+        let Filling { asked, slots, .. } = filling;
         match outcome {
             WorkOutcome::Done => {
-                self.seal_filled(client, &slots, now, effects);
-                effects.reply(client, request, Reply::Done);
+                self.seal_filled(asked.client, &slots);
+                self.reply(asked, Reply::Done);
             }
             WorkOutcome::Failed => {
                 self.counters.fills_failed += 1;
                 for slot in slots {
-                    self.remove_unsealed(client, slot, effects);
+                    self.remove_unsealed(asked.client, slot);
                 }
-                self.refuse(client, request, Refusal::MemoryLost, effects);
+                self.refuse(asked, Refusal::MemoryLost);
             }
         }
         true
@@ -76,18 +66,12 @@ impl Store {
     }
 
     /// All objects of a put become visible, and idle.
-    fn seal_filled(
-        &mut self,
-        client: ClientId,
-        slots: &[Slot],
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    fn seal_filled(&mut self, client: ClientId, slots: &[Slot]) {
         for slot in slots {
-            self.seal_slot(*slot, client, now, effects);
+            self.seal_slot(*slot, client);
         }
         for slot in slots {
-            self.release_hold(client, *slot, Hold::granted(1), effects);
+            self.release_hold(client, *slot, Hold::granted(1));
         }
     }
 }

@@ -40,7 +40,6 @@ impl Default for IdIndex {
 }
 
 impl IdIndex {
-    /// Number of entries.
     pub const fn len(&self) -> usize {
         self.len
     }

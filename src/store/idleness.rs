@@ -46,13 +46,8 @@ impl Store {
         let object = self.objects.get(slot);
         let (size, account, offset) = (object.size(), object.account(), object.location.offset);
         let now = self.tick;
-        let was_idle = match account {
-            None => self.idle.touch(slot, now),
-            Some(owner) => {
-                let touch = self.quotas.change(owner, |account| account.idle.touch(slot, now));
-                touch.unwrap_or(false)
-            }
-        };
+        let order = self.order_to_change(account);
+        let was_idle = order.is_some_and(|order| order.touch(slot, now));
         // The search may not have seen it, and may have passed where it is now.
         if was_idle {
             self.note_memory(offset, size, true);
@@ -73,17 +68,14 @@ impl Store {
     fn was_used(&mut self, slot: Slot, used_at: u64) -> bool {
         let used_at = used_at.min(self.tick);
         let owner = self.objects.get(slot).account();
-        let Some(policy) = self.order_of(owner) else { return false };
+        let Some(order) = self.order_of(owner) else { return false };
         // In the tick of its place: after it, since that was given by the request.
-        if used_at < policy.placed_at(slot) || used_at == 0 {
+        if used_at < order.placed_at(slot) || used_at == 0 {
             return false;
         }
         self.leaves_its_place(slot);
-        match owner {
-            None => self.idle.was_used(slot, used_at),
-            Some(owner) => {
-                self.quotas.change(owner, |account| account.idle.was_used(slot, used_at));
-            }
+        if let Some(order) = self.order_to_change(owner) {
+            order.was_used(slot, used_at);
         }
         true
     }
@@ -113,6 +105,14 @@ impl Store {
         }
     }
 
+    /// The same, to be changed without a change of what is in it.
+    fn order_to_change(&mut self, owner: Option<ClientId>) -> Option<&mut dyn EvictionPolicy> {
+        match owner {
+            None => Some(&mut *self.idle),
+            Some(owner) => self.quotas.order_of(owner),
+        }
+    }
+
     /// An object, idle or not, is gone.
     pub(super) fn leaves_order(&mut self, slot: Slot, object: &Object) {
         self.leaves_its_place(slot);
@@ -130,7 +130,7 @@ impl Store {
         self.leaves_its_place(slot);
         let object = self.objects.get_mut(slot);
         let (size, offset) = (object.size(), object.location.offset);
-        let is_idle = object.is_sealed() && object.holders == 0;
+        let is_idle = object.is_unused();
         let owner = object.leave_account().expect("only charged objects leave a quota");
         self.quotas.change(owner, |account| account.discharge(slot, size));
         if is_idle {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::Slot;
 use crate::store::Store;
-use crate::store::clients::WaitCost;
+use crate::store::clients::{Presence, WaitCost};
 use crate::store::object_table::State;
 use crate::store::waiting::Want;
 
@@ -97,7 +97,7 @@ impl Store {
         let (mut idle_objects, mut idle_bytes) = (0, 0);
         let mut charged: BTreeMap<_, u64> = BTreeMap::new();
         for (slot, object) in self.objects.iter_from(0) {
-            let is_idle = object.is_sealed() && object.holders == 0;
+            let is_idle = object.is_unused();
             let policy = match object.account() {
                 None => &self.idle,
                 Some(owner) => {
@@ -125,9 +125,6 @@ impl Store {
         let mut waiting: BTreeMap<_, (usize, WaitCost)> = BTreeMap::new();
         let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
-            let count = waiting.entry(waiter.client).or_default();
-            count.0 += 1;
-            count.1.ids += waiter.cost().ids;
             for id in &waiter.ids {
                 let sealed = self.find_sealed(id);
                 if waiter.missing.contains_key(id) {
@@ -136,28 +133,22 @@ impl Store {
                     assert!(sealed.is_none() || is_told_soon, "no missing id is sealed");
                 } else if matches!(waiter.want, Want::Get { .. }) {
                     let slot = sealed.expect("what a waiting get has got is there");
-                    *holds.entry((waiter.client, slot)).or_default() += 1;
+                    *holds.entry((waiter.asked.client, slot)).or_default() += 1;
                 }
             }
         }
-        for create in self.creates.iter() {
-            let count = waiting.entry(create.client).or_default();
-            count.0 += 1;
-            count.1.ids += create.cost().ids;
-            count.1.bytes += create.cost().bytes;
-        }
-        for client in self.jobs.askers() {
-            if self.clients.is_here(client) {
-                waiting.entry(client).or_default().0 += 1;
-            }
-        }
-        for later in &self.jobs.later {
-            if self.clients.is_here(later.asked.client) {
-                waiting.entry(later.asked.client).or_default().1.ids += later.cost.ids;
-            }
+        let waiters = self.waits.iter().map(|waiter| (waiter.asked.client, waiter.cost()));
+        let creates =
+            self.creates.iter().map(|create| (create.asked.client, create.creation.cost()));
+        let askers = self.jobs.askers().filter(|(client, _)| self.clients.is_here(*client));
+        for (client, cost) in waiters.chain(creates).chain(askers) {
+            let (count, costs) = waiting.entry(client).or_default();
+            *count += 1;
+            costs.ids += cost.ids;
+            costs.bytes += cost.bytes;
         }
         for (id, client) in self.clients.iter() {
-            if client.is_leaving {
+            if client.presence != Presence::Here {
                 waiting.remove(&id);
                 holds.retain(|(holder, _), _| *holder != id);
                 continue;

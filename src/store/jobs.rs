@@ -11,44 +11,28 @@ use std::collections::VecDeque;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::Reply;
-use crate::protocol::refusal::Refusal;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
 use crate::store::space::Ranges;
 use crate::store::told::Later;
 use crate::store::waiting::WaiterId;
-use crate::store::{Asked, Effects, Outcome, Store};
+use crate::store::{Answer, Asked, Effects, Store};
 use crate::time::Timestamp;
 
-/// What there is to go on with. Each has its turn.
-#[derive(Debug, Clone, Copy, Default)]
-enum Job {
-    #[default]
-    Wake,
-    Abandon,
-    Evict,
-    Leave,
-    FindRoom,
-    Count,
-    ServeLater,
-    Drop,
-}
+/// One kind of what there is to go on with: whether there is any of it, and what does one slice.
+type Job = (fn(&Store) -> bool, fn(&mut Store));
 
-impl Job {
-    /// Whose turn it is after this one.
-    const fn next(self) -> Self {
-        match self {
-            Self::Wake => Self::Abandon,
-            Self::Abandon => Self::Evict,
-            Self::Evict => Self::Leave,
-            Self::Leave => Self::FindRoom,
-            Self::FindRoom => Self::Count,
-            Self::Count => Self::ServeLater,
-            Self::ServeLater => Self::Drop,
-            Self::Drop => Self::Wake,
-        }
-    }
-}
+/// All kinds. Each has its turn.
+const JOBS: [Job; 8] = [
+    (|store| !store.jobs.wakes.is_empty(), Store::work_on_wakes),
+    (|store| !store.jobs.abandoned.is_empty(), Store::work_on_abandoned),
+    (|store| !store.jobs.evictions.is_empty(), Store::work_on_evictions),
+    (|store| !store.jobs.leaving.is_empty(), Store::work_on_leaving),
+    (Store::has_room_work, Store::serve_creates),
+    (|store| !store.jobs.counts.is_empty(), Store::work_on_counts),
+    (|store| !store.jobs.later.is_empty(), Store::work_on_later),
+    (|store| !store.waste.is_empty(), Store::drop_waste),
+];
 
 /// What is to be gone on with, the oldest of each kind first.
 #[derive(Debug, Default)]
@@ -64,8 +48,8 @@ pub struct Jobs {
     pub leaving: VecDeque<ClientId>,
     /// Requests that are served when what others have sealed is known.
     pub later: VecDeque<Later>,
-    /// What had the last slice.
-    last: Job,
+    /// What had the last slice, as an index of [`JOBS`].
+    last: usize,
 }
 
 /// Waiters for an object that was given up are to be told.
@@ -92,15 +76,13 @@ pub struct Eviction {
     looks: usize,
 }
 
-/// What an unfinished eviction, or count, costs its client.
-pub const EVICTION_COST: WaitCost = WaitCost { ids: 0, bytes: 0 };
-
 impl Jobs {
-    /// Who waits for the end of a job: of an eviction, or of a count.
-    pub fn askers(&self) -> impl Iterator<Item = ClientId> {
-        let evictions = self.evictions.iter().map(|eviction| eviction.asked.client);
-        let later = self.later.iter().map(|later| later.asked.client);
-        evictions.chain(self.counts.iter().map(|count| count.asked.client)).chain(later)
+    /// Who waits for the end of a job, and what that keeps in memory.
+    pub fn askers(&self) -> impl Iterator<Item = (ClientId, WaitCost)> {
+        let evictions = self.evictions.iter().map(|eviction| eviction.asked);
+        let counts = self.counts.iter().map(|count| count.asked);
+        let small = evictions.chain(counts).map(|asked| (asked.client, WaitCost::default()));
+        small.chain(self.later.iter().map(|later| (later.asked.client, later.cost)))
     }
 
     /// Whether memory is being freed, for which a create may wait.
@@ -128,36 +110,15 @@ impl Store {
         if !self.has_work() {
             return;
         }
-        self.begin_slice();
-        let mut job = self.jobs.last.next();
-        while !self.is_open(job) {
-            job = job.next();
-        }
-        self.jobs.last = job;
-        match job {
-            Job::Wake => self.work_on_wakes(effects),
-            Job::Abandon => self.work_on_abandoned(effects),
-            Job::Evict => self.work_on_evictions(now, effects),
-            Job::Leave => self.work_on_leaving(now, effects),
-            Job::FindRoom => self.serve_creates(now, effects),
-            Job::Count => self.work_on_counts(effects),
-            Job::ServeLater => self.work_on_later(now, effects),
-            Job::Drop => self.drop_waste(),
-        }
-        self.space.plan_look(now);
-    }
-
-    fn is_open(&self, job: Job) -> bool {
-        match job {
-            Job::Wake => !self.jobs.wakes.is_empty(),
-            Job::Abandon => !self.jobs.abandoned.is_empty(),
-            Job::Evict => !self.jobs.evictions.is_empty(),
-            Job::Leave => !self.jobs.leaving.is_empty(),
-            Job::FindRoom => self.has_room_work(),
-            Job::Count => !self.jobs.counts.is_empty(),
-            Job::ServeLater => !self.jobs.later.is_empty(),
-            Job::Drop => !self.waste.is_empty(),
-        }
+        self.told(now, effects, |store| {
+            store.begin_slice();
+            let mut turns = (1..=JOBS.len()).map(|turn| (store.jobs.last + turn) % JOBS.len());
+            if let Some(job) = turns.find(|job| JOBS[*job].0(store)) {
+                store.jobs.last = job;
+                JOBS[job].1(store);
+            }
+            store.space.plan_look(now);
+        });
     }
 
     /// Every request, and every slice of a job, may do so much.
@@ -173,62 +134,61 @@ impl Store {
     }
 
     /// An object has been sealed: tells everybody who waited for it.
-    pub(super) fn wake_waiters(&mut self, slot: Slot, effects: &mut Effects) {
-        if !self.wake_some(slot, effects) {
+    pub(super) fn wake_waiters(&mut self, slot: Slot) {
+        if !self.wake_some(slot) {
             self.objects.get_mut(slot).holders += 1;
             self.jobs.wakes.push_back(slot);
         }
     }
 
-    fn work_on_wakes(&mut self, effects: &mut Effects) {
+    fn work_on_wakes(&mut self) {
         let Some(slot) = self.jobs.wakes.front().copied() else { return };
-        if self.wake_some(slot, effects) {
+        if self.wake_some(slot) {
             self.jobs.wakes.pop_front();
             self.lose_holder(slot);
         }
     }
 
     /// The creator of an object gave up: tells those who want to know.
-    pub(super) fn fail_waiters(&mut self, id: ObjectId, effects: &mut Effects) {
+    pub(super) fn fail_waiters(&mut self, id: ObjectId) {
         if !self.waits.is_awaited(&id) {
             return;
         }
         let last = self.waits.last();
-        if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last, effects) {
+        if let Some(next) = self.tell_abandoned(&id, WaiterId::FIRST, last) {
             self.jobs.abandoned.push_back(Abandoned { id, next, last });
         }
     }
 
-    fn work_on_abandoned(&mut self, effects: &mut Effects) {
+    fn work_on_abandoned(&mut self) {
         let Some(Abandoned { id, next, last }) = self.jobs.abandoned.pop_front() else { return };
-        if let Some(next) = self.tell_abandoned(&id, next, last, effects) {
+        if let Some(next) = self.tell_abandoned(&id, next, last) {
             self.jobs.abandoned.push_front(Abandoned { id, next, last });
         }
     }
 
     /// Evicts idle objects until so many bytes are gone: everybody's first, then those that count
     /// against a quota, owner by owner.
-    pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Result<Outcome, Refusal> {
+    pub(super) fn evict(&mut self, asked: Asked, bytes: u64) -> Answer {
         let looks = 2 * self.idle.idle_objects();
         let mut eviction = Eviction { asked, bytes, freed: 0, evicted: 0, owner: None, looks };
         if self.evict_some(&mut eviction) {
-            return Ok(eviction.reply().into());
+            return Ok(Some(eviction.reply()));
         }
-        self.may_wait(asked.client, EVICTION_COST)?;
-        self.clients.get_mut(asked.client).wait_began(EVICTION_COST);
+        self.begin_wait(asked.client, WaitCost::default())?;
         self.jobs.evictions.push_back(eviction);
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
-    fn work_on_evictions(&mut self, now: Timestamp, effects: &mut Effects) {
+    fn work_on_evictions(&mut self) {
         let Some(mut eviction) = self.jobs.evictions.pop_front() else { return };
-        let Asked { client, request, .. } = eviction.asked;
-        if !self.clients.is_here(client) {
+        let asked = eviction.asked;
+        if !self.clients.is_here(asked.client) {
             // Nobody wants to know.
         } else if self.evict_some(&mut eviction) {
-            self.clients.get_mut(client).wait_ended(EVICTION_COST);
-            effects.reply(client, request, eviction.reply());
-            self.serve_creates(now, effects);
+            self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
+            self.reply(asked, eviction.reply());
+            self.serve_creates();
         } else {
             self.jobs.evictions.push_front(eviction);
         }
@@ -247,7 +207,11 @@ impl Store {
                 if self.steps_back(slot) {
                     continue;
                 }
-                self.evict_for(eviction, slot);
+                let size = self.objects.get(slot).size();
+                if self.evict_idle(slot) {
+                    eviction.freed += size;
+                    eviction.evicted += 1;
+                }
             } else {
                 let after = eviction.owner.unwrap_or(ClientId(0));
                 let Some(owner) = self.quotas.next_after(after) else { return true };
@@ -257,14 +221,6 @@ impl Store {
             }
         }
         true
-    }
-
-    fn evict_for(&mut self, eviction: &mut Eviction, slot: Slot) {
-        let size = self.objects.get(slot).size();
-        if self.evict_idle(slot) {
-            eviction.freed += size;
-            eviction.evicted += 1;
-        }
     }
 
     /// Drops what may be so much that it takes long.

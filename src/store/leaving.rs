@@ -15,162 +15,157 @@ use crate::limits::{
     SURVIVORS_LOOK_FIRST, SURVIVORS_LOOK_LAST, SURVIVORS_LOOKS_MAX, SURVIVORS_OF_PROCESS_MAX,
 };
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::Peer;
+use crate::store::clients::{Peer, Presence};
 use crate::store::object_table::Object;
 use crate::store::{Effects, Store, WorkOutcome};
 use crate::time::Timestamp;
 
 /// Clients whose connections have ended and of which processes are left, with the memory that
 /// these may still be writing to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Survivors {
     clients: BTreeMap<ClientId, Vec<Ticket>>,
-    next_look: Option<Timestamp>,
+    /// When to look at them again.
+    pub next_look: Option<Timestamp>,
     pause: Duration,
     /// Where the next look begins: a client, and a slot that it may have pinned.
-    cursor: (ClientId, Slot),
-}
-
-impl Default for Survivors {
-    fn default() -> Self {
-        Self {
-            clients: BTreeMap::new(),
-            next_look: None,
-            pause: SURVIVORS_LOOK_FIRST,
-            cursor: (ClientId(0), Slot(0)),
-        }
-    }
+    cursor: Option<(ClientId, Slot)>,
 }
 
 impl Survivors {
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
-
-    /// When to look at them again.
-    pub const fn next_look(&self) -> Option<Timestamp> {
-        self.next_look
-    }
-}
-
-/// How far the end of a client has come.
-enum Leaving {
-    /// There is more to do.
-    More,
-    /// It survives.
-    Rests,
-    /// Nothing is left of it.
-    Gone,
 }
 
 impl Store {
-    /// The connection of a client has ended.
-    pub(super) fn begin_leaving(
-        &mut self,
-        client: ClientId,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
-        self.directory.end(client);
-        let idle = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
-        let leaving = self.clients.get_mut(client);
-        leaving.looks_left = 2 * idle;
-        leaving.is_leaving = true;
-        // What it has told of is settled first: then its table is not needed any more.
-        leaving.survives = true;
-        leaving.settles_from = Some(Slot(0));
-        if self.go_on_leaving(client, now, effects) {
-            self.finish(now, effects);
-        } else {
-            self.jobs.leaving.push_back(client);
-        }
+    /// The connection of a client has ended, in whatever way. What it waited for is forgotten, and
+    /// what it was creating is removed, unless it has told in its table that it is sealed. What it
+    /// held is released when no process is left that has it; until then, and until the last of it
+    /// is done, it stays among the clients.
+    pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
+        self.told(now, effects, |store| {
+            store.counters.clients_disconnected += 1;
+            store.begin_slice();
+            store.subscriptions.unsubscribe(client);
+            store.directory.end(client);
+            let idle = store.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
+            let leaving = store.clients.get_mut(client);
+            leaving.looks_left = 2 * idle;
+            // What it has told of is settled first: then its table is not needed any more.
+            leaving.presence = Presence::Settling(Slot(0));
+            if store.leave_some(client) {
+                store.finish();
+            } else {
+                store.jobs.leaving.push_back(client);
+            }
+            store.space.plan_look(now);
+        });
     }
 
-    pub(super) fn work_on_leaving(&mut self, now: Timestamp, effects: &mut Effects) {
+    pub(super) fn work_on_leaving(&mut self) {
         let Some(client) = self.jobs.leaving.pop_front() else { return };
-        if self.go_on_leaving(client, now, effects) {
-            self.finish(now, effects);
+        if self.leave_some(client) {
+            self.finish();
         } else {
             self.jobs.leaving.push_front(client);
         }
     }
 
-    /// Whether all is done that can be done now.
-    fn go_on_leaving(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> bool {
-        match self.leave_some(client, now, effects) {
-            Leaving::More => return false,
-            Leaving::Rests => {
-                self.clients.get_mut(client).rests = true;
-                self.survivors.clients.entry(client).or_default();
-                self.survivors.pause = SURVIVORS_LOOK_FIRST;
-                self.survivors.next_look = Some(now.after(SURVIVORS_LOOK_FIRST));
+    /// Removes what a client has left, for one slice. Whether all is done that can be done now.
+    fn leave_some(&mut self, client: ClientId) -> bool {
+        while self.steps > 0 {
+            self.steps -= 1;
+            let presence = self.clients.get(client).presence;
+            match presence {
+                Presence::Settling(from) => self.settle_one(client, from),
+                Presence::ReadingNotes(from) => {
+                    // Its notes first, before its quota and what it holds are everybody's.
+                    let next = self.read_notes_left(client, from);
+                    let presence = next.map_or(Presence::Going, Presence::ReadingNotes);
+                    self.clients.get_mut(client).presence = presence;
+                }
+                Presence::Surviving | Presence::Going if self.end_one(client) => {}
+                Presence::Surviving if self.is_in_use(client) => {
+                    self.rest(client);
+                    return true;
+                }
+                Presence::Surviving => self.note_death(client),
+                Presence::Going if self.let_go_of_one(client) => {}
+                Presence::Going => {
+                    self.quotas.remove(client);
+                    self.clients.remove(client);
+                    return true;
+                }
+                Presence::Here | Presence::Resting => panic!("{client} is not leaving"),
             }
-            Leaving::Gone => {}
+        }
+        false
+    }
+
+    /// Looks at one of the objects that a client was creating. At the end it is known whether the
+    /// client survives.
+    fn settle_one(&mut self, client: ClientId, from: Slot) {
+        if let Some(slot) = self.first_unsealed(client, from) {
+            self.clients.get_mut(client).presence = Presence::Settling(Slot(slot.0 + 1));
+            self.settle(slot);
+        } else if self.clients.get(client).said_goodbye || !self.directory.is_alive(client) {
+            self.note_death(client);
+        } else {
+            self.clients.get_mut(client).presence = Presence::Surviving;
+        }
+    }
+
+    /// Ends one thing that ends with the connection. False if there is nothing left of that.
+    fn end_one(&mut self, client: ClientId) -> bool {
+        if let Some(create) = self.creates.abandoned(client) {
+            self.clients.get_mut(client).wait_ended(create.creation.cost());
+        } else if let Some(waiter) = self.waits.disconnected(client) {
+            self.steps = self.steps.saturating_sub(waiter.ids.len());
+            self.clients.get_mut(client).wait_ended(waiter.cost());
+        } else if let Some(slot) = self.first_charged(client) {
+            let looks_left = &mut self.clients.get_mut(client).looks_left;
+            let may_step_back = *looks_left > 0;
+            *looks_left = looks_left.saturating_sub(1);
+            if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
+                self.becomes_everybodys(slot);
+            }
+        } else if let Some(slot) = self.first_unsealed(client, Slot(0)) {
+            self.remove_unsealed(client, slot);
+        } else {
+            return false;
         }
         true
+    }
+
+    /// Lets go of one thing that a process of the client may have used. False if there is nothing
+    /// left of that.
+    fn let_go_of_one(&mut self, client: ClientId) -> bool {
+        let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() else {
+            // Its table is gone, so each of them gets another witness or none.
+            return self.look_at_parked_of(client, Slot(0)).is_some();
+        };
+        self.let_go(client, slot);
+        true
+    }
+
+    /// A client survives, and nothing more can be done before its last process has gone.
+    fn rest(&mut self, client: ClientId) {
+        self.clients.get_mut(client).presence = Presence::Resting;
+        self.survivors.clients.entry(client).or_default();
+        self.survivors.pause = SURVIVORS_LOOK_FIRST;
+        self.survivors.next_look = Some(self.now.after(SURVIVORS_LOOK_FIRST));
     }
 
     /// No process is left that has what this client was given.
     fn note_death(&mut self, client: ClientId) {
         let has_table = self.directory.has_joined(client);
         self.directory.leave(client);
-        let leaving = self.clients.get_mut(client);
-        leaving.survives = false;
-        leaving.rests = false;
-        leaving.notes_from = has_table.then_some(Slot(0));
+        self.clients.get_mut(client).presence =
+            if has_table { Presence::ReadingNotes(Slot(0)) } else { Presence::Going };
         for ticket in self.survivors.clients.remove(&client).unwrap_or_default() {
             self.end_transit(ticket, WorkOutcome::Done);
         }
-    }
-
-    /// Removes what a client has left, for one slice.
-    fn leave_some(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) -> Leaving {
-        while self.steps > 0 {
-            self.steps -= 1;
-            if let Some(from) = self.clients.get(client).settles_from {
-                let next = self.first_unsealed(client, from);
-                self.clients.get_mut(client).settles_from = next.map(|slot| Slot(slot.0 + 1));
-                if let Some(slot) = next {
-                    self.settle(slot, now, effects);
-                } else if self.clients.get(client).said_goodbye || !self.directory.is_alive(client)
-                {
-                    self.note_death(client);
-                }
-            } else if let Some(from) = self.clients.get(client).notes_from {
-                // Its notes first, before its quota and what it holds are everybody's.
-                let next = self.read_notes_left(client, from);
-                self.clients.get_mut(client).notes_from = next;
-            } else if let Some(create) = self.creates.abandoned(client) {
-                self.clients.get_mut(client).wait_ended(create.cost());
-            } else if let Some(waiter) = self.waits.disconnected(client) {
-                self.steps = self.steps.saturating_sub(waiter.ids.len());
-                self.clients.get_mut(client).wait_ended(waiter.cost());
-            } else if let Some(slot) = self.first_charged(client) {
-                let looks_left = &mut self.clients.get_mut(client).looks_left;
-                let may_step_back = *looks_left > 0;
-                *looks_left = looks_left.saturating_sub(1);
-                if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
-                    self.becomes_everybodys(slot);
-                }
-            } else if let Some(slot) = self.first_unsealed(client, Slot(0)) {
-                self.remove_unsealed(client, slot, effects);
-            } else if self.clients.get(client).survives {
-                if self.is_in_use(client) {
-                    return Leaving::Rests;
-                }
-                self.note_death(client);
-            } else if let Some((slot, _)) = self.clients.get_mut(client).holds.pop_first() {
-                self.let_go(client, slot, effects);
-            } else if self.look_at_one_left(client) {
-                // One step, as each of the others.
-            } else {
-                self.quotas.remove(client);
-                self.clients.remove(client);
-                return Leaving::Gone;
-            }
-        }
-        Leaving::More
     }
 
     fn first_unsealed(&self, client: ClientId, from: Slot) -> Option<Slot> {
@@ -194,15 +189,14 @@ impl Store {
     }
 
     /// Looks whether survivors have gone or let go, if it is time to.
-    pub(super) fn look_at_survivors(&mut self, now: Timestamp, effects: &mut Effects) {
-        if self.survivors.next_look.is_none_or(|at| at > now) {
+    pub(super) fn look_at_survivors(&mut self) {
+        if self.survivors.next_look.is_none_or(|at| at > self.now) {
             return;
         }
-        self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
+        self.look_at_some_survivors();
         let pause = (2 * self.survivors.pause).min(SURVIVORS_LOOK_LAST);
-        let are_left = !self.survivors.clients.is_empty();
         self.survivors.pause = pause;
-        self.survivors.next_look = are_left.then(|| now.after(pause));
+        self.survivors.next_look = (!self.survivors.is_empty()).then(|| self.now.after(pause));
     }
 
     /// Whether something of what a client was given is in use, although its connection has ended.
@@ -210,24 +204,22 @@ impl Store {
         let may_be_written = self.survivors.clients.get(&client).is_some_and(|all| !all.is_empty());
         let mut is_in_use = may_be_written || !self.clients.get(client).holds.is_empty();
         is_in_use |= self.directory.has_pins(client, self.objects.slots());
-        is_in_use && !self.clients.get(client).said_goodbye && self.directory.is_alive(client)
+        is_in_use && self.directory.is_alive(client)
     }
 
-    /// Looks at survivors, and at what each of them keeps from going, so many times, and goes on
-    /// from there at the next time. Whether something has come free.
-    pub(super) fn look_at_some_survivors(
-        &mut self,
-        mut looks: usize,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> bool {
+    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there at
+    /// the next time. Whether something has come free.
+    pub(super) fn look_at_some_survivors(&mut self) -> bool {
+        let mut looks = SURVIVORS_LOOKS_MAX;
         let before = (self.parked.len(), self.survivors.clients.len());
-        let (next, mut slot) = self.survivors.cursor;
+        let (next, mut slot) = self.survivors.cursor.unwrap_or((ClientId(0), Slot(0)));
         let (earlier, later) = (..next, next..);
         let clients = &self.survivors.clients;
         let round = clients.range(later).chain(clients.range(earlier)).map(|(client, _)| *client);
         // What is still leaving sees by itself who has died.
-        let round: Vec<_> = round.filter(|client| self.clients.get(*client).rests).collect();
+        let round: Vec<_> = round
+            .filter(|client| self.clients.get(*client).presence == Presence::Resting)
+            .collect();
         for client in round {
             if self.is_in_use(client) {
                 while looks > 0
@@ -238,17 +230,17 @@ impl Store {
                 }
             } else {
                 self.note_death(client);
-                if !self.go_on_leaving(client, now, effects) {
+                if !self.leave_some(client) {
                     self.jobs.leaving.push_back(client);
                 }
             }
             if looks == 0 {
-                self.survivors.cursor = (client, slot);
+                self.survivors.cursor = Some((client, slot));
                 break;
             }
             looks -= 1;
             slot = Slot(0);
-            self.survivors.cursor = (ClientId(client.0 + 1), slot);
+            self.survivors.cursor = Some((ClientId(client.0 + 1), slot));
         }
         before != (self.parked.len(), self.survivors.clients.len())
     }

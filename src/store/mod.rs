@@ -23,11 +23,10 @@ use std::time::Duration;
 use crate::eviction::{EvictionPolicy, PolicyKind, Population};
 use crate::ids::{ClientId, Extent, SegmentId, Slot, Ticket};
 use crate::limits;
-use crate::protocol::message::{Event, Reply, Request, RequestId, Subject};
+use crate::protocol::message::{Event, Reply, Request, RequestId, Subject, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
-mod asked;
 mod clients;
 mod counters;
 mod counting;
@@ -59,9 +58,7 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use space::TrimConfig;
 
-use asked::{Asked, is_now};
-use clients::Clients;
-use counting::Numbers;
+use clients::{Asked, Clients};
 use directory::{Directory, Unshared};
 use filling::Filling;
 use jobs::Jobs;
@@ -124,6 +121,10 @@ pub struct Store {
     /// What is left of the slice: steps, and ids in answers to those who waited.
     steps: usize,
     answers: usize,
+    /// The time at which the store is told what it is told now.
+    now: Timestamp,
+    /// What follows from that and has to be done outside; empty in between.
+    effects: Effects,
     /// Counts everything that the store is told: the clock of the orders of eviction, which readers
     /// of the directory see.
     tick: u64,
@@ -136,19 +137,8 @@ struct Slice {
     answers: usize,
 }
 
-/// What a request leads to.
-enum Outcome {
-    /// This reply, now.
-    Reply(Reply),
-    /// A reply later: the request waits.
-    Waits,
-}
-
-impl From<Reply> for Outcome {
-    fn from(reply: Reply) -> Self {
-        Self::Reply(reply)
-    }
-}
+/// The reply to a request, or none yet if the request waits.
+type Answer = Result<Option<Reply>, Refusal>;
 
 impl Store {
     /// An empty store whose clients read by message.
@@ -181,6 +171,8 @@ impl Store {
             slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
             steps: 0,
             answers: 0,
+            now: Timestamp::ZERO,
+            effects: Effects::new(),
             tick: 0,
             config,
         }
@@ -214,89 +206,106 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
-        self.counters.requests += 1;
-        self.begin_slice();
-        let asked = Asked { client, request: request_id, now };
-        let outcome = self.serve(asked, request, effects);
-        self.conclude(asked, outcome, effects);
+        self.told(now, effects, |store| {
+            store.counters.requests += 1;
+            store.begin_slice();
+            let asked = Asked { client, request: request_id };
+            let answer = store.serve(asked, request);
+            store.answer(asked, answer);
+            store.finish();
+        });
     }
 
-    fn conclude(&mut self, asked: Asked, outcome: Result<Outcome, Refusal>, effects: &mut Effects) {
-        let Asked { client, request: request_id, now } = asked;
-        match outcome {
-            Ok(Outcome::Reply(reply)) => effects.reply(client, request_id, reply),
-            Ok(Outcome::Waits) => {}
-            Err(refusal) => self.refuse(client, request_id, refusal, effects),
+    /// The store is told something at this time. What follows from it joins these effects.
+    fn told(&mut self, now: Timestamp, effects: &mut Effects, what: impl FnOnce(&mut Self)) {
+        self.now = now;
+        std::mem::swap(&mut self.effects, effects);
+        what(self);
+        std::mem::swap(&mut self.effects, effects);
+    }
+
+    fn answer(&mut self, asked: Asked, answer: Answer) {
+        match answer {
+            Ok(Some(reply)) => self.reply(asked, reply),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(asked, refusal),
         }
-        self.finish(now, effects);
     }
 
-    fn serve(
-        &mut self,
-        asked: Asked,
-        request: Request,
-        effects: &mut Effects,
-    ) -> Result<Outcome, Refusal> {
+    /// Sends a reply, unless none is wanted.
+    fn reply(&mut self, to: Asked, reply: Reply) {
+        let Asked { client, request } = to;
+        if request != RequestId::NONE {
+            self.effects.push(Effect::Reply { client, request, reply });
+        }
+    }
+
+    fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+        self.counters.refusals += 1;
+        if matches!(refusal, Refusal::StoreFull(_)) {
+            self.counters.refusals_full += 1;
+        }
+        self.reply(asked, Reply::Refused(refusal));
+    }
+
+    fn serve(&mut self, asked: Asked, request: Request) -> Answer {
         // Whoever counts counts nothing of those that have died.
         if !self.survivors.is_empty() && request.subject() == Subject::Everything {
-            self.look_at_some_survivors(limits::SURVIVORS_LOOKS_MAX, asked.now, effects);
+            self.look_at_some_survivors();
         }
         // Nearly always nobody is creating anything.
         if !self.unsealed.is_empty()
-            && let Some(next) = self.settle_for(request.subject(), asked.now, effects)
+            && let Some(next) = self.settle_for(request.subject())
         {
             return self.serve_later(asked, request, next);
         }
-        self.serve_now(asked, request, effects)
+        self.serve_now(asked, request)
     }
 
-    fn serve_now(
-        &mut self,
-        asked: Asked,
-        request: Request,
-        effects: &mut Effects,
-    ) -> Result<Outcome, Refusal> {
-        let Asked { client, request: request_id, .. } = asked;
+    fn serve_now(&mut self, asked: Asked, request: Request) -> Answer {
+        let client = asked.client;
         match request {
             Request::SetOptions { client_name, quota } => {
-                self.set_options(client, client_name, quota).map(Into::into)
+                self.set_options(client, client_name, quota)
             }
             Request::Create { id, data_size, metadata_size, room } => {
                 let creation = Creation::Empty { id, data_size, metadata_size };
-                self.create(asked, creation, room, effects)
+                self.create(asked, creation, room)
             }
             Request::Put { objects, room } => {
                 let creation = Creation::Filled { objects };
-                self.create(asked, creation, room, effects)
+                self.create(asked, creation, room)
             }
-            Request::Seal { id, release } => {
-                self.seal(asked, &id, release, effects).map(Into::into)
-            }
-            Request::Abort { id } => self.abort(client, &id, effects).map(Into::into),
+            Request::Seal { id, release } => self.seal(asked, &id, release),
+            Request::Abort { id } => self.abort(client, &id),
             Request::Get { ids, timeout, fail_if_abandoned } => {
                 self.get(asked, ids, timeout, fail_if_abandoned)
             }
             Request::Unpinned { slots } => {
                 self.unpinned(client, &slots);
-                Ok(Reply::Done.into())
+                Ok(Some(Reply::Done))
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
-            Request::Cancel { request } => Ok(self.cancel(asked, request, effects).into()),
-            Request::Release { holds } => self.release(asked, &holds, effects).map(Into::into),
-            Request::GetState { ids } => Ok(self.states(&ids).into()),
-            Request::Delete { ids } => Ok(self.delete(&ids).into()),
+            Request::Cancel { request } => Ok(Some(self.cancel(client, request))),
+            Request::Release { holds } => self.release(client, &holds),
+            Request::GetState { ids } => Ok(Some(self.states(&ids))),
+            Request::Delete { ids } => Ok(Some(self.delete(&ids))),
             Request::Evict { bytes } => self.evict(asked, bytes),
-            Request::Refresh { ids } => Ok(self.refresh(&ids).into()),
-            Request::List { cursor } => Ok(self.list(cursor).into()),
-            Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one, effects),
-            Request::GetStats => self.count(asked, Numbers::Stats),
-            Request::GetDebugText => self.count(asked, Numbers::DebugText),
-            Request::ListClients { after, holding } => Ok(self.list_clients(after, holding).into()),
+            Request::Refresh { ids } => Ok(Some(self.refresh(&ids))),
+            Request::List { cursor } => Ok(Some(self.list(cursor))),
+            Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one),
+            Request::GetStats => {
+                self.count(asked, |store, pinned| Reply::Stats(store.stats_with(pinned)))
+            }
+            Request::GetDebugText => {
+                self.count(asked, |store, pinned| Reply::DebugText(store.debug_text(pinned)))
+            }
+            Request::ListClients { after, holding } => Ok(Some(self.list_clients(after, holding))),
             Request::Disconnect => {
                 self.clients.get_mut(client).said_goodbye = true;
-                effects.reply(client, request_id, Reply::Done);
-                effects.push(Effect::HangUp { client });
-                Ok(Outcome::Waits)
+                self.reply(asked, Reply::Done);
+                self.effects.push(Effect::HangUp { client });
+                Ok(None)
             }
         }
     }
@@ -311,38 +320,48 @@ impl Store {
     /// Answers waiting requests whose deadline has come. If they are very many, or a put is served
     /// meanwhile, some are left: then [`Self::next_deadline`] is still in the past.
     pub fn expire(&mut self, now: Timestamp, effects: &mut Effects) {
-        self.begin_slice();
-        let unsealed = self.unsealed.len();
+        self.told(now, effects, |store| {
+            store.begin_slice();
+            let unsealed = store.unsealed.len();
+            store.expire_waits();
+            let late = store.creates.next_deadline(store.spared_from_deadlines());
+            // What was found sealed just now may be room as well.
+            if late.is_some_and(|deadline| deadline <= now)
+                && (store.catch_up() || unsealed != store.unsealed.len())
+            {
+                store.serve_creates();
+            }
+            store.expire_creates();
+            store.look_at_survivors();
+            store.space.look(now);
+            store.finish();
+            store.trim_next();
+        });
+    }
+
+    fn expire_waits(&mut self) {
         while self.answers > 0
-            && let Some(waiter) = self.waits.expired(now)
+            && let Some(waiter) = self.waits.expired(self.now)
         {
             self.counters.waits_timed_out += 1;
             self.answers = self.answers.saturating_sub(1 + waiter.missing.len());
-            self.answer_late(waiter, now, effects);
+            self.answer_late(waiter);
         }
-        let late = self.creates.next_deadline(self.spared_from_deadlines());
-        // What was found sealed just now may be room as well.
-        if late.is_some_and(|deadline| deadline <= now)
-            && (self.catch_up(now, effects) || unsealed != self.unsealed.len())
-        {
-            self.serve_creates(now, effects);
-        }
+    }
+
+    fn expire_creates(&mut self) {
         let spared = self.spared_from_deadlines();
         // While a put is being filled nobody behind it has been tried.
         while self.answers > 0
             && self.filling.is_none()
-            && let Some(create) = self.creates.expired(now, spared)
+            && let Some(create) = self.creates.expired(self.now, spared)
         {
             self.answers -= 1;
             self.counters.creates_timed_out += 1;
-            self.clients.get_mut(create.client).wait_ended(create.cost());
+            self.clients.get_mut(create.asked.client).wait_ended(create.creation.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
-            self.refuse(create.client, create.request, full, effects);
+            self.refuse(create.asked, full);
         }
-        self.look_at_survivors(now, effects);
-        self.space.look(now);
-        self.finish(now, effects);
-        self.trim_next(now, effects);
     }
 
     /// Outside work that [`Effect::Start`] began has ended.
@@ -356,20 +375,22 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
-        // What follows from a put is part of the slice in which it got its room.
-        if self.end_filling(ticket, outcome, now, effects) {
-            return self.finish(now, effects);
-        }
-        self.begin_slice();
-        self.end_transit(ticket, outcome);
-        self.finish(now, effects);
-        self.trim_next(now, effects);
+        self.told(now, effects, |store| {
+            // What follows from a put is part of the slice in which it got its room.
+            if store.end_filling(ticket, outcome) {
+                return store.finish();
+            }
+            store.begin_slice();
+            store.end_transit(ticket, outcome);
+            store.finish();
+            store.trim_next();
+        });
     }
 
     /// Memory is not in transit any more.
     fn end_transit(&mut self, ticket: Ticket, outcome: WorkOutcome) {
         let Extent { offset, len, .. } = self.space.done(ticket, outcome);
-        self.counters.bytes_trimmed = self.space.trimmed_bytes();
+        self.counters.bytes_trimmed = self.space.trimming.given_bytes;
         self.note_memory(offset, len, false);
         if let Some((_, search)) = &mut self.search {
             search.transit_ended();
@@ -378,44 +399,32 @@ impl Store {
 
     /// Gives the next memory back to the system, if it is time to. Room that somebody waits for is
     /// made first.
-    fn trim_next(&mut self, now: Timestamp, effects: &mut Effects) {
-        if self.has_room_work() && self.space.postpone_trim(now) {
+    fn trim_next(&mut self) {
+        if self.has_room_work() && self.space.postpone_trim(self.now) {
             return;
         }
         if let Some((ticket, extent)) = self.space.begin_trim() {
             self.note_memory(extent.offset, extent.len, false);
-            effects.push(Effect::Start { ticket, work: Work::Trim { extent } });
+            self.effects.push(Effect::Start { ticket, work: Work::Trim { extent } });
         }
     }
 
     /// What has to be looked at when something has changed.
-    fn finish(&mut self, now: Timestamp, effects: &mut Effects) {
+    fn finish(&mut self) {
         self.drop_search_of_nobody();
         if self.has_room_work() {
-            self.serve_creates(now, effects);
+            self.serve_creates();
         }
-        self.space.plan_look(now);
+        self.space.plan_look(self.now);
     }
 
     /// When [`Store::expire`] has something to do at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let creates = self.creates.next_deadline(self.spared_from_deadlines());
-        let survivors = self.survivors.next_look();
-        let deadlines = [self.waits.next_deadline(), creates, self.space.next_look(), survivors];
+        let deadlines =
+            [self.waits.next_deadline(), creates, self.space.next_look(), self.survivors.next_look];
         deadlines.into_iter().flatten().min()
-    }
-
-    /// The connection of a client has ended, in whatever way. What it waited for is forgotten, and
-    /// what it was creating is removed, unless it has told in its table that it is sealed. What it
-    /// held is released when no process is left that has it; until then, and until the last of it
-    /// is done, it stays among the clients.
-    pub fn disconnect(&mut self, client: ClientId, now: Timestamp, effects: &mut Effects) {
-        self.counters.clients_disconnected += 1;
-        self.begin_slice();
-        self.subscriptions.unsubscribe(client);
-        self.begin_leaving(client, now, effects);
-        self.space.plan_look(now);
     }
 
     /// Fills the empty `out` with what a subscriber has to be told next, at most `max` events and a
@@ -451,7 +460,7 @@ impl Store {
         client: ClientId,
         name: Option<String>,
         quota: Option<u64>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Answer {
         if let Some(quota) = quota {
             self.quotas.grant(client, quota)?;
             // A create of this client that waits may exceed it.
@@ -460,45 +469,36 @@ impl Store {
         if let Some(name) = name {
             self.clients.get_mut(client).peer.name = name;
         }
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
-    fn subscribe(
-        &mut self,
-        asked: Asked,
-        one_by_one: bool,
-        effects: &mut Effects,
-    ) -> Result<Outcome, Refusal> {
+    fn subscribe(&mut self, asked: Asked, one_by_one: bool) -> Answer {
         if self.subscriptions.contains(asked.client) {
             return Err(Refusal::AlreadySubscribed);
         }
         self.subscriptions.subscribe(asked.client);
-        effects.reply(asked.client, asked.request, Reply::Done);
-        effects.push(Effect::Stream { client: asked.client, one_by_one });
-        Ok(Outcome::Waits)
+        self.reply(asked, Reply::Done);
+        self.effects.push(Effect::Stream { client: asked.client, one_by_one });
+        Ok(None)
     }
 
-    /// A time as the rest of the world has it.
-    fn unix_time(&self, at: Timestamp) -> Duration {
-        self.config.unix_start + Duration::from_nanos(at.as_nanos())
+    /// The time as the rest of the world has it.
+    fn unix_now(&self) -> Duration {
+        self.config.unix_start + Duration::from_nanos(self.now.as_nanos())
+    }
+
+    /// When a request with this timeout is answered at the latest.
+    fn deadline(&self, timeout: Timeout) -> Option<Timestamp> {
+        timeout.map(|timeout| self.now.after(timeout))
     }
 
     fn record(&mut self, event: Event) {
         self.counters.events += 1;
         self.subscriptions.push(event);
     }
+}
 
-    fn refuse(
-        &mut self,
-        client: ClientId,
-        request: RequestId,
-        refusal: Refusal,
-        effects: &mut Effects,
-    ) {
-        self.counters.refusals += 1;
-        if matches!(refusal, Refusal::StoreFull(_)) {
-            self.counters.refusals_full += 1;
-        }
-        effects.reply(client, request, Reply::Refused(refusal));
-    }
+/// Whether a request with this timeout may not wait at all.
+fn is_now(timeout: Timeout) -> bool {
+    timeout == Some(Duration::ZERO)
 }

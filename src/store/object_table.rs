@@ -75,6 +75,11 @@ impl Object {
     pub const fn is_sealed(&self) -> bool {
         matches!(self.state, State::Sealed { .. })
     }
+
+    /// Whether it is sealed and nobody holds it.
+    pub const fn is_unused(&self) -> bool {
+        self.is_sealed() && self.holders == 0
+    }
 }
 
 /// All objects.
@@ -91,12 +96,10 @@ pub struct ObjectTable {
 }
 
 impl ObjectTable {
-    /// Number of objects.
     pub const fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// The slot of an object.
     pub fn find(&self, id: &ObjectId) -> Option<Slot> {
         self.index.find(id, |slot| self.get(slot).id == *id)
     }

@@ -26,31 +26,16 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Whether this one is parked.
     pub fn contains(&self, slot: Slot) -> bool {
         self.witnesses.contains_key(&slot)
     }
 
-    /// Number of them.
     pub fn len(&self) -> usize {
         self.witnesses.len()
     }
 
-    /// Whether this one is parked because of this client.
-    fn is_witness(&self, client: ClientId, slot: Slot) -> bool {
-        self.by_witness.contains(&(client, slot))
-    }
-
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = Slot> {
         self.witnesses.keys().copied()
-    }
-
-    /// One that is parked because of this client.
-    fn first_of(&self, client: ClientId) -> Option<Slot> {
-        let from = (client, Slot(0));
-        let first = self.by_witness.range(from..).next();
-        first.filter(|(witness, _)| *witness == client).map(|(_, slot)| *slot)
     }
 
     /// This client has the object pinned; another one may have done so before.
@@ -123,7 +108,7 @@ impl Store {
     /// has not said so, nothing has changed.
     pub(super) fn unpinned(&mut self, client: ClientId, slots: &[Slot]) {
         for slot in slots {
-            if self.parked.is_witness(client, *slot) {
+            if self.parked.by_witness.contains(&(client, *slot)) {
                 self.look_at_parked(*slot);
             }
         }
@@ -141,22 +126,12 @@ impl Store {
         }
     }
 
-    /// Looks again at objects that are parked because of a client that cannot tell any more, from
-    /// this slot on, but still has its table. Returns where to go on.
+    /// Looks again at one of the objects that are parked because of a client that cannot tell any
+    /// more, from this slot on. Returns where to go on, nothing if there is none.
     pub(super) fn look_at_parked_of(&mut self, client: ClientId, from: Slot) -> Option<Slot> {
         let parked = self.parked.by_witness.range((client, from)..).next();
         let (_, slot) = parked.filter(|(witness, _)| *witness == client).copied()?;
         self.look_at_parked(slot);
         Some(Slot(slot.0 + 1))
-    }
-
-    /// Looks again at one of the objects that are parked because of a client whose table is gone.
-    /// False if there is none.
-    pub(super) fn look_at_one_left(&mut self, client: ClientId) -> bool {
-        let left = self.parked.first_of(client);
-        if let Some(slot) = left {
-            self.look_at_parked(slot);
-        }
-        left.is_some()
     }
 }

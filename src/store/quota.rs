@@ -153,7 +153,6 @@ impl Quotas {
         self.totals
     }
 
-    /// Number of accounts.
     pub fn len(&self) -> usize {
         self.accounts.len()
     }
@@ -161,6 +160,11 @@ impl Quotas {
     /// The account of a client that has a quota.
     pub fn get(&self, client: ClientId) -> Option<&Account> {
         self.accounts.get(&client)
+    }
+
+    /// The order of the idle objects of a client that has a quota. Which objects are in it stays.
+    pub fn order_of(&mut self, client: ClientId) -> Option<&mut dyn EvictionPolicy> {
+        Some(&mut *self.accounts.get_mut(&client)?.idle)
     }
 
     /// Changes the account of a client that has a quota.

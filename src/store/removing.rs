@@ -3,7 +3,7 @@
 //! Before the memory of a sealed object is freed it is taken back from the readers of the
 //! directory; one that they have pinned stays, see [`pinned`](super::pinned).
 
-use crate::ids::{ObjectId, Slot};
+use crate::ids::{Location, ObjectId, Slot};
 use crate::protocol::message::{DeleteOutcome, Event, Reply};
 use crate::store::Store;
 use crate::store::object_table::Object;
@@ -16,7 +16,7 @@ impl Store {
     fn delete_one(&mut self, id: &ObjectId) -> DeleteOutcome {
         let Some(slot) = self.objects.find(id) else { return DeleteOutcome::NotFound };
         let object = self.objects.get(slot);
-        if object.is_sealed() && object.holders == 0 && self.delete_idle(slot) {
+        if object.is_unused() && self.delete_idle(slot) {
             return DeleteOutcome::Deleted;
         }
         let object = self.objects.get_mut(slot);
@@ -33,35 +33,30 @@ impl Store {
 
     /// Deletes a sealed object that no client holds. False if a reader has it pinned.
     pub(super) fn delete_idle(&mut self, slot: Slot) -> bool {
-        if !self.retire(slot) {
-            return false;
-        }
-        let object = self.remove_object(slot);
-        self.free_memory(&object);
+        let Some(Object { id, location, .. }) = self.remove_idle(slot) else { return false };
         self.counters.objects_deleted += 1;
-        self.record(Event::Deleted {
-            id: object.id,
-            data_size: object.location.data_size,
-            metadata_size: object.location.metadata_size,
-        });
+        let Location { data_size, metadata_size, .. } = location;
+        self.record(Event::Deleted { id, data_size, metadata_size });
         true
     }
 
     /// Evicts an idle object. False if a reader has it pinned.
     pub(super) fn evict_idle(&mut self, slot: Slot) -> bool {
+        let Some(Object { id, location, .. }) = self.remove_idle(slot) else { return false };
+        self.counters.objects_evicted += 1;
+        self.counters.bytes_evicted += location.size();
+        let Location { data_size, metadata_size, .. } = location;
+        self.record(Event::Evicted { id, data_size, metadata_size });
+        true
+    }
+
+    fn remove_idle(&mut self, slot: Slot) -> Option<Object> {
         if !self.retire(slot) {
-            return false;
+            return None;
         }
         let object = self.remove_object(slot);
         self.free_memory(&object);
-        self.counters.objects_evicted += 1;
-        self.counters.bytes_evicted += object.size();
-        self.record(Event::Evicted {
-            id: object.id,
-            data_size: object.location.data_size,
-            metadata_size: object.location.metadata_size,
-        });
-        true
+        Some(object)
     }
 
     /// Takes an object that nobody holds out of the tables. Its memory is the caller's business.

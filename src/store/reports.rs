@@ -85,7 +85,8 @@ impl Store {
         let account = self.quotas.get(id);
         let (mut objects, mut bytes) = (client.holds.len() as u64, client.held_bytes);
         self.directory.pins_of(id, self.objects.slots(), &mut |slot| {
-            if let Some(object) = self.readable(slot)
+            if let Some(object) = self.objects.try_get(slot)
+                && object.is_sealed()
                 && !client.holds.contains_key(&slot)
             {
                 objects += 1;
@@ -112,7 +113,7 @@ impl Store {
     /// for it is served in slices.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats_with(self.pinned_idle_bytes())
+        self.stats_with(self.pinned_idle_bytes(self.objects.slots()).0)
     }
 
     /// The same, of which so many bytes are idle and yet pinned.
@@ -132,11 +133,6 @@ impl Store {
             subscribers: self.subscriptions.len() as u64,
             counters: self.counters.named().map(|(name, n)| (name.to_owned(), n)).collect(),
         }
-    }
-
-    /// The sealed object in a slot that a reader names.
-    fn readable(&self, slot: Slot) -> Option<&Object> {
-        self.objects.try_get(slot).filter(|object| object.is_sealed())
     }
 
     /// Bytes that could be evicted, if none of it turns out to be pinned.
@@ -164,13 +160,8 @@ impl Store {
         let pinned = self.space.used() - evictable;
         let quotas = self.quotas.totals();
         let (charged, busy) = (quotas.objects, quotas.busy_objects);
-        let global = ListReport {
-            name: "global lru",
-            capacity: capacity - quotas.granted,
-            original_capacity: capacity,
-            used: self.idle.idle_bytes(),
-            objects: self.idle.idle_objects(),
-        };
+        let idle = (self.idle.idle_bytes(), self.idle.idle_objects());
+        let global = list_report("global lru", capacity - quotas.granted, capacity, idle);
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(
@@ -185,13 +176,9 @@ impl Store {
             self.counters.bytes_evicted,
         );
         for (client, account) in self.quotas.iter().take(limits::CLIENTS_PART_MAX) {
-            let list = ListReport {
-                name: &self.clients.get(client).peer.name,
-                capacity: account.quota,
-                original_capacity: account.quota,
-                used: account.used,
-                objects: account.objects(),
-            };
+            let name = &self.clients.get(client).peer.name;
+            let use_of_quota = (account.used, account.objects());
+            let list = list_report(name, account.quota, account.quota, use_of_quota);
             let _ = write!(text, "\n{list}");
         }
         // The text has to fit into a frame, whatever the clients do.
@@ -203,30 +190,15 @@ impl Store {
     }
 }
 
-/// The lines of the debug text about one eviction list.
-struct ListReport<'a> {
-    name: &'a str,
-    capacity: u64,
-    original_capacity: u64,
-    used: u64,
-    objects: usize,
-}
-
-impl std::fmt::Display for ListReport<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, capacity, original_capacity, used, objects } = self;
-        // What quotas have taken from the capacity counts as used.
-        let gone = original_capacity - capacity + used;
-        let percent = if *original_capacity == 0 {
-            0.0
-        } else {
-            100.0 * gone as f64 / *original_capacity as f64
-        };
-        let percent = six_digits(percent);
-        writeln!(f, "({name}) capacity: {capacity}")?;
-        writeln!(f, "({name}) used: {percent}%")?;
-        write!(f, "({name}) num objects: {objects}")
-    }
+/// The lines of the debug text about one eviction list, with its bytes and its objects.
+fn list_report(name: &str, capacity: u64, original: u64, (used, objects): (u64, usize)) -> String {
+    // What quotas have taken from the capacity counts as used.
+    let gone = original - capacity + used;
+    let percent = if original == 0 { 0.0 } else { 100.0 * gone as f64 / original as f64 };
+    let percent = six_digits(percent);
+    format!(
+        "({name}) capacity: {capacity}\n({name}) used: {percent}%\n({name}) num objects: {objects}"
+    )
 }
 
 /// A number from 0 up with six significant digits and no zeros at the end, as C's `%g` prints it.

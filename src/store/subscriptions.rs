@@ -43,12 +43,10 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Number of subscribers.
     pub fn len(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Whether this client is subscribed.
     pub fn contains(&self, client: ClientId) -> bool {
         self.subscribers.contains_key(&client)
     }
@@ -72,7 +70,6 @@ impl Subscriptions {
         }
     }
 
-    /// Records an event.
     pub fn push(&mut self, event: Event) {
         if self.subscribers.is_empty() {
             self.first += 1;

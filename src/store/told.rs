@@ -8,13 +8,10 @@
 //! in [`using`](super::using), which looks there once more.
 
 use crate::ids::{ClientId, SealPlace, Slot};
-use crate::limits::SURVIVORS_LOOKS_MAX;
 use crate::protocol::message::{Request, Subject};
-use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::object_table::State;
-use crate::store::{Asked, Effects, Outcome, Store};
-use crate::time::Timestamp;
+use crate::store::{Answer, Asked, Store};
 
 /// Where the look at all that is being created goes on.
 type Next = (ClientId, Slot);
@@ -38,8 +35,8 @@ impl Store {
     }
 
     /// Whether an object is sealed, also if only its creator knows that so far.
-    pub(super) fn settle(&mut self, slot: Slot, now: Timestamp, effects: &mut Effects) -> bool {
-        self.settle_for_waiter(slot, None, now, effects)
+    pub(super) fn settle(&mut self, slot: Slot) -> bool {
+        self.settle_for_waiter(slot, None)
     }
 
     /// The same. Somebody who waits gets it if it is sealed: before the creator lets go, or it
@@ -48,8 +45,6 @@ impl Store {
         &mut self,
         slot: Slot,
         waiter: Option<(ClientId, Hold)>,
-        now: Timestamp,
-        effects: &mut Effects,
     ) -> bool {
         let object = self.objects.get(slot);
         let give = |store: &mut Self| {
@@ -65,10 +60,10 @@ impl Store {
         // What we write ourselves is ours to seal, whatever its creator claims.
         let told = told.filter(|_| !self.is_being_filled(slot));
         if let Some(released) = told {
-            self.seal_slot(slot, creator, now, effects);
+            self.seal_slot(slot, creator);
             give(self);
             if released {
-                self.release_hold(creator, slot, Hold::granted(1), effects);
+                self.release_hold(creator, slot, Hold::granted(1));
             }
         }
         told.is_some()
@@ -76,88 +71,70 @@ impl Store {
 
     /// Looks at what a request depends on. If that is more than fits into a slice, returns where to
     /// go on.
-    pub(super) fn settle_for(
-        &mut self,
-        subject: Subject<'_>,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> Option<Next> {
+    pub(super) fn settle_for(&mut self, subject: Subject<'_>) -> Option<Next> {
         match subject {
             Subject::Nothing => None,
             Subject::Objects(ids) if ids.len() <= self.unsealed.len() => {
                 for id in ids {
                     if let Some(slot) = self.objects.find(id) {
-                        self.settle(slot, now, effects);
+                        self.settle(slot);
                     }
                 }
                 None
             }
-            Subject::Objects(_) | Subject::Everything => {
-                self.settle_from((ClientId(0), Slot(0)), now, effects)
-            }
+            Subject::Objects(_) | Subject::Everything => self.settle_from((ClientId(0), Slot(0))),
         }
     }
 
-    fn settle_from(
-        &mut self,
-        mut next: Next,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> Option<Next> {
+    fn settle_from(&mut self, mut next: Next) -> Option<Next> {
         while let Some((creator, slot)) = self.unsealed.range(next..).next().copied() {
             if self.steps == 0 {
                 return Some((creator, slot));
             }
             self.steps -= 1;
-            self.settle(slot, now, effects);
+            self.settle(slot);
             next = (creator, Slot(slot.0 + 1));
         }
         None
     }
 
-    pub(super) fn serve_later(
-        &mut self,
-        asked: Asked,
-        request: Request,
-        next: Next,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn serve_later(&mut self, asked: Asked, request: Request, next: Next) -> Answer {
         // It keeps all its ids in memory until its turn comes.
         let ids = match request.subject() {
             Subject::Objects(ids) => ids.len(),
             Subject::Nothing | Subject::Everything => 0,
         };
         let cost = WaitCost { ids, bytes: 0 };
-        self.may_wait(asked.client, cost)?;
-        self.clients.get_mut(asked.client).wait_began(cost);
+        self.begin_wait(asked.client, cost)?;
         self.jobs.later.push_back(Later { asked, request, cost, next });
-        Ok(Outcome::Waits)
+        Ok(None)
     }
 
-    pub(super) fn work_on_later(&mut self, now: Timestamp, effects: &mut Effects) {
+    pub(super) fn work_on_later(&mut self) {
         let Some(later) = self.jobs.later.pop_front() else { return };
         let Later { asked, request, cost, next } = later;
         if !self.clients.is_here(asked.client) {
             return;
         }
-        if let Some(next) = self.settle_from(next, now, effects) {
+        if let Some(next) = self.settle_from(next) {
             return self.jobs.later.push_front(Later { asked, request, cost, next });
         }
         self.clients.get_mut(asked.client).wait_ended(cost);
-        let asked = Asked { now, ..asked };
-        let outcome = self.serve_now(asked, request, effects);
-        self.conclude(asked, outcome, effects);
+        let answer = self.serve_now(asked, request);
+        self.answer(asked, answer);
+        self.finish();
     }
 
     /// Looks at everything that clients may have told in their tables, and at which of them have
     /// gone. Whether anything has come of it: then there may be room where there was none.
-    pub(super) fn catch_up(&mut self, now: Timestamp, effects: &mut Effects) -> bool {
+    pub(super) fn catch_up(&mut self) -> bool {
         let unsealed = self.unsealed.len();
         let mut next = Some((ClientId(0), Slot(0)));
         while let Some(from) = next {
             self.steps = self.slice.steps;
-            next = self.settle_from(from, now, effects);
+            next = self.settle_from(from);
         }
-        let survivors_change = self.look_at_some_survivors(SURVIVORS_LOOKS_MAX, now, effects);
+        let survivors_change = self.look_at_some_survivors();
         // Whoever wants room is tried again, with a slice of his own.
         self.steps = self.slice.steps;
         unsealed != self.unsealed.len() || survivors_change

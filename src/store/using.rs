@@ -10,8 +10,7 @@ use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
 use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::waiting::{Waiter, WaiterId, Want};
-use crate::store::{Asked, Effects, Outcome, Store, is_now};
-use crate::time::Timestamp;
+use crate::store::{Answer, Asked, Store, is_now};
 
 impl Store {
     pub(super) fn get(
@@ -20,32 +19,27 @@ impl Store {
         ids: Vec<ObjectId>,
         timeout: Timeout,
         fail_if_abandoned: bool,
-    ) -> Result<Outcome, Refusal> {
-        let found: Vec<Option<Slot>> = ids.iter().map(|id| self.find_sealed(id)).collect();
-        let missing = count_missing(&ids, &found);
+    ) -> Answer {
+        let (found, missing) = self.find_all_sealed(&ids);
         let waits = !missing.is_empty() && !is_now(timeout);
         if waits {
-            self.may_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
+            self.begin_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
         }
         self.counters.ids_requested += ids.len() as u64;
         self.counters.ids_hit += found.iter().flatten().count() as u64;
         if !waits {
             let mut grant = |slot| self.grant(asked.client, slot);
             let granted = found.into_iter().map(|slot| slot.map(&mut grant)).collect();
-            return Ok(self.granted(asked.client, granted).into());
+            return Ok(Some(self.granted(asked.client, granted)));
         }
         for slot in found.iter().flatten() {
             self.hold(asked.client, *slot, Hold::waiting(1));
         }
-        self.begin_wait(Waiter {
-            client: asked.client,
-            request: asked.request,
-            ids,
-            missing,
-            want: Want::Get { fail_if_abandoned },
-            deadline: asked.deadline(timeout),
-        });
-        Ok(Outcome::Waits)
+        let want = Want::Get { fail_if_abandoned };
+        let deadline = self.deadline(timeout);
+        self.counters.waits += 1;
+        self.waits.add(Waiter { asked, ids, missing, want, deadline });
+        Ok(None)
     }
 
     pub(super) fn wait(
@@ -54,43 +48,35 @@ impl Store {
         ids: Vec<ObjectId>,
         count: usize,
         timeout: Timeout,
-    ) -> Result<Outcome, Refusal> {
-        let found: Vec<Option<Slot>> = ids.iter().map(|id| self.find_sealed(id)).collect();
-        let missing = count_missing(&ids, &found);
+    ) -> Answer {
+        let (found, missing) = self.find_all_sealed(&ids);
         let distinct = ids.iter().collect::<std::collections::BTreeSet<_>>().len();
         let ready = distinct - missing.len();
         let remaining = count.min(distinct).saturating_sub(ready);
         if remaining == 0 || is_now(timeout) {
-            return Ok(Reply::Ready(found.iter().map(Option::is_some).collect()).into());
+            return Ok(Some(Reply::Ready(found.iter().map(Option::is_some).collect())));
         }
-        self.may_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
-        self.begin_wait(Waiter {
-            client: asked.client,
-            request: asked.request,
-            ids,
-            missing,
-            want: Want::Seen { remaining },
-            deadline: asked.deadline(timeout),
-        });
-        Ok(Outcome::Waits)
-    }
-
-    pub(super) fn may_wait(&self, client: ClientId, cost: WaitCost) -> Result<(), Refusal> {
-        match self.clients.get(client).broken_limit(cost) {
-            Some(limit) => Err(Refusal::TooManyWaiting(limit)),
-            None => Ok(()),
-        }
-    }
-
-    fn begin_wait(&mut self, waiter: Waiter) {
+        self.begin_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
+        let want = Want::Seen { remaining };
+        let deadline = self.deadline(timeout);
         self.counters.waits += 1;
-        self.clients.get_mut(waiter.client).wait_began(waiter.cost());
-        self.waits.add(waiter);
+        self.waits.add(Waiter { asked, ids, missing, want, deadline });
+        Ok(None)
+    }
+
+    /// One more request of a client waits, if it may.
+    pub(super) fn begin_wait(&mut self, client: ClientId, cost: WaitCost) -> Result<(), Refusal> {
+        let client = self.clients.get_mut(client);
+        if let Some(limit) = client.broken_limit(cost) {
+            return Err(Refusal::TooManyWaiting(limit));
+        }
+        client.wait_began(cost);
+        Ok(())
     }
 
     /// Tells those who waited for this object that it is there, as many as this slice allows; a
     /// get holds it from now on. False if there are more.
-    pub(super) fn wake_some(&mut self, slot: Slot, effects: &mut Effects) -> bool {
+    pub(super) fn wake_some(&mut self, slot: Slot) -> bool {
         let id = self.objects.get(slot).id;
         while self.answers > 0 {
             let Some(progress) = self.waits.sealed(&id) else { return true };
@@ -99,56 +85,52 @@ impl Store {
                 self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
             }
             if let Some(waiter) = progress.completed {
-                self.answer_waiter(waiter, effects);
+                self.answer_waiter(waiter);
             }
         }
         !self.waits.is_awaited(&id)
     }
 
     /// Answers a request that is not in the waitlist any more with what there is.
-    pub(super) fn answer_waiter(&mut self, waiter: Waiter, effects: &mut Effects) {
-        self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
+    pub(super) fn answer_waiter(&mut self, waiter: Waiter) {
+        self.clients.get_mut(waiter.asked.client).wait_ended(waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         let reply = match waiter.want {
-            Want::Get { .. } => self.grant_waited(&waiter, effects),
+            Want::Get { .. } => self.grant_waited(&waiter),
             Want::Seen { .. } => {
                 let is_ready = |id| !waiter.missing.contains_key(id);
                 Reply::Ready(waiter.ids.iter().map(is_ready).collect())
             }
         };
-        effects.reply(waiter.client, waiter.request, reply);
+        self.reply(waiter.asked, reply);
     }
 
     /// Answers a request that has waited in vain, after a last look at what it misses.
-    pub(super) fn answer_late(
-        &mut self,
-        mut waiter: Waiter,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn answer_late(&mut self, mut waiter: Waiter) {
         for (id, named) in std::mem::take(&mut waiter.missing) {
             let hold = Hold::waiting(u64::from(named));
-            let getter = matches!(waiter.want, Want::Get { .. }).then_some((waiter.client, hold));
+            let getter =
+                matches!(waiter.want, Want::Get { .. }).then_some((waiter.asked.client, hold));
             let slot = self.objects.find(&id);
-            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter, now, effects)) {
+            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter)) {
                 waiter.missing.insert(id, named);
             }
         }
-        self.answer_waiter(waiter, effects);
+        self.answer_waiter(waiter);
     }
 
     /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
-    fn grant_waited(&mut self, waiter: &Waiter, effects: &mut Effects) -> Reply {
+    fn grant_waited(&mut self, waiter: &Waiter) -> Reply {
         let mut grant_one = |id: &ObjectId| {
             let slot = self.objects.find(id).expect("a held object exists");
-            let granted = self.grant(waiter.client, slot);
-            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+            let granted = self.grant(waiter.asked.client, slot);
+            self.release_hold(waiter.asked.client, slot, Hold::waiting(1));
             granted
         };
         let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
         let ids = waiter.ids.iter();
         let granted = ids.map(|id| Some(id).filter(is_there).map(&mut grant_one)).collect();
-        self.granted(waiter.client, granted)
+        self.granted(waiter.asked.client, granted)
     }
 
     /// Gives a client a sealed object: as a pin in its table, if it has one, and else as a hold.
@@ -178,7 +160,6 @@ impl Store {
         id: &ObjectId,
         from: WaiterId,
         last: WaiterId,
-        effects: &mut Effects,
     ) -> Option<WaiterId> {
         let mut from = from;
         while self.answers > 0 {
@@ -186,49 +167,38 @@ impl Store {
             from = next;
             self.answers -= 1;
             if let Some(waiter) = waiter {
-                self.fail_waiter(&waiter, *id, effects);
+                self.fail_waiter(&waiter, *id);
             }
         }
         Some(from)
     }
 
-    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId, effects: &mut Effects) {
-        self.clients.get_mut(waiter.client).wait_ended(waiter.cost());
+    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId) {
+        self.clients.get_mut(waiter.asked.client).wait_ended(waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
             let slot = self.objects.find(held).expect("a held object exists");
-            self.release_hold(waiter.client, slot, Hold::waiting(1), effects);
+            self.release_hold(waiter.asked.client, slot, Hold::waiting(1));
         }
-        self.refuse(waiter.client, waiter.request, Refusal::Abandoned(abandoned), effects);
+        self.refuse(waiter.asked, Refusal::Abandoned(abandoned));
     }
 
-    pub(super) fn cancel(
-        &mut self,
-        asked: Asked,
-        request: RequestId,
-        effects: &mut Effects,
-    ) -> Reply {
-        let client = asked.client;
-        if let Some(waiter) = self.waits.cancelled(client, request) {
-            self.answer_late(waiter, asked.now, effects);
-        } else if let Some(create) = self.creates.cancelled(client, request) {
-            self.clients.get_mut(client).wait_ended(create.cost());
-            self.refuse(client, request, Refusal::Cancelled, effects);
+    pub(super) fn cancel(&mut self, client: ClientId, request: RequestId) -> Reply {
+        let asked = Asked { client, request };
+        if let Some(waiter) = self.waits.cancelled(asked) {
+            self.answer_late(waiter);
+        } else if let Some(create) = self.creates.cancelled(asked) {
+            self.clients.get_mut(client).wait_ended(create.creation.cost());
+            self.refuse(asked, Refusal::Cancelled);
         }
         Reply::Done
     }
 
-    pub(super) fn release(
-        &mut self,
-        asked: Asked,
-        holds: &[(ObjectId, u32)],
-        effects: &mut Effects,
-    ) -> Result<Reply, Refusal> {
-        let client = asked.client;
+    pub(super) fn release(&mut self, client: ClientId, holds: &[(ObjectId, u32)]) -> Answer {
         if self.clients.get(client).unsealed > 0 {
             for (id, _) in holds {
                 // An object that is sealed does not go with the hold of its creator.
-                self.objects.find(id).map(|slot| self.settle(slot, asked.now, effects));
+                self.objects.find(id).map(|slot| self.settle(slot));
             }
         }
         let held = &self.clients.get(client).holds;
@@ -247,9 +217,9 @@ impl Store {
         // In the order of the request, which is the order in which they become least recent.
         for (slot, count) in released {
             self.counters.releases += count;
-            self.release_hold(client, slot, Hold::granted(count), effects);
+            self.release_hold(client, slot, Hold::granted(count));
         }
-        Ok(Reply::Done)
+        Ok(Some(Reply::Done))
     }
 
     pub(super) fn states(&self, ids: &[ObjectId]) -> Reply {
@@ -263,6 +233,16 @@ impl Store {
 
     pub(super) fn find_sealed(&self, id: &ObjectId) -> Option<Slot> {
         self.objects.find(id).filter(|slot| self.objects.get(*slot).is_sealed())
+    }
+
+    /// Where these objects are, and the ids of which there is none, each with how often it is named.
+    fn find_all_sealed(&self, ids: &[ObjectId]) -> (Vec<Option<Slot>>, BTreeMap<ObjectId, u32>) {
+        let found: Vec<_> = ids.iter().map(|id| self.find_sealed(id)).collect();
+        let mut missing = BTreeMap::new();
+        for (id, _) in ids.iter().zip(&found).filter(|(_, slot)| slot.is_none()) {
+            *missing.entry(*id).or_insert(0) += 1;
+        }
+        (found, missing)
     }
 
     /// A client holds an object so many times more.
@@ -284,26 +264,20 @@ impl Store {
     }
 
     /// A client gives so many of its holds back; it has at least that many.
-    pub(super) fn release_hold(
-        &mut self,
-        client: ClientId,
-        slot: Slot,
-        less: Hold,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn release_hold(&mut self, client: ClientId, slot: Slot, less: Hold) {
         let holds = &mut self.clients.get_mut(client).holds;
         let hold = holds.get_mut(&slot).expect("the client holds the object");
         hold.granted -= less.granted;
         hold.waiting -= less.waiting;
         if hold.is_empty() {
             holds.remove(&slot);
-            self.let_go(client, slot, effects);
+            self.let_go(client, slot);
         }
     }
 
     /// A client does not hold an object any more. An unsealed one is removed, since nobody else may
     /// ever seal it.
-    pub(super) fn let_go(&mut self, client: ClientId, slot: Slot, effects: &mut Effects) {
+    pub(super) fn let_go(&mut self, client: ClientId, slot: Slot) {
         let object = self.objects.get(slot);
         let (size, is_sealed) = (object.size(), object.is_sealed());
         self.clients.get_mut(client).held_bytes -= size;
@@ -311,7 +285,7 @@ impl Store {
             self.lose_holder(slot);
         } else {
             self.objects.get_mut(slot).holders -= 1;
-            self.abandon(client, slot, effects);
+            self.abandon(client, slot);
         }
     }
 
@@ -325,17 +299,6 @@ impl Store {
             self.becomes_idle(slot);
         }
     }
-}
-
-/// The ids that are not there, each with how often it is named.
-fn count_missing(ids: &[ObjectId], found: &[Option<Slot>]) -> BTreeMap<ObjectId, u32> {
-    let mut missing = BTreeMap::new();
-    for (id, slot) in ids.iter().zip(found) {
-        if slot.is_none() {
-            *missing.entry(*id).or_insert(0) += 1;
-        }
-    }
-    missing
 }
 
 /// The first slot of which more is released, all its entries together, than `granted` allows. Each

@@ -34,9 +34,10 @@ pub struct Space {
     used: u64,
     /// No object has ever been here or behind.
     used_end: u64,
-    pool: Pool,
+    /// The free memory.
+    pub(in crate::store) pool: Pool,
     transit: Transit,
-    trimming: Trimming,
+    pub(in crate::store) trimming: Trimming,
 }
 
 impl Space {
@@ -64,12 +65,6 @@ impl Space {
     #[must_use]
     pub const fn used_end(&self) -> u64 {
         self.used_end
-    }
-
-    /// The free memory.
-    #[must_use]
-    pub const fn pool(&self) -> &Pool {
-        &self.pool
     }
 
     /// Whether the capacity would do for so many bytes more if so many others were gone.
@@ -160,12 +155,6 @@ impl Space {
     /// Decides when to look, if there may be something new to see.
     pub fn plan_look(&mut self, now: Timestamp) {
         self.trimming.plan_look(&self.pool, now);
-    }
-
-    /// Bytes that have been given back to the system.
-    #[must_use]
-    pub const fn trimmed_bytes(&self) -> u64 {
-        self.trimming.given_bytes()
     }
 
     const fn extent(&self, range: Range) -> Extent {

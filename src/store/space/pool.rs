@@ -16,16 +16,18 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use crate::limits::ALIGNMENT;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::store::space::ranges::{Range, Ranges};
 
 /// The free memory of one segment.
 #[derive(Debug)]
 pub struct Pool {
     bytes: u64,
     free_bytes: u64,
-    /// The length of each free run, by its offset.
-    by_offset: BTreeMap<u64, u64>,
+    /// The free runs.
+    runs: Ranges,
     /// The length and the offset of each free run.
     by_length: BTreeSet<(u64, u64)>,
 }
@@ -38,9 +40,9 @@ impl Pool {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         assert!(bytes.is_multiple_of(ALIGNMENT), "a pool of {bytes} bytes has a broken last unit");
-        let mut pool =
-            Self { bytes, free_bytes: 0, by_offset: BTreeMap::new(), by_length: BTreeSet::new() };
-        pool.insert_run(0, bytes);
+        let (runs, by_length) = (Ranges::default(), BTreeSet::new());
+        let mut pool = Self { bytes, free_bytes: 0, runs, by_length };
+        pool.free(0, bytes);
         pool
     }
 
@@ -51,8 +53,8 @@ impl Pool {
         if len == 0 {
             return Some(0);
         }
-        let &(run_len, offset) = self.by_length.range((len, 0)..).next()?;
-        self.cut(offset, run_len, offset, len);
+        let &(_, offset) = self.by_length.range((len, 0)..).next()?;
+        self.claim(offset, len);
         Some(offset)
     }
 
@@ -61,26 +63,19 @@ impl Pool {
     /// # Panics
     /// If any part of the range is free already, or outside the pool.
     pub fn free(&mut self, offset: u64, size: u64) {
-        let (offset, end) = self.range(offset, size);
-        if offset == end {
+        let range = self.range(offset, size);
+        if range.is_empty() {
             return;
         }
-        let before = self.by_offset.range(..offset).next_back().map(|(&start, &len)| (start, len));
-        let after = self.by_offset.range(offset..).next().map(|(&start, &len)| (start, len));
-        let is_taken = before.is_none_or(|(start, len)| start + len <= offset)
-            && after.is_none_or(|(start, _)| end <= start);
-        assert!(is_taken, "bytes {offset}..{end} came back but are free already, all or in part");
-
-        let mut merged = (offset, end - offset);
-        if let Some((start, len)) = before.filter(|(start, len)| start + len == offset) {
-            self.remove_run(start, len);
-            merged = (start, len + merged.1);
-        }
-        if let Some((start, len)) = after.filter(|(start, _)| end == *start) {
-            self.remove_run(start, len);
-            merged.1 += len;
-        }
-        self.insert_run(merged.0, merged.1);
+        let Range { start, end } = range;
+        let is_taken = self.runs.last_overlap(range).is_none();
+        assert!(is_taken, "bytes {start}..{end} came back but are free already, all or in part");
+        let run = self.runs.insert(range);
+        // The neighbours have become parts of it.
+        self.forget_length(Range { start: run.start, end: start });
+        self.forget_length(Range { start: end, end: run.end });
+        self.note_length(run);
+        self.free_bytes += range.len();
     }
 
     /// Takes exactly this range, all of which must be free, but not for an object: this undoes a
@@ -89,30 +84,35 @@ impl Pool {
     /// # Panics
     /// If any part of the range is not free.
     pub fn claim(&mut self, offset: u64, size: u64) {
-        let (offset, end) = self.range(offset, size);
-        if offset == end {
+        let range = self.range(offset, size);
+        if range.is_empty() {
             return;
         }
-        let run = self.by_offset.range(..=offset).next_back().map(|(&start, &len)| (start, len));
-        let (start, len) = run
-            .filter(|(start, len)| end <= start + len)
-            .unwrap_or_else(|| panic!("bytes {offset}..{end} were claimed but are not all free"));
-        self.cut(start, len, offset, end - offset);
+        let Range { start, end } = range;
+        let run = self.runs.last_until(start).filter(|run| end <= run.end);
+        let run =
+            run.unwrap_or_else(|| panic!("bytes {start}..{end} were claimed but are not all free"));
+        self.runs.remove(range);
+        self.forget_length(run);
+        // What is left of the run on either side stays free.
+        self.note_length(Range { start: run.start, end: start });
+        self.note_length(Range { start: end, end: run.end });
+        self.free_bytes -= range.len();
     }
 
     /// Whether all of this range is free.
     #[must_use]
     pub fn is_free(&self, offset: u64, size: u64) -> bool {
-        let (offset, end) = self.range(offset, size);
-        let run = self.by_offset.range(..=offset).next_back();
-        offset == end || run.is_some_and(|(&start, &len)| end <= start + len)
+        let range = self.range(offset, size);
+        let run = self.runs.last_until(offset);
+        range.is_empty() || run.is_some_and(|run| range.end <= run.end)
     }
 
     /// The free run, as its start and its end, that this place is in or at the end of.
     #[must_use]
     pub fn run_at(&self, offset: u64) -> Option<(u64, u64)> {
-        let run = self.by_offset.range(..=offset).next_back();
-        run.map(|(&start, &len)| (start, start + len)).filter(|(_, end)| *end >= offset)
+        let run = self.runs.last_until(offset).filter(|run| run.end >= offset);
+        run.map(|run| (run.start, run.end))
     }
 
     /// Whether [`allocate`](Self::allocate) would find room for `size` bytes now.
@@ -141,7 +141,7 @@ impl Pool {
     /// Number of pieces that the free memory is in.
     #[must_use]
     pub fn free_runs(&self) -> usize {
-        self.by_offset.len()
+        self.runs.len()
     }
 
     /// Bytes of the whole segment, free or not.
@@ -157,7 +157,8 @@ impl Pool {
     pub fn check_invariants(&self) {
         let mut sum = 0;
         let mut previous_end = None;
-        for (&offset, &len) in &self.by_offset {
+        for range in self.runs.iter() {
+            let (offset, len) = (range.start, range.len());
             let run = format!("the free run at {offset} of {len} bytes");
             assert!(len > 0, "{run} is not empty");
             assert!(
@@ -176,43 +177,31 @@ impl Pool {
         }
         assert_eq!(
             self.by_length.len(),
-            self.by_offset.len(),
+            self.runs.len(),
             "the index by length has the runs of the index by offset and no others"
         );
         assert_eq!(self.free_bytes, sum, "the free bytes are the sum of all runs");
     }
 
-    /// The range of `size` bytes at `offset`, as its start and its end after rounding.
-    fn range(&self, offset: u64, size: u64) -> (u64, u64) {
+    /// The range of `size` bytes at `offset` after rounding.
+    fn range(&self, offset: u64, size: u64) -> Range {
         assert!(offset.is_multiple_of(ALIGNMENT), "no range starts at {offset}");
         let end = rounded(size)
             .and_then(|len| offset.checked_add(len))
             .filter(|&end| end <= self.bytes)
             .unwrap_or_else(|| panic!("{size} bytes at {offset} reach beyond the pool"));
-        (offset, end)
+        Range { start: offset, end }
     }
 
-    /// Takes `len` bytes at `offset` out of the run of `run_len` bytes at `run_offset`, which holds
-    /// them all. What is left of the run on either side stays free.
-    fn cut(&mut self, run_offset: u64, run_len: u64, offset: u64, len: u64) {
-        self.remove_run(run_offset, run_len);
-        self.insert_run(run_offset, offset - run_offset);
-        self.insert_run(offset + len, run_offset + run_len - (offset + len));
-    }
-
-    fn insert_run(&mut self, offset: u64, len: u64) {
-        if len > 0 {
-            self.by_offset.insert(offset, len);
-            self.by_length.insert((len, offset));
-            self.free_bytes += len;
+    fn note_length(&mut self, run: Range) {
+        if !run.is_empty() {
+            self.by_length.insert((run.len(), run.start));
         }
     }
 
-    fn remove_run(&mut self, offset: u64, len: u64) {
-        let by_offset = self.by_offset.remove(&offset);
-        let by_length = self.by_length.remove(&(len, offset));
-        assert!(by_offset == Some(len) && by_length, "both indexes know the run at {offset}");
-        self.free_bytes -= len;
+    fn forget_length(&mut self, run: Range) {
+        let is_known = run.is_empty() || self.by_length.remove(&(run.len(), run.start));
+        assert!(is_known, "both indexes know the run at {}", run.start);
     }
 }
 

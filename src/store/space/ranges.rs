@@ -10,7 +10,6 @@ use crate::limits::ALIGNMENT;
 /// Bytes from `start` up to, and not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
-    /// The first byte.
     pub start: u64,
     /// The first byte behind.
     pub end: u64,
@@ -22,9 +21,12 @@ impl Range {
         Self { start: offset, end: offset + size.next_multiple_of(ALIGNMENT) }
     }
 
-    /// Number of bytes.
     pub const fn len(&self) -> u64 {
         self.end - self.start
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.start >= self.end
     }
 
     /// Whether it has any of the `size` bytes at `offset`.
@@ -51,7 +53,7 @@ impl Ranges {
     /// Adds bytes, some of which may be there. Returns the range that they are part of now.
     pub fn insert(&mut self, range: Range) -> Range {
         let Range { mut start, mut end } = range;
-        if start >= end {
+        if range.is_empty() {
             return range;
         }
         while let Some(other) = self.last_until(end).filter(|other| other.end >= start) {
@@ -65,10 +67,7 @@ impl Ranges {
 
     /// Takes out bytes, some of which may not be there.
     pub fn remove(&mut self, range: Range) {
-        if range.start >= range.end {
-            return;
-        }
-        while let Some(other) = self.last_until(range.end - 1).filter(|o| o.end > range.start) {
+        while let Some(other) = self.last_overlap(range) {
             self.ends.remove(&other.start);
             if other.end > range.end {
                 self.ends.insert(range.end, other.end);
@@ -79,17 +78,10 @@ impl Ranges {
         }
     }
 
-    /// Adds everything that another set has.
-    pub fn insert_all(&mut self, other: Self) {
-        for range in other.iter() {
-            self.insert(range);
-        }
-    }
-
     /// The part of a range that is not in the set, in ascending order.
     pub fn gaps(&self, within: Range) -> Vec<Range> {
         let mut gaps = Vec::new();
-        if within.start >= within.end {
+        if within.is_empty() {
             return gaps;
         }
         let mut start = within.start;
@@ -132,8 +124,14 @@ impl Ranges {
         self.ends.is_empty()
     }
 
+    /// The last range that has some bytes of this one.
+    pub fn last_overlap(&self, range: Range) -> Option<Range> {
+        let last = self.last_until(range.end.checked_sub(1)?)?;
+        (last.end > range.start && !range.is_empty()).then_some(last)
+    }
+
     /// The last range that starts at this byte or before it.
-    fn last_until(&self, start: u64) -> Option<Range> {
+    pub fn last_until(&self, start: u64) -> Option<Range> {
         self.ends.range(..=start).next_back().map(|(&start, &end)| Range { start, end })
     }
 }
@@ -175,9 +173,6 @@ mod tests {
                 assert!(missing.eq(bytes(ranges.gaps(within))), "{seed}: {ranges:?} {within:?}");
                 assert_eq!(ranges.is_empty(), twin.is_empty());
             }
-            let mut joined = ranges.clone();
-            joined.insert_all(Ranges::default());
-            assert_eq!(joined, ranges);
             let first = ranges.pop_first();
             assert_eq!(first.map(|range| range.start), twin.first().copied());
         }

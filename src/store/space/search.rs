@@ -56,8 +56,9 @@ pub struct Search {
     /// Where the new objects go; nothing if free memory will do.
     target: Option<u64>,
     /// The memory that could be had: free, in transit, or of what was seen or became idle since.
-    /// It only grows. What does not fit here does not fit at all.
-    reach: Ranges,
+    /// It only grows. What does not fit here does not fit at all. Takes time to be dropped, if it
+    /// is much.
+    pub reach: Ranges,
     longest: u64,
 }
 
@@ -105,8 +106,6 @@ struct Sums {
 }
 
 impl Sums {
-    const NONE: Self = Self { bytes: 0, objects: 0, own_bytes: 0 };
-
     fn of(object: &Object) -> Self {
         let own_bytes = if object.account().is_some() { object.size() } else { 0 };
         Self { bytes: object.size(), objects: 1, own_bytes }
@@ -157,9 +156,9 @@ impl Search {
             next_own: None,
             looks: 0,
             seen: Vec::new(),
-            seen_sums: Sums::NONE,
+            seen_sums: Sums::default(),
             chosen: Vec::new(),
-            target_sums: Sums::NONE,
+            target_sums: Sums::default(),
             target: None,
             reach: Ranges::default(),
             longest: 0,
@@ -197,11 +196,6 @@ impl Search {
     /// The places in the orders of eviction where it stands.
     pub fn cursors(&self) -> impl Iterator<Item = Slot> {
         self.next.into_iter().chain(self.next_own)
-    }
-
-    /// What takes time to be dropped, if it is much.
-    pub fn into_reach(self) -> Ranges {
-        self.reach
     }
 
     /// The room that was taken is not wanted after all.
@@ -341,7 +335,7 @@ impl Store {
         search.longest = 0;
         search.seen.clear();
         search.chosen.clear();
-        (search.seen_sums, search.target_sums) = (Sums::NONE, Sums::NONE);
+        (search.seen_sums, search.target_sums) = (Sums::default(), Sums::default());
         if search.evict {
             search.next = self.first_idle(None);
             search.next_own = self.first_idle(Some(search.client));
@@ -412,7 +406,7 @@ impl Store {
 
     /// Nothing goes for the sake of memory in transit, but it may be what is missing.
     fn gather_one(&mut self, search: &mut Search, from: u64) -> Progress {
-        if let Some(range) = self.space.transit.soon().first_from(from) {
+        if let Some(range) = self.space.transit.soon.first_from(from) {
             self.steps -= 1;
             search.add_to_reach(&self.space, range);
             search.phase = Phase::Gather(range.end);
@@ -420,7 +414,7 @@ impl Store {
         }
         if search.longest < search.len {
             search.give_up(Lack::Run)
-        } else if self.space.transit.soon().is_empty() {
+        } else if self.space.transit.soon.is_empty() {
             search.begin_again()
         } else {
             search.give_up(Lack::Transit)
@@ -435,7 +429,9 @@ impl Store {
         match oldest.filter(|_| self.lacks_quota(search, search.seen_sums)) {
             Some(slot) => {
                 self.steps -= 1;
-                self.demote(slot);
+                // When it becomes idle, anybody may evict it.
+                self.becomes_everybodys(slot);
+                self.counters.objects_demoted += 1;
             }
             None => search.phase = Phase::Choose,
         }
@@ -532,7 +528,7 @@ impl Store {
 
     /// Whether the new objects would exceed neither of them as it is now.
     fn allows(&self, search: &Search) -> bool {
-        !self.lacks(search, Sums::NONE) && !self.lacks_quota(search, Sums::NONE)
+        !self.lacks(search, Sums::default()) && !self.lacks_quota(search, Sums::default())
     }
 
     fn lacks_quota(&self, search: &Search, gone: Sums) -> bool {
@@ -548,18 +544,12 @@ impl Store {
         let bytes = self.idle.idle_bytes() + own;
         let objects = self.reachable_objects(search.client);
         let all = Sums { bytes, objects, own_bytes: 0 };
-        !self.lacks(search, if search.evict { all } else { Sums::NONE })
+        !self.lacks(search, if search.evict { all } else { Sums::default() })
     }
 
     /// Number of objects that a create of this client could evict.
     fn reachable_objects(&self, client: ClientId) -> usize {
         let own = self.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
         self.idle.idle_objects() + own
-    }
-
-    /// An object in use leaves its owner's quota: when it becomes idle, anybody may evict it.
-    fn demote(&mut self, slot: Slot) {
-        self.becomes_everybodys(slot);
-        self.counters.objects_demoted += 1;
     }
 }

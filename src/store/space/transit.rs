@@ -11,15 +11,15 @@ use crate::store::space::ranges::{Range, Ranges};
 #[derive(Debug, Default)]
 pub struct Transit {
     by_ticket: BTreeMap<Ticket, Range>,
-    /// What of it is soon back, neighbours joined.
-    ranges: Ranges,
+    /// What of it is soon back, for which it is worth waiting; neighbours joined.
+    pub soon: Ranges,
     last: u64,
 }
 
 impl Transit {
     /// Outside work has this memory from now on, and will end soon.
     pub fn begin(&mut self, range: Range) -> Ticket {
-        self.ranges.insert(range);
+        self.soon.insert(range);
         self.begin_for_long(range)
     }
 
@@ -42,7 +42,7 @@ impl Transit {
     /// If there is no such work.
     pub fn end(&mut self, ticket: Ticket) -> Range {
         let range = self.by_ticket.remove(&ticket).expect("only work that began ends, and once");
-        self.ranges.remove(range);
+        self.soon.remove(range);
         range
     }
 
@@ -51,24 +51,19 @@ impl Transit {
         self.by_ticket.values().copied()
     }
 
-    /// The bytes that are soon back, for which it is worth waiting.
-    pub const fn soon(&self) -> &Ranges {
-        &self.ranges
-    }
-
     /// Where the first `len` bytes of this range begin of which none will soon be back.
     pub fn first_part_without(&self, range: Range, len: u64) -> Option<u64> {
         if range.len() < len {
             return None;
         }
-        let parts = self.ranges.gaps(range).into_iter();
+        let parts = self.soon.gaps(range).into_iter();
         parts.filter(|part| part.len() >= len).map(|part| part.start).next()
     }
 
     /// Checks that no byte is in transit twice.
     pub fn check_invariants(&self) {
         let by_ticket: u64 = self.by_ticket.values().map(Range::len).sum();
-        let joined: u64 = self.ranges.iter().map(|range| range.len()).sum();
+        let joined: u64 = self.soon.iter().map(|range| range.len()).sum();
         assert!(joined <= by_ticket, "only bytes in transit come back");
     }
 }
@@ -84,7 +79,7 @@ mod tests {
         let one = transit.begin(Range { start: 64, end: 128 });
         let other = transit.begin(Range { start: 128, end: 256 });
         assert_ne!(one, other);
-        assert_eq!(transit.soon().iter().count(), 1);
+        assert_eq!(transit.soon.iter().count(), 1);
         assert_eq!(transit.first_part_without(whole, 64), Some(0));
         assert_eq!(transit.first_part_without(whole, 128), Some(256));
         assert_eq!(transit.first_part_without(whole, 448), None);

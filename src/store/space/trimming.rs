@@ -52,7 +52,8 @@ pub struct Trimming {
     ripe: Ranges,
     /// The slice that is with the system.
     ticket: Option<Ticket>,
-    given_bytes: u64,
+    /// Bytes that have gone back.
+    pub given_bytes: u64,
     next_look: Option<Timestamp>,
     /// When to go on with what is ripe, after it was put off.
     next_try: Option<Timestamp>,
@@ -81,11 +82,6 @@ impl Trimming {
             next_look_min: Timestamp::ZERO,
             was_freed: false,
         }
-    }
-
-    /// Bytes that have gone back.
-    pub const fn given_bytes(&self) -> u64 {
-        self.given_bytes
     }
 
     /// When there is something to look at, or to give back.
@@ -134,7 +130,9 @@ impl Trimming {
         if self.next_look.is_none_or(|at| now < at) {
             return;
         }
-        self.ripe.insert_all(std::mem::take(&mut self.aging));
+        for range in std::mem::take(&mut self.aging).iter() {
+            self.ripe.insert(range);
+        }
         for (offset, len) in pool.runs_of_at_least(config.bytes_min).take(TRIM_RUNS_MAX) {
             let run = Range { start: offset.max(config.ready_bytes), end: offset + len };
             let with_pages = self.clean.gaps(run).into_iter();

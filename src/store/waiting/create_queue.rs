@@ -9,21 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::{NewObject, RequestId};
-use crate::store::clients::WaitCost;
+use crate::store::clients::{Asked, WaitCost};
 use crate::time::Timestamp;
 
-/// What is to be created.
 #[derive(Debug)]
 pub enum Creation {
-    /// An object that its creator will write.
-    Empty {
-        /// Its name.
-        id: ObjectId,
-        /// Bytes of data.
-        data_size: u64,
-        /// Bytes of metadata.
-        metadata_size: u64,
-    },
+    /// An object of so many bytes that its creator will write.
+    Empty { id: ObjectId, data_size: u64, metadata_size: u64 },
     /// Objects that come with their bytes, all or none.
     Filled {
         /// The objects; never empty.
@@ -32,56 +24,45 @@ pub enum Creation {
 }
 
 impl Creation {
-    /// The names of the objects.
     pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
+        self.objects().map(|(id, _)| id)
+    }
+
+    /// The sizes of the objects in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.objects().map(|(_, size)| size)
+    }
+
+    fn objects(&self) -> impl Iterator<Item = (&ObjectId, u64)> {
         let (one, many) = match self {
-            Self::Empty { id, .. } => (Some(id), [].as_slice()),
+            Self::Empty { id, data_size, metadata_size } => {
+                (Some((id, data_size + metadata_size)), [].as_slice())
+            }
             Self::Filled { objects } => (None, objects.as_slice()),
         };
-        one.into_iter().chain(many.iter().map(|object| &object.id))
+        one.into_iter().chain(many.iter().map(|object| (&object.id, object.size())))
     }
 
     /// What it keeps in memory while it waits.
     pub fn cost(&self) -> WaitCost {
         let bytes = match self {
             Self::Empty { .. } => 0,
-            Self::Filled { objects } => objects.iter().map(NewObject::size).sum(),
+            Self::Filled { .. } => self.sizes().sum(),
         };
         WaitCost { ids: self.ids().count(), bytes }
-    }
-
-    /// The sizes of the objects in bytes.
-    pub fn sizes(&self) -> impl Iterator<Item = u64> {
-        let (one, many) = match self {
-            Self::Empty { data_size, metadata_size, .. } => {
-                (Some(data_size + metadata_size), [].as_slice())
-            }
-            Self::Filled { objects } => (None, objects.as_slice()),
-        };
-        one.into_iter().chain(many.iter().map(NewObject::size))
     }
 }
 
 /// One request that waits for room.
 #[derive(Debug)]
 pub struct QueuedCreate {
-    /// Who asked.
-    pub client: ClientId,
-    /// The request to answer.
-    pub request: RequestId,
-    /// What is to be created.
+    /// Who asked, and is to be answered.
+    pub asked: Asked,
     pub creation: Creation,
     /// Whether idle objects may be evicted for it.
     pub evict: bool,
     /// When it is refused at the latest.
     pub deadline: Option<Timestamp>,
-}
-
-impl QueuedCreate {
-    /// What it keeps in memory.
-    pub fn cost(&self) -> WaitCost {
-        self.creation.cost()
-    }
 }
 
 /// The place of a create in the queue. Counts up.
@@ -103,19 +84,13 @@ impl Turn {
 pub struct CreateQueue {
     queue: BTreeMap<Turn, QueuedCreate>,
     by_deadline: BTreeSet<(Timestamp, Turn)>,
-    by_client: BTreeSet<(ClientId, RequestId, Turn)>,
+    by_asked: BTreeSet<(Asked, Turn)>,
     pushed: u64,
 }
 
 impl CreateQueue {
-    /// Number of waiting creates.
     pub fn len(&self) -> usize {
         self.queue.len()
-    }
-
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
     }
 
     /// Adds a create at the end, or behind those in a hurry if it may not wait.
@@ -123,22 +98,19 @@ impl CreateQueue {
         self.pushed += 1;
         let turn = Turn(if is_hurried { self.pushed } else { FIRST_PATIENT + self.pushed });
         self.by_deadline.extend(create.deadline.map(|deadline| (deadline, turn)));
-        self.by_client.insert((create.client, create.request, turn));
+        self.by_asked.insert((create.asked, turn));
         self.queue.insert(turn, create);
         turn
     }
 
-    /// Who is first.
     pub fn first(&self) -> Option<Turn> {
         self.queue.first_key_value().map(|(turn, _)| *turn)
     }
 
-    /// Whether this one still waits.
     pub fn contains(&self, turn: Turn) -> bool {
         self.queue.contains_key(&turn)
     }
 
-    /// One that waits.
     pub fn get(&self, turn: Turn) -> &QueuedCreate {
         self.queue.get(&turn).expect("the create is queued")
     }
@@ -159,18 +131,16 @@ impl CreateQueue {
     }
 
     /// Takes out the create of one request.
-    pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<QueuedCreate> {
-        let range = (client, request, Turn(0))..=(client, request, Turn(u64::MAX));
-        let (_, _, turn) = *self.by_client.range(range).next()?;
+    pub fn cancelled(&mut self, asked: Asked) -> Option<QueuedCreate> {
+        let (_, turn) = *self.by_asked.range((asked, Turn(0))..=(asked, Turn(u64::MAX))).next()?;
         Some(self.remove(turn))
     }
 
     /// Takes out one create of a client that left.
     pub fn abandoned(&mut self, client: ClientId) -> Option<QueuedCreate> {
-        let last = (client, RequestId(u64::MAX), Turn(u64::MAX));
-        let range = (client, RequestId(0), Turn(0))..=last;
-        let (_, _, turn) = *self.by_client.range(range).next()?;
-        Some(self.remove(turn))
+        let first = (Asked { client, request: RequestId(0) }, Turn(0));
+        let (asked, turn) = *self.by_asked.range(first..).next()?;
+        (asked.client == client).then(|| self.remove(turn))
     }
 
     /// All waiting creates, head first.
@@ -184,7 +154,7 @@ impl CreateQueue {
         if let Some(deadline) = create.deadline {
             self.by_deadline.remove(&(deadline, turn));
         }
-        self.by_client.remove(&(create.client, create.request, turn));
+        self.by_asked.remove(&(create.asked, turn));
         create
     }
 
@@ -192,12 +162,11 @@ impl CreateQueue {
     pub fn check_invariants(&self) {
         let deadlines = self.queue.values().filter(|create| create.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of creates are indexed");
-        assert_eq!(self.by_client.len(), self.queue.len(), "only creates are indexed by client");
+        assert_eq!(self.by_asked.len(), self.queue.len(), "only creates are indexed by who asked");
         for (turn, create) in &self.queue {
             let indexed = create.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *turn)));
             assert!(indexed, "the deadline of a create is indexed");
-            let by_client = (create.client, create.request, *turn);
-            assert!(self.by_client.contains(&by_client), "the client of a create is indexed");
+            assert!(self.by_asked.contains(&(create.asked, *turn)), "who asked is indexed");
         }
     }
 }

@@ -5,10 +5,9 @@
 //! How room is found, and how a new object is made, is not known here.
 
 use crate::protocol::refusal::Refusal;
+use crate::store::Store;
 use crate::store::space::{Progress, Search};
 use crate::store::waiting::{QueuedCreate, Turn};
-use crate::store::{Asked, Effects, Outcome, Store};
-use crate::time::Timestamp;
 
 impl Store {
     /// Whether [`Self::serve_creates`] has something to do now. What is being freed may be enough,
@@ -25,17 +24,17 @@ impl Store {
     }
 
     /// Serves waiting creates from the head of the queue, as far as there is room, for one slice.
-    pub(in crate::store) fn serve_creates(&mut self, now: Timestamp, effects: &mut Effects) {
+    pub(in crate::store) fn serve_creates(&mut self) {
         // While a put is being filled its objects cannot go, and others would instead.
         while self.steps > 0
             && self.filling.is_none()
             && let Some(turn) = self.head()
         {
             let mut search = self.search_of(turn);
-            let decision = self.decide(turn, &mut search, now, effects);
+            let decision = self.decide(turn, &mut search);
             self.search = Some((turn, search));
             let Some(decision) = decision else { return };
-            self.end_create(turn, decision, now, effects);
+            self.end_create(turn, decision);
         }
         self.drop_search_of_nobody();
     }
@@ -69,19 +68,13 @@ impl Store {
             return search;
         }
         self.drop_search();
-        let QueuedCreate { client, creation, evict, .. } = self.creates.get(turn);
-        Search::new(*client, creation, *evict)
+        let QueuedCreate { asked, creation, evict, .. } = self.creates.get(turn);
+        Search::new(asked.client, creation, *evict)
     }
 
     /// Goes on with the search of a create: where its objects go, or why they do not, if that is
     /// known.
-    fn decide(
-        &mut self,
-        turn: Turn,
-        search: &mut Search,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) -> Option<Result<u64, Refusal>> {
+    fn decide(&mut self, turn: Turn, search: &mut Search) -> Option<Result<u64, Refusal>> {
         if search.is_new()
             && let Err(refusal) = self.check_queued(turn)
         {
@@ -97,9 +90,7 @@ impl Store {
                     Some(Err(refusal))
                 }
             },
-            Progress::NoRoom
-                if turn.is_hurried() && search.may_catch_up() && self.catch_up(now, effects) =>
-            {
+            Progress::NoRoom if turn.is_hurried() && search.may_catch_up() && self.catch_up() => {
                 search.doubt();
                 None
             }
@@ -113,34 +104,22 @@ impl Store {
 
     fn check_queued(&self, turn: Turn) -> Result<(), Refusal> {
         let create = self.creates.get(turn);
-        self.check_create(create.client, &create.creation, create.evict)
+        self.check_create(create.asked.client, &create.creation, create.evict)
     }
 
-    fn end_create(
-        &mut self,
-        turn: Turn,
-        decision: Result<u64, Refusal>,
-        now: Timestamp,
-        effects: &mut Effects,
-    ) {
+    fn end_create(&mut self, turn: Turn, decision: Result<u64, Refusal>) {
         let create = self.creates.remove(turn);
         self.drop_search();
-        self.clients.get_mut(create.client).wait_ended(create.cost());
+        let asked = create.asked;
+        self.clients.get_mut(asked.client).wait_ended(create.creation.cost());
         self.steps = self.steps.saturating_sub(create.creation.ids().count());
-        let asked = Asked { client: create.client, request: create.request, now };
-        match decision {
-            Ok(start) => {
-                if let Outcome::Reply(reply) = self.place(asked, create.creation, start, effects) {
-                    effects.reply(asked.client, asked.request, reply);
-                }
-            }
-            Err(refusal) => self.refuse(asked.client, asked.request, refusal, effects),
-        }
+        let answer = decision.map(|start| self.place(asked, create.creation, start));
+        self.answer(asked, answer);
     }
 
     fn drop_search(&mut self) {
         if let Some((_, search)) = self.search.take() {
-            self.drop_slowly(search.into_reach());
+            self.drop_slowly(search.reach);
         }
     }
 

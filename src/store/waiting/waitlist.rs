@@ -2,14 +2,14 @@
 //!
 //! A waiter owns the *set* of distinct ids it still misses, so ids that are named twice are counted
 //! once, and everybody else knows it by its [`WaiterId`] only. Three ordered indexes find waiters
-//! by missing id, by deadline and by client; each change costs the logarithm of their number.
+//! by missing id, by deadline and by who asked; each change costs the logarithm of their number.
 //! What a reply looks like is not known here, and neither is the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClientId, ObjectId};
 use crate::protocol::message::RequestId;
-use crate::store::clients::WaitCost;
+use crate::store::clients::{Asked, WaitCost};
 use crate::time::Timestamp;
 
 /// Names a waiter; counts up, so their order is the order of arrival.
@@ -19,6 +19,9 @@ pub struct WaiterId(u64);
 impl WaiterId {
     /// Before all waiters.
     pub const FIRST: Self = Self(0);
+
+    /// Behind all waiters.
+    const LAST: Self = Self(u64::MAX);
 
     const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -43,15 +46,12 @@ pub enum Want {
 /// One waiting request.
 #[derive(Debug)]
 pub struct Waiter {
-    /// Who waits.
-    pub client: ClientId,
-    /// The request to answer.
-    pub request: RequestId,
+    /// Who waits, and is to be answered.
+    pub asked: Asked,
     /// The ids as they were asked for.
     pub ids: Vec<ObjectId>,
     /// The ids that are not sealed yet, each with how often it was named.
     pub missing: BTreeMap<ObjectId, u32>,
-    /// What it waits for.
     pub want: Want,
     /// When it is answered at the latest.
     pub deadline: Option<Timestamp>,
@@ -88,12 +88,11 @@ pub struct Waitlist {
     waiters: BTreeMap<WaiterId, Waiter>,
     by_object: BTreeSet<(ObjectId, WaiterId)>,
     by_deadline: BTreeSet<(Timestamp, WaiterId)>,
-    by_client: BTreeSet<(ClientId, RequestId, WaiterId)>,
+    by_asked: BTreeSet<(Asked, WaiterId)>,
     next_id: u64,
 }
 
 impl Waitlist {
-    /// Number of waiting requests.
     pub fn len(&self) -> usize {
         self.waiters.len()
     }
@@ -105,7 +104,7 @@ impl Waitlist {
         let id = WaiterId(self.next_id);
         self.by_object.extend(waiter.missing.keys().map(|object| (*object, id)));
         self.by_deadline.extend(waiter.deadline.map(|deadline| (deadline, id)));
-        self.by_client.insert((waiter.client, waiter.request, id));
+        self.by_asked.insert((waiter.asked, id));
         self.waiters.insert(id, waiter);
     }
 
@@ -118,19 +117,10 @@ impl Waitlist {
     /// arrival.
     pub fn sealed(&mut self, object: &ObjectId) -> Option<Progress> {
         let id = self.waiting_for(object, WaiterId::FIRST).next()?;
-        Some(self.progress(id, object))
-    }
-
-    /// Whether anybody waits for this object.
-    pub fn is_awaited(&self, object: &ObjectId) -> bool {
-        self.waiting_for(object, WaiterId::FIRST).next().is_some()
-    }
-
-    fn progress(&mut self, id: WaiterId, object: &ObjectId) -> Progress {
         self.by_object.remove(&(*object, id));
         let waiter = self.waiters.get_mut(&id).expect("indexed waiters exist");
         let named = waiter.missing.remove(object).expect("indexed ids are missing");
-        let client = waiter.client;
+        let client = waiter.asked.client;
         let holds = match &mut waiter.want {
             Want::Get { .. } => named,
             Want::Seen { remaining } => {
@@ -139,7 +129,11 @@ impl Waitlist {
             }
         };
         let completed = waiter.is_complete().then(|| self.remove(id));
-        Progress { client, holds, completed }
+        Some(Progress { client, holds, completed })
+    }
+
+    pub fn is_awaited(&self, object: &ObjectId) -> bool {
+        self.waiting_for(object, WaiterId::FIRST).next().is_some()
     }
 
     /// The creator of an object gave up: looks at the next one who waits for it, from `from` to
@@ -161,28 +155,24 @@ impl Waitlist {
         (deadline <= now).then(|| self.remove(id))
     }
 
-    /// The earliest deadline.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.by_deadline.first().map(|(deadline, _)| *deadline)
     }
 
     /// Takes out the waiter of one request.
-    pub fn cancelled(&mut self, client: ClientId, request: RequestId) -> Option<Waiter> {
-        let first = (client, request, WaiterId(0));
-        let last = (client, request, WaiterId(u64::MAX));
-        let (_, _, id) = *self.by_client.range(first..=last).next()?;
+    pub fn cancelled(&mut self, asked: Asked) -> Option<Waiter> {
+        let all = (asked, WaiterId::FIRST)..=(asked, WaiterId::LAST);
+        let (_, id) = *self.by_asked.range(all).next()?;
         Some(self.remove(id))
     }
 
     /// Takes out one waiter of a client that left.
     pub fn disconnected(&mut self, client: ClientId) -> Option<Waiter> {
-        let first = (client, RequestId(0), WaiterId(0));
-        let last = (client, RequestId(u64::MAX), WaiterId(u64::MAX));
-        let (_, _, id) = *self.by_client.range(first..=last).next()?;
-        Some(self.remove(id))
+        let first = (Asked { client, request: RequestId(0) }, WaiterId::FIRST);
+        let (asked, id) = *self.by_asked.range(first..).next()?;
+        (asked.client == client).then(|| self.remove(id))
     }
 
-    /// All waiters.
     pub fn iter(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.values()
     }
@@ -192,7 +182,7 @@ impl Waitlist {
         object: &ObjectId,
         from: WaiterId,
     ) -> impl Iterator<Item = WaiterId> + use<'_> {
-        let last = (*object, WaiterId(u64::MAX));
+        let last = (*object, WaiterId::LAST);
         self.by_object.range((*object, from)..=last).map(|(_, id)| *id)
     }
 
@@ -204,7 +194,7 @@ impl Waitlist {
         if let Some(deadline) = waiter.deadline {
             self.by_deadline.remove(&(deadline, id));
         }
-        self.by_client.remove(&(waiter.client, waiter.request, id));
+        self.by_asked.remove(&(waiter.asked, id));
         waiter
     }
 
@@ -217,13 +207,16 @@ impl Waitlist {
                 assert!(self.by_object.contains(&(*object, *id)), "a missing id is indexed");
             }
             missing += waiter.missing.len();
-            let by_client = (waiter.client, waiter.request, *id);
-            assert!(self.by_client.contains(&by_client), "a waiter's client is indexed");
+            assert!(self.by_asked.contains(&(waiter.asked, *id)), "who waits is indexed");
             let indexed = waiter.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *id)));
             assert!(indexed, "a deadline is indexed");
         }
         assert_eq!(self.by_object.len(), missing, "only missing ids are indexed");
-        assert_eq!(self.by_client.len(), self.waiters.len(), "only waiters are indexed by client");
+        assert_eq!(
+            self.by_asked.len(),
+            self.waiters.len(),
+            "only waiters are indexed by who asked"
+        );
         let deadlines = self.waiters.values().filter(|waiter| waiter.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of waiters are indexed");
     }

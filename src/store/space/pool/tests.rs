@@ -5,6 +5,7 @@
 use super::*;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use std::collections::BTreeMap;
 
 const UNITS_MAX: usize = 96;
 
@@ -104,11 +105,11 @@ impl Pair {
             }
             Step::Undo(which) if !self.taken.is_empty() => {
                 let (offset, size) = self.taken[which % self.taken.len()];
-                let before = (self.pool.by_offset.clone(), self.pool.by_length.clone());
+                let before = (self.pool.runs.clone(), self.pool.by_length.clone());
                 self.pool.free(offset, size);
                 self.pool.check_invariants();
                 self.pool.claim(offset, size);
-                assert_eq!(before, (self.pool.by_offset.clone(), self.pool.by_length.clone()));
+                assert_eq!(before, (self.pool.runs.clone(), self.pool.by_length.clone()));
             }
             Step::Claim(which, skip, take) if self.pool.free_runs() > 0 => {
                 let runs = self.model.runs();
@@ -127,7 +128,7 @@ impl Pair {
         self.pool.check_invariants();
         let runs = self.model.runs();
         let expected: Vec<_> = runs.iter().map(|&(at, len)| (bytes(at), bytes(len))).collect();
-        let found: Vec<_> = self.pool.by_offset.iter().map(|(&at, &len)| (at, len)).collect();
+        let found: Vec<_> = self.pool.runs.iter().map(|run| (run.start, run.len())).collect();
         assert_eq!(found, expected);
         assert_eq!(self.pool.free_runs(), runs.len());
         let longest = runs.iter().map(|&(_, len)| bytes(len)).max().unwrap_or(0);

@@ -132,7 +132,7 @@ fn one_slice_goes_at_a_time_and_a_failure_is_the_end() {
     let slice = world.begin_slice().unwrap();
     assert_eq!((slice.start, slice.end), (512, 1024));
     world.end_slice(slice, WorkOutcome::Failed);
-    assert_eq!((world.begin_slice(), world.trimming.given_bytes()), (None, 512));
+    assert_eq!((world.begin_slice(), world.trimming.given_bytes), (None, 512));
     world.remove(world.pool.bytes(), 0, 0);
     assert_eq!(world.trimming.next_look(), None, "it does not work here");
 }

@@ -171,8 +171,8 @@ impl Simulation {
         assert!(self.model.objects.contains_key(&id), "one object may fill the store");
         self.take(Step::Disconnect(client));
         self.become_idle();
-        assert_eq!(self.store.space.pool().free_bytes(), self.chaos.config.segment_bytes);
-        assert_eq!(self.store.space.pool().free_runs(), 1, "the memory is in one piece");
+        assert_eq!(self.store.space.pool.free_bytes(), self.chaos.config.segment_bytes);
+        assert_eq!(self.store.space.pool.free_runs(), 1, "the memory is in one piece");
         let state = self.store.states(&[id]);
         assert_eq!(state, Reply::States(vec![ObjectState::Absent]), "nothing is left");
     }
