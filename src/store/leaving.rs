@@ -207,7 +207,7 @@ impl Store {
         is_in_use && self.directory.is_alive(client)
     }
 
-    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there at
+    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there
     /// the next time. Whether something has come free.
     pub(super) fn look_at_some_survivors(&mut self) -> bool {
         let mut looks = SURVIVORS_LOOKS_MAX;

@@ -235,7 +235,8 @@ impl Store {
         self.objects.find(id).filter(|slot| self.objects.get(*slot).is_sealed())
     }
 
-    /// Where these objects are, and the ids of which there is none, each with how often it is named.
+    /// Where these objects are, and the ids of which there is none, each with how often it is
+    /// named.
     fn find_all_sealed(&self, ids: &[ObjectId]) -> (Vec<Option<Slot>>, BTreeMap<ObjectId, u32>) {
         let found: Vec<_> = ids.iter().map(|id| self.find_sealed(id)).collect();
         let mut missing = BTreeMap::new();
