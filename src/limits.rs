@@ -137,18 +137,19 @@ pub const TRIM_PAUSE: Duration = Duration::from_millis(5);
 /// Requests of one connection applied in one turn of the loop.
 pub const TURN_REQUESTS_MAX: usize = 128;
 
-/// Connections accepted in one turn of the loop.
-pub const TURN_ACCEPTS_MAX: usize = 64;
+/// Connections that have something to be read and have not introduced themselves, from which on no
+/// others are accepted: these wait in the listen queue.
+pub const STRANGERS_READY_MAX: usize = 64;
 
 /// Time after which a turn begins no other request; what has come stays for the next turn.
-pub const TURN_READ_TIME: Duration = Duration::from_micros(400);
+pub const TURN_READ_TIME: Duration = Duration::from_micros(50);
 
 /// Time after which a turn sends to no other connection. More than for requests, since each of them
 /// may make something to be sent.
-pub const TURN_FLUSH_TIME: Duration = Duration::from_micros(600);
+pub const TURN_FLUSH_TIME: Duration = Duration::from_micros(60);
 
 /// Time after which a turn accepts, closes or streams to no other connection, for each of these.
-pub const TURN_SIDE_TIME: Duration = Duration::from_micros(200);
+pub const TURN_SIDE_TIME: Duration = Duration::from_micros(40);
 
 /// How long accepting pauses when descriptors or memory ran out. A departing client ends the pause.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);

@@ -161,6 +161,34 @@ impl Request {
         }
     }
 
+    /// Whether others notice that it was carried out, also if nobody hears the answer.
+    #[must_use]
+    pub const fn has_effects(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::Seal { .. }
+            | Self::Abort { .. }
+            | Self::Release { .. }
+            | Self::Unpinned { .. }
+            | Self::Delete { .. }
+            | Self::Evict { .. }
+            | Self::Refresh { .. }
+            | Self::Disconnect => true,
+            // What these leave goes with the connection.
+            Self::SetOptions { .. }
+            | Self::Create { .. }
+            | Self::Get { .. }
+            | Self::Wait { .. }
+            | Self::Cancel { .. }
+            | Self::Subscribe { .. }
+            | Self::GetState { .. }
+            | Self::List { .. }
+            | Self::GetStats
+            | Self::GetDebugText
+            | Self::ListClients { .. } => false,
+        }
+    }
+
     /// The name of the request, for counters and messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {

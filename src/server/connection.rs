@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+use super::agenda::Process;
 use super::close_reason::{CloseReason, is_departure};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
@@ -162,6 +163,19 @@ impl Connection {
         &self.peer
     }
 
+    /// Its process.
+    pub fn process(&self) -> Process {
+        match self.peer.pid {
+            0 => Process::Unknown(self.id),
+            pid => Process::Known(pid),
+        }
+    }
+
+    /// Whether it has still to introduce itself.
+    pub fn is_stranger(&self) -> bool {
+        matches!(self.stage, Stage::Handshake)
+    }
+
     pub fn is_draining(&self) -> bool {
         matches!(self.stage, Stage::Draining { .. })
     }
@@ -210,6 +224,12 @@ impl Connection {
     /// The peer has hung up, says the selector: behind the last byte there is an end to be read.
     pub fn note_hang_up(&mut self) {
         self.has_hung_up = true;
+    }
+
+    /// The peer hears nothing any more, says the selector. What it said before is still read.
+    pub fn note_deaf(&mut self) {
+        self.outbox = Outbox::default();
+        self.output = Output::Deaf;
     }
 
     /// The next thing that the peer said.
@@ -267,12 +287,12 @@ impl Connection {
                 Flushed { is_starved, resumes_reading: was_held_back && !self.is_held_back() }
             }
             Err(error) => {
-                self.outbox = Outbox::default();
                 if is_departure(&error) {
                     // It has gone, but what it sealed before must not be lost: it is read to its
                     // end.
-                    self.output = Output::Deaf;
+                    self.note_deaf();
                 } else {
+                    self.outbox = Outbox::default();
                     self.drain(error.into());
                 }
                 Flushed { is_starved: false, resumes_reading: true }

@@ -7,7 +7,7 @@
 //! This is the one place that makes and ends connections. What is said on them, and the store, are
 //! not known here.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 
 use foldhash::fast::FixedState;
@@ -16,6 +16,7 @@ use mio::event::Event;
 use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use super::agenda::{Agenda, FairAgenda, Process};
 use super::close_reason::CloseReason;
 use super::connection::{Connection, Flushed};
 use super::memory::Memory;
@@ -25,22 +26,23 @@ use crate::limits;
 use crate::store::Peer;
 use crate::time::{Clock, Timestamp};
 
-/// Connections flushed before the clock is looked at again.
-const FLUSHES_PER_LOOK: usize = 8;
-
 #[derive(Debug)]
 pub struct Connections {
     registry: Registry,
     /// Boxed, because a table that grows moves everything it has.
     table: HashMap<ClientId, Box<Connection>, FixedState>,
     last_id: ClientId,
-    /// May have something to be read.
-    pub to_read: Agenda,
+    /// How many connections each process has.
+    processes: HashMap<Process, usize, FixedState>,
+    /// Have not introduced themselves, and may have something to be read.
+    pub strangers: Agenda,
+    /// Have introduced themselves, and may have something to be read.
+    pub to_read: FairAgenda,
     /// Those that could not send descriptors, and when to try again.
     starved: Vec<ClientId>,
     starved_until: Option<Timestamp>,
     /// Have something to be sent, or drain.
-    pub to_flush: Agenda,
+    to_flush: FairAgenda,
     /// Have drained.
     to_close: Agenda,
     /// When those that drain but do not read are closed in any case, in order: the time to drain
@@ -55,10 +57,12 @@ impl Connections {
             registry,
             table: HashMap::default(),
             last_id: ClientId(0),
-            to_read: Agenda::default(),
+            processes: HashMap::default(),
+            strangers: Agenda::default(),
+            to_read: FairAgenda::default(),
             starved: Vec::new(),
             starved_until: None,
-            to_flush: Agenda::default(),
+            to_flush: FairAgenda::default(),
             to_close: Agenda::default(),
             drain_deadlines: VecDeque::new(),
         }
@@ -82,8 +86,30 @@ impl Connections {
         let connection = Connection::new(client, socket, peer, &self.registry)?;
         log::debug!("accepted {connection}");
         self.last_id = client;
+        *self.processes.entry(connection.process()).or_default() += 1;
         self.table.insert(client, Box::new(connection));
         Ok(())
+    }
+
+    /// A connection may have something to be read.
+    pub fn read_later(&mut self, client: ClientId) {
+        match self.table.get(&client) {
+            Some(connection) if connection.is_stranger() => self.strangers.push(client),
+            Some(connection) => self.to_read.push(client, connection.process()),
+            None => {}
+        }
+    }
+
+    /// A connection has something to be sent, or drains.
+    pub fn flush_later(&mut self, client: ClientId) {
+        if let Some(connection) = self.table.get(&client) {
+            self.to_flush.push(client, connection.process());
+        }
+    }
+
+    /// Whether others should be closed, or introduce themselves, before more are accepted.
+    pub fn are_too_many_coming_and_going(&self) -> bool {
+        !self.to_close.is_empty() || self.strangers.len() >= limits::STRANGERS_READY_MAX
     }
 
     /// The selector says something about a connection.
@@ -95,11 +121,14 @@ impl Connections {
         if event.is_read_closed() || event.is_error() {
             connection.note_hang_up();
         }
+        if event.is_write_closed() {
+            connection.note_deaf();
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.to_read.push(client);
+            self.read_later(client);
         }
         if event.is_writable() || event.is_write_closed() || event.is_error() {
-            self.to_flush.push(client);
+            self.flush_later(client);
         }
     }
 
@@ -107,14 +136,16 @@ impl Connections {
     pub fn drain(&mut self, client: ClientId, reason: CloseReason) {
         if let Some(connection) = self.table.get_mut(&client) {
             connection.drain(reason);
-            self.to_flush.push(client);
+            self.flush_later(client);
         }
     }
 
     /// Whether there is something to do that no event will tell of.
     pub fn has_backlog(&self) -> bool {
-        let agendas = [&self.to_read, &self.to_flush, &self.to_close];
-        agendas.iter().any(|agenda| !agenda.is_empty())
+        !(self.to_read.is_empty()
+            && self.to_flush.is_empty()
+            && self.strangers.is_empty()
+            && self.to_close.is_empty())
     }
 
     /// When [`Self::next_to_close`] has something to say, or something is to be sent again.
@@ -134,39 +165,36 @@ impl Connections {
         mut flushed: impl FnMut(ClientId, usize),
     ) {
         if self.starved_until.take_if(|until| *until <= now).is_some() {
-            for client in self.starved.drain(..) {
-                self.to_flush.push(client);
+            for client in std::mem::take(&mut self.starved) {
+                self.flush_later(client);
             }
         }
-        let mut end = None;
-        for count in 1..=self.to_flush.len() {
-            if count % FLUSHES_PER_LOOK == 0 {
-                let now = clock.now();
-                if now >= *end.get_or_insert(now.after(limits::TURN_FLUSH_TIME)) {
-                    break;
-                }
-            }
-            let Some(client) = self.to_flush.pop() else {
-                break;
-            };
-            let Some(connection) = self.table.get_mut(&client) else {
-                continue;
-            };
+        let mut began = clock.now();
+        let end = began.after(limits::TURN_FLUSH_TIME);
+        for _ in 0..self.to_flush.len() {
+            let Some((client, process)) = self.to_flush.pop() else { break };
+            let Some(connection) = self.table.get_mut(&client) else { continue };
             let Flushed { resumes_reading, is_starved } =
                 connection.flush(memory, &self.registry, counters);
             let deadline = now.after(limits::DRAIN_TIME_MAX);
+            flushed(client, connection.outbox_bytes());
             if connection.is_draining() && connection.outbox_bytes() == 0 {
                 self.to_close.push(client);
             } else if connection.set_drain_deadline(deadline) {
                 self.drain_deadlines.push_back((deadline, client));
             } else if resumes_reading {
-                self.to_read.push(client);
+                self.read_later(client);
             }
             if is_starved {
                 self.starved.push(client);
                 self.starved_until = Some(now.after(limits::STARVED_TIME));
             }
-            flushed(client, connection.outbox_bytes());
+            let ended = clock.now();
+            self.to_flush.charge(process, ended.since(began));
+            began = ended;
+            if ended >= end {
+                break;
+            }
         }
     }
 
@@ -188,50 +216,15 @@ impl Connections {
     /// Ends a connection that drains. Returns whether the store knows the client.
     pub fn close(&mut self, client: ClientId, counters: &mut ServerCounters) -> bool {
         let connection = self.table.remove(&client).expect("it is closed once");
+        let process = connection.process();
+        let left = self.processes.get_mut(&process).expect("it has this connection");
+        *left -= 1;
+        if *left == 0 {
+            self.processes.remove(&process);
+            self.to_read.forget(process);
+            self.to_flush.forget(process);
+        }
         connection.close(&self.registry, counters)
-    }
-}
-
-/// Who has to be looked at by a phase of the turn, in the order in which they were put down, each
-/// at most once. Its memory is kept for the next turn.
-///
-/// A phase takes as many as there were when it began. Who is put down meanwhile has its turn in the
-/// next one, so a phase ends even if everybody it looks at needs to be looked at again.
-#[derive(Debug, Default)]
-pub struct Agenda {
-    queue: VecDeque<ClientId>,
-    /// Who is really in the queue; it may also have some that were taken off.
-    members: HashSet<ClientId, FixedState>,
-}
-
-impl Agenda {
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// Puts a client down, if it is not there already.
-    pub fn push(&mut self, client: ClientId) {
-        if self.members.insert(client) {
-            self.queue.push_back(client);
-        }
-    }
-
-    pub fn pop(&mut self) -> Option<ClientId> {
-        while let Some(client) = self.queue.pop_front() {
-            if self.members.remove(&client) {
-                return Some(client);
-            }
-        }
-        None
-    }
-
-    /// Takes off a client that is never put down again.
-    pub fn remove(&mut self, client: ClientId) {
-        self.members.remove(&client);
     }
 }
 
@@ -245,24 +238,4 @@ fn peer_of(socket: &UnixStream) -> io::Result<Peer> {
         uid: credentials.uid(),
         gid: credentials.gid(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everybody_comes_once_and_in_order_and_those_removed_not_at_all() {
-        let mut agenda = Agenda::default();
-        for id in [3, 1, 3, 2, 1] {
-            agenda.push(ClientId(id));
-        }
-        agenda.remove(ClientId(1));
-        assert_eq!(agenda.len(), 2);
-        assert_eq!(agenda.pop(), Some(ClientId(3)));
-        agenda.push(ClientId(3));
-        let rest: Vec<_> = std::iter::from_fn(|| agenda.pop()).collect();
-        assert_eq!(rest, [ClientId(2), ClientId(3)]);
-        assert!(agenda.is_empty() && agenda.queue.is_empty());
-    }
 }

@@ -77,7 +77,7 @@ impl Outside {
         let has = |kind| connection.has_descriptor(kind);
         let kinds = needed_descriptors(&reply, self.memory.segment().id(), has_life, has);
         connection.queue(request, reply, kinds, &self.memory, &mut self.counters);
-        self.connections.to_flush.push(client);
+        self.connections.flush_later(client);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod signals;
 
 mod acceptor;
+mod agenda;
 mod close_reason;
 mod committing;
 mod connection;

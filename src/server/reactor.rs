@@ -124,24 +124,22 @@ impl Reactor {
         &self.outside.counters
     }
 
-    /// One turn. The order has its reasons. New connections come first, so that those who wait in
-    /// the queue do not wait for everybody else's requests, and then memory that went back to the
-    /// system, since some may have waited for that. What has expired is looked at after the
-    /// requests, so that an object that came in time is not missed because we were busy. Events are
-    /// handed out when everything that makes some has happened, and sending is next to last, so
-    /// that all that a turn has for one peer goes in one call. Closing is last: what a connection
-    /// was still to be told has had its chance, and everything it gives back is there for the next
-    /// turn.
+    /// One turn. The order has its reasons. Memory that went back to the system comes first, since
+    /// some may have waited for that, and then what clients ask. What has expired is looked at
+    /// after the requests, so that an object that came in time is not missed because we were busy.
+    /// Events are handed out when requests have made some, and then everything is sent, so that all
+    /// that a turn has for one peer goes in one call. What takes longer comes behind that: then
+    /// short answers have left already. So do those who come and go, in a time of their own: closes
+    /// first, or those who only come and go again would pile up.
     fn turn(&mut self) {
         self.poll();
-        self.accept();
         self.end_trim();
         self.read_and_apply();
         self.expire();
-        self.work();
         self.stream_events();
         self.flush();
-        self.close();
+        self.work();
+        self.admit_and_close();
 
         self.outside.memory.note_used(self.store.used_end());
         let began = std::mem::replace(&mut self.now, self.clock.now());
@@ -195,23 +193,6 @@ impl Reactor {
         self.now = self.clock.now();
     }
 
-    fn accept(&mut self) {
-        let mut end = None;
-        let Outside { connections, counters, .. } = &mut self.outside;
-        for _ in 0..limits::TURN_ACCEPTS_MAX {
-            let accepted = self.acceptor.accept(connections.len(), self.now, counters);
-            let Some(socket) = accepted else { break };
-            match connections.admit(socket) {
-                Ok(()) => counters.connections_accepted += 1,
-                Err(error) => self.acceptor.pause(&error, self.now, counters),
-            }
-            let now = self.clock.now();
-            if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
-                break;
-            }
-        }
-    }
-
     fn end_trim(&mut self) {
         if !std::mem::take(&mut self.memory_has_gone) {
             return;
@@ -226,13 +207,16 @@ impl Reactor {
     }
 
     fn read_and_apply(&mut self) {
-        let end = self.now.after(limits::TURN_READ_TIME);
-        for count in 0..self.outside.connections.to_read.len() {
-            if count > 0 && self.clock.now() >= end {
+        let mut began = self.now;
+        let end = began.after(limits::TURN_READ_TIME);
+        for _ in 0..self.outside.connections.to_read.len() {
+            let Some((client, process)) = self.outside.connections.to_read.pop() else { break };
+            self.serve(client, end);
+            let ended = self.clock.now();
+            self.outside.connections.to_read.charge(process, ended.since(began));
+            began = ended;
+            if ended >= end {
                 break;
-            }
-            if let Some(client) = self.outside.connections.to_read.pop() {
-                self.serve(client, end);
             }
         }
     }
@@ -276,8 +260,9 @@ impl Reactor {
         });
     }
 
-    fn close(&mut self) {
-        let mut end = None;
+    /// Closes connections, accepts others, and listens to those who have not introduced themselves.
+    fn admit_and_close(&mut self) {
+        let end = self.clock.now().after(limits::TURN_SIDE_TIME);
         while let Some(client) = self.outside.connections.next_to_close(self.now) {
             self.outside.streams.remove(client);
             self.acceptor.note_departure();
@@ -285,8 +270,27 @@ impl Reactor {
                 self.store.disconnect(client, self.now, &mut self.effects);
                 self.carry_out();
             }
-            let now = self.clock.now();
-            if now >= *end.get_or_insert(now.after(limits::TURN_SIDE_TIME)) {
+            if self.clock.now() >= end {
+                break;
+            }
+        }
+        while !self.outside.connections.are_too_many_coming_and_going() {
+            let Outside { connections, counters, .. } = &mut self.outside;
+            let accepted = self.acceptor.accept(connections.len(), self.now, counters);
+            let Some(socket) = accepted else { break };
+            match connections.admit(socket) {
+                Ok(()) => counters.connections_accepted += 1,
+                Err(error) => self.acceptor.pause(&error, self.now, counters),
+            }
+            if self.clock.now() >= end {
+                break;
+            }
+        }
+        for _ in 0..self.outside.connections.strangers.len() {
+            if let Some(client) = self.outside.connections.strangers.pop() {
+                self.serve(client, end);
+            }
+            if self.clock.now() >= end {
                 break;
             }
         }
@@ -305,17 +309,20 @@ impl Reactor {
                 return;
             };
             match connection.receive(&mut budget, counters) {
+                // Of one who hears nothing, only what others notice is served.
+                Received::Request(_, request)
+                    if connection.takes_nothing() && !request.has_effects() => {}
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
                     if self.clock.now() >= end {
-                        return self.outside.connections.to_read.push(client);
+                        return self.outside.connections.read_later(client);
                     }
                 }
                 Received::Opened { request, reads_directory } => {
                     if let Err(refusal) = self.store.connect(client, connection.peer().clone()) {
                         connection.turn_away(request, refusal, counters);
-                        return connections.to_flush.push(client);
+                        return connections.flush_later(client);
                     }
                     connection.open();
                     let mut welcome = Connected { client, ..self.welcome.clone() };
@@ -324,9 +331,9 @@ impl Reactor {
                     }
                     self.outside.reply(client, request, Reply::Connected(welcome));
                 }
-                Received::Later => return connections.to_read.push(client),
+                Received::Later => return connections.read_later(client),
                 Received::Nothing => return,
-                Received::Ended => return connections.to_flush.push(client),
+                Received::Ended => return connections.flush_later(client),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use foldhash::fast::FixedState;
 
-use super::connections::Agenda;
+use super::agenda::Agenda;
 use crate::ids::ClientId;
 use crate::limits;
 

@@ -52,11 +52,9 @@ fn a_seal_counts_though_its_client_was_gone_when_it_was_answered() {
 #[test]
 fn events_are_not_collected_for_who_cannot_take_them() {
     let (mut harness, mut creator, mut other) = Harness::creator_and_other();
-    put_many(&mut harness, &mut creator, 2..3 * limits::EVENTS_PART_MAX as u64);
+    put_many(&mut harness, &mut creator, 2..10 * limits::EVENTS_PART_MAX as u64);
     other.socket.shutdown(std::net::Shutdown::Read).unwrap();
-    other.send(RequestId(1), state(2));
-    harness.turn();
-    other.send(RequestId(2), Request::Subscribe { one_by_one: false });
+    other.send(RequestId(1), Request::Subscribe { one_by_one: false });
     (0..100).for_each(|_| harness.turn());
     let Reply::Stats(Stats { subscribers, .. }) = harness.ask(&mut creator, Request::GetStats)
     else {
@@ -82,4 +80,38 @@ fn who_only_talks_is_listened_to_until_it_hangs_up() {
     assert_eq!(harness.outbox_bytes(ClientId(1)), 0);
     drop(creator);
     harness.wait_for_connections(1);
+}
+
+#[test]
+fn of_the_dead_only_what_others_notice_is_served() {
+    let (mut harness, mut dead, mut other) = Harness::creator_and_other();
+    put_many(&mut harness, &mut other, 2..10);
+    let requests = |harness: &Harness| harness.reactor.store.stats().counter("requests");
+    let before = requests(&harness);
+    dead.ask_in_one_piece(3 * limits::TURN_REQUESTS_MAX, RequestId::NONE, &seal(1));
+    dead.send(RequestId(10), Request::Delete { ids: vec![id(2)] });
+    drop(dead);
+    harness.wait_for_connections(1);
+    assert_eq!(requests(&harness), before + 2);
+    let states = vec![ObjectState::Sealed, ObjectState::Absent];
+    let asked = Request::GetState { ids: vec![id(1), id(2)] };
+    assert_eq!(harness.ask(&mut other, asked), Reply::States(states));
+}
+
+#[test]
+fn strangers_wait_in_the_queue_while_many_come_and_go() {
+    let (mut harness, _creator, mut other) = Harness::creator_and_other();
+    let many = 4 * limits::STRANGERS_READY_MAX;
+    for _ in 0..many {
+        drop(harness.dial());
+    }
+    // A client that asks is served in the next turn, whoever else wants something.
+    other.send(RequestId(3), state(1));
+    harness.turn();
+    assert!(matches!(other.receive(), Incoming::Message(_)));
+    harness.turn_until(|harness| {
+        assert!(harness.connections() <= 2 + 2 * limits::STRANGERS_READY_MAX);
+        (harness.counters().connections_accepted == 2 + many as u64).then_some(())
+    });
+    harness.wait_for_connections(2);
 }
