@@ -15,7 +15,7 @@ fi
 echo "== building (the first time takes a few minutes)"
 cargo build --quiet --bin plasma_store
 cargo build --quiet -p plasma-examples
-bin=target/debug
+bin=${CARGO_TARGET_DIR:-target}/debug
 
 work="$(mktemp -d)"
 socket="$work/plasma.sock"

@@ -3,8 +3,8 @@
 //! [`run`] is a whole store process, [`spawn`] a store inside a program of one's own. Both make
 //! everything that can fail first and then turn the loop in `reactor`, the one thread that owns
 //! the store. Bytes come in through `connection`, meet the store in `reactor`, and what the store
-//! wants done goes out through `effects`. No lock is taken anywhere. Messages and frames are not
-//! known here.
+//! wants done goes out through `effects`. The loop waits for no other thread. Messages and frames
+//! are not known here.
 
 pub mod config;
 pub mod listener;
