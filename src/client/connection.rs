@@ -132,7 +132,7 @@ impl Connection {
         request: Request,
         answer: impl FnOnce(Reply) -> std::result::Result<T, Reply>,
     ) -> Result<T> {
-        let name = request.name();
+        let name = request.traits().name;
         answer(self.call(request)?).map_err(|other| self.unexpected(name, &other))
     }
 

@@ -131,89 +131,72 @@ pub enum Request {
 }
 
 impl Request {
+    /// What there is to know of this kind of request. Whoever needs to know more of kinds adds a
+    /// column here, and a new kind does not compile without its row.
+    #[must_use]
+    pub const fn traits(&self) -> Traits<'_> {
+        use Subject::{Everything, Nothing, Objects};
+        match self {
+            Self::SetOptions { .. } => Traits::of("set_options", Nothing),
+            // Creates and puts look for themselves, when there is no room.
+            Self::Create { .. } => Traits::of("create", Nothing).waiting(),
+            Self::Put { .. } => Traits::of("put", Nothing).with_effects().waiting(),
+            Self::Seal { id, .. } => {
+                Traits::of("seal", Objects(std::slice::from_ref(id))).with_effects().unanswered()
+            }
+            Self::Abort { id } => {
+                Traits::of("abort", Objects(std::slice::from_ref(id))).with_effects()
+            }
+            Self::Get { ids, .. } => Traits::of("get", Objects(ids.as_slice())).waiting(),
+            Self::Wait { ids, .. } => Traits::of("wait", Objects(ids.as_slice())).waiting(),
+            Self::Cancel { .. } => Traits::of("cancel", Nothing),
+            Self::Release { .. } => Traits::of("release", Nothing).with_effects().unanswered(),
+            Self::Unpinned { .. } => Traits::of("unpinned", Nothing).with_effects().unanswered(),
+            Self::GetState { ids } => Traits::of("get_state", Objects(ids.as_slice())),
+            Self::Delete { ids } => Traits::of("delete", Objects(ids.as_slice())).with_effects(),
+            Self::Evict { .. } => Traits::of("evict", Everything).with_effects(),
+            Self::Refresh { ids } => Traits::of("refresh", Objects(ids.as_slice())).with_effects(),
+            Self::List { .. } => Traits::of("list", Everything),
+            Self::Subscribe { .. } => Traits::of("subscribe", Nothing),
+            Self::GetStats => Traits::of("get_stats", Everything),
+            Self::GetDebugText => Traits::of("get_debug_text", Everything),
+            Self::ListClients { .. } => Traits::of("list_clients", Everything),
+            Self::Disconnect => Traits::of("disconnect", Nothing).with_effects(),
+        }
+    }
+}
+
+/// What there is to know of a kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits<'a> {
+    /// Its name, for counters and messages.
+    pub name: &'static str,
     /// On which objects the answer depends. If one of them is being created, it is looked up
     /// whether it has been sealed.
-    #[must_use]
-    pub fn subject(&self) -> Subject<'_> {
-        match self {
-            Self::Seal { id, .. } | Self::Abort { id } => {
-                Subject::Objects(std::slice::from_ref(id))
-            }
-            Self::Get { ids, .. }
-            | Self::Wait { ids, .. }
-            | Self::GetState { ids }
-            | Self::Delete { ids }
-            | Self::Refresh { ids } => Subject::Objects(ids),
-            Self::Evict { .. }
-            | Self::List { .. }
-            | Self::GetStats
-            | Self::GetDebugText
-            | Self::ListClients { .. } => Subject::Everything,
-            // Creates look for themselves, when there is no room.
-            Self::Create { .. }
-            | Self::Put { .. }
-            | Self::SetOptions { .. }
-            | Self::Cancel { .. }
-            | Self::Release { .. }
-            | Self::Unpinned { .. }
-            | Self::Subscribe { .. }
-            | Self::Disconnect => Subject::Nothing,
-        }
+    pub subject: Subject<'a>,
+    /// Others notice that it was carried out, also if nobody hears the answer.
+    pub has_effects: bool,
+    /// The answer may depend on what others do, and until then the request can be cancelled.
+    pub may_wait: bool,
+    /// It may be sent without a number, and is not answered then.
+    pub may_go_unanswered: bool,
+}
+
+impl<'a> Traits<'a> {
+    const fn of(name: &'static str, subject: Subject<'a>) -> Self {
+        Self { name, subject, has_effects: false, may_wait: false, may_go_unanswered: false }
     }
 
-    /// Whether others notice that it was carried out, also if nobody hears the answer.
-    #[must_use]
-    pub const fn has_effects(&self) -> bool {
-        match self {
-            Self::Put { .. }
-            | Self::Seal { .. }
-            | Self::Abort { .. }
-            | Self::Release { .. }
-            | Self::Unpinned { .. }
-            | Self::Delete { .. }
-            | Self::Evict { .. }
-            | Self::Refresh { .. }
-            | Self::Disconnect => true,
-            // What these leave goes with the connection.
-            Self::SetOptions { .. }
-            | Self::Create { .. }
-            | Self::Get { .. }
-            | Self::Wait { .. }
-            | Self::Cancel { .. }
-            | Self::Subscribe { .. }
-            | Self::GetState { .. }
-            | Self::List { .. }
-            | Self::GetStats
-            | Self::GetDebugText
-            | Self::ListClients { .. } => false,
-        }
+    const fn with_effects(self) -> Self {
+        Self { has_effects: true, ..self }
     }
 
-    /// The name of the request, for counters and messages.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::SetOptions { .. } => "set_options",
-            Self::Create { .. } => "create",
-            Self::Put { .. } => "put",
-            Self::Seal { .. } => "seal",
-            Self::Abort { .. } => "abort",
-            Self::Get { .. } => "get",
-            Self::Wait { .. } => "wait",
-            Self::Cancel { .. } => "cancel",
-            Self::Release { .. } => "release",
-            Self::Unpinned { .. } => "unpinned",
-            Self::GetState { .. } => "get_state",
-            Self::Delete { .. } => "delete",
-            Self::Evict { .. } => "evict",
-            Self::Refresh { .. } => "refresh",
-            Self::List { .. } => "list",
-            Self::Subscribe { .. } => "subscribe",
-            Self::GetStats => "get_stats",
-            Self::GetDebugText => "get_debug_text",
-            Self::ListClients { .. } => "list_clients",
-            Self::Disconnect => "disconnect",
-        }
+    const fn waiting(self) -> Self {
+        Self { may_wait: true, ..self }
+    }
+
+    const fn unanswered(self) -> Self {
+        Self { may_go_unanswered: true, ..self }
     }
 }
 

@@ -311,7 +311,7 @@ impl Reactor {
             match connection.receive(&mut budget, counters) {
                 // Of one who hears nothing, only what others notice is served.
                 Received::Request(_, request)
-                    if connection.takes_nothing() && !request.has_effects() => {}
+                    if connection.takes_nothing() && !request.traits().has_effects => {}
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.store, self.now, &mut self.effects);

@@ -250,12 +250,12 @@ impl Store {
 
     fn serve(&mut self, asked: Asked, request: Request) -> Answer {
         // Whoever counts counts nothing of those that have died.
-        if !self.survivors.is_empty() && request.subject() == Subject::Everything {
+        if !self.survivors.is_empty() && request.traits().subject == Subject::Everything {
             self.look_at_some_survivors();
         }
         // Nearly always nobody is creating anything.
         if !self.unsealed.is_empty()
-            && let Some(next) = self.settle_for(request.subject())
+            && let Some(next) = self.settle_for(request.traits().subject)
         {
             return self.serve_later(asked, request, next);
         }

@@ -100,7 +100,7 @@ impl Store {
 
     pub(super) fn serve_later(&mut self, asked: Asked, request: Request, next: Next) -> Answer {
         // It keeps all its ids in memory until its turn comes.
-        let ids = match request.subject() {
+        let ids = match request.traits().subject {
             Subject::Objects(ids) => ids.len(),
             Subject::Nothing | Subject::Everything => 0,
         };

@@ -47,7 +47,7 @@ fn expect_many_released(store: &mut Peer) {
     while released < MANY {
         let (request, message) = store.next();
         assert_eq!(request, RequestId::NONE);
-        let Request::Release { holds } = message else { panic!("{}", message.name()) };
+        let Request::Release { holds } = message else { panic!("{}", message.traits().name) };
         for hold in holds {
             assert_eq!(hold, (numbered(released), 1));
             released += 1;

@@ -38,13 +38,11 @@ pub fn encode_client(out: &mut Vec<u8>, request_id: RequestId, message: &ClientM
 /// If it is not a message, not a known one, or has a value that no client may send.
 pub fn decode_client(payload: &[u8]) -> Result<(RequestId, ClientMessage), ProtocolError> {
     let (request_id, message) = read_frame(payload)?;
-    let may_want_no_reply = matches!(
-        message,
-        ClientMessage::Request(
-            Request::Seal { .. } | Request::Release { .. } | Request::Unpinned { .. }
-        )
-    );
-    if request_id == RequestId::NONE && !may_want_no_reply {
+    let may_go_unanswered = match &message {
+        ClientMessage::Request(request) => request.traits().may_go_unanswered,
+        ClientMessage::Connect(_) => false,
+    };
+    if request_id == RequestId::NONE && !may_go_unanswered {
         return Err(invalid("ClientFrame.request_id", "0 is for seals and releases only"));
     }
     Ok((request_id, message))

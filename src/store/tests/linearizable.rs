@@ -211,7 +211,7 @@ impl World {
         let request = match self.random.u8(..24) {
             0..5 => {
                 // A message after an earlier seal would seal the new object of the same name.
-                let is_other = |it: &Request| it.subject() != Subject::Objects(&[name]);
+                let is_other = |it: &Request| it.traits().subject != Subject::Objects(&[name]);
                 self.clients[client].nudges.retain(is_other);
                 Request::Create { id: name, data_size: bytes, metadata_size: 0, room }
             }

@@ -35,7 +35,7 @@ fn requests() {
         Request::Release { holds: vec![(id, u32::MAX); REQUEST_IDS_MAX] },
     ];
     for request in requests {
-        let name = request.name();
+        let name = request.traits().name;
         let message = ClientMessage::Request(request);
         let bytes = client_bytes(RequestId(u64::MAX), &message);
         assert!(bytes.len() <= FRAME_PAYLOAD_BYTES_MAX as usize, "{name}: {} bytes", bytes.len());

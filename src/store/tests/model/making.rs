@@ -63,7 +63,7 @@ impl Creation {
                 });
                 (objects.collect(), room, true)
             }
-            other => panic!("{} makes no objects", other.name()),
+            other => panic!("{} makes no objects", other.traits().name),
         };
         let is_urgent = room.timeout == Some(Duration::ZERO);
         let deadline = deadline(call.now, room.timeout).filter(|_| !is_urgent);
