@@ -253,10 +253,6 @@ pub const CONNECT_RETRIES: u32 = 80;
 /// Time between two of these attempts.
 pub const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a client waits for the first reply of what it has connected to. A store that has too
-/// many clients lets new ones wait; something else than a store may never answer.
-pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
-
 /// How often a client that waits asks its caller whether to go on.
 pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -264,9 +260,13 @@ pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// it ends without knowing, and what the store grants later is given back.
 pub const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long past its timeout a call waits for a store that does not answer, unless told otherwise.
-/// Then it fails. Also how long a client waits for the answer to its goodbye.
-pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// How long a client waits for a store that does not answer, unless told otherwise; a call with a
+/// timeout waits so much longer than that. Then it fails. A store that has too many clients lets
+/// new ones wait; something else than a store may never answer.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a client that disconnects waits for the answer to that, at most.
+pub const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes from which on a new object is made ready for writing in one call. Below, its page faults
 /// cost less than the call.

@@ -1,6 +1,7 @@
 """What the extension module has: the Rust client as Python sees it. For use inside the package."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Buffer as SupportsBuffer
@@ -99,9 +100,11 @@ class Client:
     def connect(
         path: str,
         retries: int,
-        name: str | None = None,
-        poll_us: int | None = None,
-        directory: bool = True,
+        *,
+        name: str | None,
+        poll_us: int | None,
+        directory: bool,
+        patience: timedelta,
     ) -> Client: ...
     def disconnect(self) -> None: ...
     def create(

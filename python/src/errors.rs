@@ -30,6 +30,7 @@ pub fn exception(error: Error) -> PyErr {
         Error::Refused(refusal) => refused(&refusal, text),
         Error::Connect { source, path, .. } => match &source {
             ConnectFailure::Io(reason) => os_error(reason, with_cure(reason, &path, text)),
+            ConnectFailure::Silent(_) => PyTimeoutError::new_err(text),
             _ => PyConnectionError::new_err(text),
         },
         Error::Disconnected { source, .. } => {

@@ -86,9 +86,9 @@ pub enum Error {
         /// Most bytes in one.
         bytes_max: u64,
     },
-    /// The store has not answered for so long, though the timeout of the call was over some time
-    /// ago: it is stopped, or stuck. It may yet do what it was asked for; what that grants is given
-    /// back. The connection lives, and later calls may succeed.
+    /// The store has not answered for so long, though it should have: it is stopped, or stuck. See
+    /// [`Builder::patience`](super::Builder::patience). It may yet do what it was asked for; what
+    /// that grants is given back. The connection lives, and later calls may succeed.
     #[error(
         "the store at {} has not answered for {:.1} s: it is stopped, or stuck",
         path.display(), waited.as_secs_f64()
@@ -150,8 +150,8 @@ pub enum ConnectFailure {
     HungUp,
     /// The other side does not answer.
     #[error(
-        "no answer for {} s: the store is stopped, has too many clients, or is not a plasma store",
-        .0.as_secs()
+        "no answer for {:.1} s: the store is stopped, has too many clients, or is not a plasma \
+         store", .0.as_secs_f64()
     )]
     Silent(Duration),
     /// The other side speaks another version of the protocol.
