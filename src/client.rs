@@ -177,6 +177,12 @@ impl Client {
         Ok(self.connection()?.connected.capacity)
     }
 
+    /// Whether this client only reads: it said so ([`Builder::read_only`]), or the store gives its
+    /// group nothing else (`--read-only-group`). Asks nobody.
+    pub fn is_read_only(&self) -> Result<bool> {
+        Ok(self.connection()?.connected.read_only)
+    }
+
     /// The store's process id. Asks nobody.
     ///
     /// ```

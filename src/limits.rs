@@ -5,8 +5,13 @@
 
 use std::time::Duration;
 
-/// Version of the wire protocol. A client that speaks another one is told so and hung up on.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Version of the wire protocol, one more with each release that changes it. Of client and store
+/// the newer one speaks as the older one does; beyond [`PROTOCOL_VERSION_OLDEST`] a client is told
+/// so and hung up on.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The oldest version that is spoken: that of the release before.
+pub const PROTOCOL_VERSION_OLDEST: u32 = 1;
 
 /// Bytes of a frame's payload. The header is checked against it before anything is allocated; a
 /// peer that announces more is disconnected.
@@ -292,6 +297,7 @@ pub const LOG_LINES_MAX: usize = 4096;
 pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 const _: () = {
+    assert!(PROTOCOL_VERSION_OLDEST <= PROTOCOL_VERSION);
     assert!(STREAM_REFILL_BYTES <= OUTBOX_BYTES_MAX);
     assert!(INLINE_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX as usize / 2);
     assert!(PUT_INLINE_BYTES <= INLINE_BYTES_MAX);

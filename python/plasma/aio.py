@@ -379,13 +379,15 @@ async def connect(
     *,
     name: str | None = None,
     patience: float = PATIENCE_DEFAULT,
+    read_only: bool = False,
 ) -> AsyncPlasmaClient:
     """As `plasma.connect`, without holding up the loop. Two connections are made: the store shows
     the second one with " (waits)" behind its name."""
     path = os.fspath(store_socket_name)
     name = f"pid {os.getpid()}" if name is None else name
     loop = asyncio.get_running_loop()
-    connecting = partial(_connect_both, path, num_retries, ConnectOptions(name, patience=patience))
+    options = ConnectOptions(name, patience=patience, read_only=read_only)
+    connecting = partial(_connect_both, path, num_retries, options)
     return AsyncPlasmaClient(*await loop.run_in_executor(None, connecting), patience)
 
 

@@ -58,6 +58,7 @@ class ConnectOptions(NamedTuple):
     poll_us: int | None = None
     directory: bool = True
     patience: float = PATIENCE_DEFAULT
+    read_only: bool = False
 
     def connect(self, path: str, retries: int) -> _core.Client:
         patience = timedelta(seconds=self.patience)
@@ -96,8 +97,9 @@ class PlasmaClient:
     As a context manager it disconnects at the end of the block.
 
     Every call can raise `OSError`: the store is gone (the text has its socket and the cause), it is
-    stopped (`TimeoutError`, see `connect`), or this client was disconnected. One that stores
-    something raises it with `errno.EFAULT` if memory of the store is not there any more, because
+    stopped (`TimeoutError`, see `connect`), or this client was disconnected. One that changes which
+    objects there are raises `PermissionError` if this client only reads. One that stores something
+    raises `OSError` with `errno.EFAULT` if memory of the store is not there any more, because
     another process has taken it away; nothing of the object is stored then.
     """
 
@@ -125,6 +127,12 @@ class PlasmaClient:
         """Bytes that the store was given for objects. Known without asking, so it can also be asked
         when the store is gone."""
         return self._capacity
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this client only reads: it said so, or the store gives its group nothing else
+        (`plasma_store --read-only-group`)."""
+        return self._core.is_read_only()
 
     def disconnect(self) -> None:
         """Ends the use of this client. Buffers, arrays and tables that came from it stay valid, and
@@ -629,6 +637,7 @@ def connect(
     poll_us: int | None = None,
     directory: bool = True,
     patience: float = PATIENCE_DEFAULT,
+    read_only: bool = False,
 ) -> PlasmaClient:
     """Connects to the store that listens at a socket, the `-s` of `plasma_store`.
 
@@ -642,6 +651,8 @@ def connect(
     :param patience: seconds that a call waits for a store that does not answer because it is
         stopped or stuck, beyond the timeout that the call may have; then it raises `TimeoutError`.
         A call that waits for other clients without a timeout waits on. Ctrl-C ends every call
+    :param read_only: this client only reads: it never gets memory that it could write objects to,
+        and what changes which objects there are raises `PermissionError`
     :raises OSError: there is no store; the text has the path and the cause
     :raises ValueError: `poll_us` or `patience` is out of range
 
@@ -658,7 +669,7 @@ def connect(
             raise ValueError(f"poll_us={poll_us} is not from 0 to {POLL_US_MAX}")
     if not 0 <= patience <= PATIENCE_MAX:
         raise ValueError(f"patience={patience} is not from 0 to {PATIENCE_MAX} seconds")
-    options = ConnectOptions(name, poll_us, bool(directory), float(patience))
+    options = ConnectOptions(name, poll_us, bool(directory), float(patience), bool(read_only))
     return PlasmaClient(os.fsdecode(store_socket_name), retries, options)
 
 

@@ -38,7 +38,8 @@ pub struct Client {
 impl Client {
     /// Connects to the store that listens at `path`; tries again `retries` times, every 100 ms.
     #[staticmethod]
-    #[pyo3(signature = (path, retries, *, name, poll_us, directory, patience))]
+    #[pyo3(signature = (path, retries, *, name, poll_us, directory, patience, read_only))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the call in Python")]
     fn connect(
         py: Python<'_>,
         path: PathBuf,
@@ -47,9 +48,10 @@ impl Client {
         poll_us: Option<u64>,
         directory: bool,
         patience: Duration,
+        read_only: bool,
     ) -> PyResult<Self> {
-        let mut builder = plasma::Client::builder();
-        builder = builder.retries(retries).directory(directory).patience(patience);
+        let mut builder = plasma::Client::builder().retries(retries).directory(directory);
+        builder = builder.patience(patience).read_only(read_only);
         if let Some(name) = name {
             builder = builder.name(name);
         }
@@ -327,6 +329,10 @@ impl Client {
 
     fn capacity(&self) -> PyResult<u64> {
         self.client.capacity().map_err(exception)
+    }
+
+    fn is_read_only(&self) -> PyResult<bool> {
+        self.client.is_read_only().map_err(exception)
     }
 
     fn server_pid(&self) -> PyResult<u32> {

@@ -202,6 +202,9 @@ impl Connection {
     }
 
     fn wait_for_answer(&self, request: Request, interrupt: &mut Interrupt<'_>) -> Result<Answer> {
+        if self.connected.read_only && request.changes_objects() {
+            return Err(super::Refusal::ReadOnly.into());
+        }
         let error = |fault: Fault| self.error(fault);
         let started = self.transport.clock.now();
         let in_a_while = || started.after(INTERRUPT_CHECK_INTERVAL);

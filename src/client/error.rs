@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::PROTOCOL_VERSION_OLDEST;
 use crate::protocol::ProtocolError;
 use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
@@ -155,9 +156,12 @@ pub enum ConnectFailure {
     )]
     Silent(Duration),
     /// The other side speaks another version of the protocol.
-    #[error("the store speaks version {theirs} of the protocol, this client version {ours}")]
+    #[error(
+        "the store speaks version {theirs} of the protocol, this client versions \
+         {PROTOCOL_VERSION_OLDEST} to {ours}; update the older of the two"
+    )]
     VersionMismatch {
-        /// The version of this client.
+        /// The newest version of this client.
         ours: u32,
         /// The version of the store.
         theirs: u32,

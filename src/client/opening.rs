@@ -24,7 +24,7 @@ use super::{Client, Result};
 use crate::limits::{
     BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, CLIENT_PATIENCE, CONNECT_RETRIES,
     CONNECT_RETRY_INTERVAL, INLINE_BYTES_MAX, INTERRUPT_CHECK_INTERVAL, POLL_TIME, POLL_US_MAX,
-    PROTOCOL_VERSION, REQUEST_IDS_MAX,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, REQUEST_IDS_MAX,
 };
 use crate::protocol::codec::encode_client;
 use crate::protocol::frame::append_frame;
@@ -81,6 +81,7 @@ pub struct Builder {
     pub(super) patience: Duration,
     pub(super) poll_time: Duration,
     pub(super) reads_directory: bool,
+    read_only: bool,
 }
 
 impl Default for Builder {
@@ -92,6 +93,7 @@ impl Default for Builder {
             patience: CLIENT_PATIENCE,
             poll_time: POLL_TIME,
             reads_directory: true,
+            read_only: false,
         }
     }
 }
@@ -160,6 +162,26 @@ impl Builder {
         self
     }
 
+    /// Whether this client only reads. False by default. Such a client never gets memory that it
+    /// could write objects to, and whatever changes which objects there are (`create`, `put`,
+    /// `delete`, `evict`, `set_quota` and their kin) is refused with [`Refusal::ReadOnly`]. It
+    /// keeps what it uses from being evicted, as all readers do.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// use plasma::client::Refusal;
+    ///
+    /// let reader = plasma::Client::builder().read_only(true).connect(store.path())?;
+    /// let refused = reader.put(plasma::ObjectId::random(), b"", b"").unwrap_err();
+    /// assert_eq!(refused.refusal(), Some(&Refusal::ReadOnly));
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
     /// Connects to the store that listens at `path`.
     ///
     /// # Errors
@@ -215,10 +237,19 @@ pub(super) fn open(
     mut interrupt: Interrupt<'_>,
 ) -> Result<(Line, Connected)> {
     let mut attempts = 0;
+    let mut version = PROTOCOL_VERSION;
     loop {
         attempts += 1;
-        let failure = match attempt(path, builder, clock, &mut interrupt) {
+        let failure = match attempt(path, version, builder, clock, &mut interrupt) {
             Ok(open) => return open.ok_or(Error::Interrupted),
+            // A store of the first version has to be asked in it.
+            Err(ConnectFailure::VersionMismatch { theirs, .. })
+                if (PROTOCOL_VERSION_OLDEST..version).contains(&theirs) =>
+            {
+                version = theirs;
+                attempts -= 1;
+                continue;
+            }
             Err(failure) => failure,
         };
         if attempts > builder.retries || !failure.may_pass() {
@@ -300,6 +331,7 @@ pub(super) enum Soon {
 /// `None` if it was interrupted.
 fn attempt(
     path: &Path,
+    version: u32,
     builder: &Builder,
     clock: &Clock,
     interrupt: &mut Interrupt<'_>,
@@ -315,9 +347,11 @@ fn attempt(
     };
     let mut line = Line { socket, receiver: Receiver::new(), descriptors: Vec::new() };
     let connect = Connect {
-        protocol_version: PROTOCOL_VERSION,
+        protocol_version: version,
         client_name: builder.name.clone(),
         reads_directory: builder.reads_directory,
+        read_only: builder.read_only,
+        oldest_version: PROTOCOL_VERSION_OLDEST,
     };
     line.send(CONNECT_REQUEST, &ClientMessage::Connect(connect))?;
     let received = match line.receive_soon(clock, end, interrupt)? {
@@ -328,8 +362,11 @@ fn attempt(
     line.descriptors = received.descriptors;
     let mismatch = |theirs| ConnectFailure::VersionMismatch { ours: PROTOCOL_VERSION, theirs };
     match received.reply {
-        Reply::Connected(connected) if connected.protocol_version == PROTOCOL_VERSION => {
-            Ok(Some((line, within_limits(connected))))
+        Reply::Connected(connected)
+            if (PROTOCOL_VERSION_OLDEST..=version).contains(&connected.protocol_version) =>
+        {
+            let read_only = connected.read_only || builder.read_only;
+            Ok(Some((line, Connected { read_only, ..within_limits(connected) })))
         }
         Reply::Connected(connected) => Err(mismatch(connected.protocol_version)),
         Reply::Refused(Refusal::VersionMismatch(theirs)) => Err(mismatch(theirs)),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
+use crate::limits::{PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST};
 use crate::protocol::refusal::Refusal;
 
 /// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
@@ -19,12 +20,25 @@ impl RequestId {
 pub type Timeout = Option<Duration>;
 
 /// The opening of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct Connect {
     pub protocol_version: u32,
     pub client_name: String,
     pub reads_directory: bool,
+    pub read_only: bool,
+    pub oldest_version: u32,
+}
+
+impl Connect {
+    /// The version that this client and this program speak with each other, if there is one.
+    #[must_use]
+    pub fn common_version(&self) -> Option<u32> {
+        let Self { protocol_version: newest, oldest_version: oldest, .. } = *self;
+        let oldest = if oldest == 0 { newest } else { oldest.min(newest) };
+        let common = newest.min(PROTOCOL_VERSION);
+        (common >= oldest.max(PROTOCOL_VERSION_OLDEST)).then_some(common)
+    }
 }
 
 /// How to make room for a new object.
@@ -131,6 +145,35 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether this may change which objects there are, or can be: what a read-only client may not
+    /// ask for.
+    #[must_use]
+    pub const fn changes_objects(&self) -> bool {
+        match self {
+            Self::Create { .. }
+            | Self::Put { .. }
+            | Self::Seal { .. }
+            | Self::Abort { .. }
+            | Self::Delete { .. }
+            | Self::Evict { .. }
+            | Self::SetOptions { quota: Some(_), .. } => true,
+            Self::SetOptions { quota: None, .. }
+            | Self::Get { .. }
+            | Self::Wait { .. }
+            | Self::Cancel { .. }
+            | Self::Release { .. }
+            | Self::Unpinned { .. }
+            | Self::GetState { .. }
+            | Self::Refresh { .. }
+            | Self::List { .. }
+            | Self::Subscribe { .. }
+            | Self::GetStats
+            | Self::GetDebugText
+            | Self::ListClients { .. }
+            | Self::Disconnect => false,
+        }
+    }
+
     /// On which objects the answer depends. If one of them is being created, it is looked up
     /// whether it has been sealed.
     #[must_use]
@@ -207,6 +250,8 @@ pub enum ClientMessage {
     Connect(Connect),
     /// Everything after it.
     Request(Request),
+    /// A request of a kind that only another version knows.
+    Unknown,
 }
 
 /// The store's side of the opening.
@@ -223,6 +268,7 @@ pub struct Connected {
     pub batch_objects_max: usize,
     pub clear_new_objects: bool,
     pub directory_slots: u32,
+    pub read_only: bool,
 }
 
 /// A new object for its creator to write.
