@@ -60,7 +60,7 @@ pub use error::{ConnectFailure, Error, Result};
 pub use holding::{ObjectBuffer, ObjectSlice};
 pub use looking::{Evicted, Objects, Subscription};
 pub use making::{CreateOptions, Pieces, copy_in_parallel};
-pub use opening::{Builder, Interrupt};
+pub use opening::{Builder, Interrupt, interrupted_by};
 pub use reading::{GetOptions, PendingGet, PendingWait};
 pub use writer::{GuardedWriter, ObjectWriter};
 
@@ -91,8 +91,9 @@ use connection::Connection;
 ///
 /// * [`Error::Closed`] after [`Self::disconnect`];
 /// * in a forked child, which connects anew, those of [`Builder::connect`];
-/// * if the call asks the store, [`Error::Disconnected`] if the store dies, also during a wait, and
-///   [`Error::Protocol`] if its answer is wrong.
+/// * if the call asks the store, [`Error::Disconnected`] if the store dies, also during a wait,
+///   [`Error::Unresponsive`] if it is stopped ([`Builder::patience`] says when; not of a call that
+///   waits for other clients without a timeout), and [`Error::Protocol`] if its answer is wrong.
 ///
 /// A client does not connect again by itself: its objects are gone, which its user has to know.
 #[derive(Clone)]
@@ -138,7 +139,8 @@ impl Client {
     ///
     /// Buffers stay valid and pinned, and writers can be sealed. The connection itself ends when
     /// the last of them is dropped. If there are none, the store has released everything when this
-    /// returns, unless it is stopped: it is not waited for longer than [`Builder::answer_grace`].
+    /// returns, unless it is stopped: it is not waited for longer than [`Builder::patience`], nor
+    /// than 5 s.
     ///
     /// ```
     /// # let store = plasma::testing::store();
@@ -173,6 +175,12 @@ impl Client {
     /// Bytes that the store was given for objects. Asks nobody.
     pub fn capacity(&self) -> Result<u64> {
         Ok(self.connection()?.connected.capacity)
+    }
+
+    /// Whether this client only reads: it said so ([`Builder::read_only`]), or the store gives its
+    /// group nothing else (`--read-only-group`). Asks nobody.
+    pub fn is_read_only(&self) -> Result<bool> {
+        Ok(self.connection()?.connected.read_only)
     }
 
     /// The store's process id. Asks nobody.

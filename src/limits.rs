@@ -5,8 +5,13 @@
 
 use std::time::Duration;
 
-/// Version of the wire protocol. A client that speaks another one is told so and hung up on.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Version of the wire protocol, one more with each release that changes it. Of client and store
+/// the newer one speaks as the older one does; beyond [`PROTOCOL_VERSION_OLDEST`] a client is told
+/// so and hung up on.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The oldest version that is spoken: that of the release before.
+pub const PROTOCOL_VERSION_OLDEST: u32 = 1;
 
 /// Bytes of a frame's payload. The header is checked against it before anything is allocated; a
 /// peer that announces more is disconnected.
@@ -254,10 +259,6 @@ pub const CONNECT_RETRIES: u32 = 80;
 /// Time between two of these attempts.
 pub const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a client waits for the first reply of what it has connected to. A store that has too
-/// many clients lets new ones wait; something else than a store may never answer.
-pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
-
 /// How often a client that waits asks its caller whether to go on.
 pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -265,9 +266,13 @@ pub const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// it ends without knowing, and what the store grants later is given back.
 pub const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long past its timeout a call waits for a store that does not answer, unless told otherwise.
-/// Then it fails. Also how long a client waits for the answer to its goodbye.
-pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// How long a client waits for a store that does not answer, unless told otherwise; a call with a
+/// timeout waits so much longer than that. Then it fails. A store that has too many clients lets
+/// new ones wait; something else than a store may never answer.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a client that disconnects waits for the answer to that, at most.
+pub const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes from which on a new object is made ready for writing in one call. Below, its page faults
 /// cost less than the call.
@@ -293,6 +298,7 @@ pub const LOG_LINES_MAX: usize = 4096;
 pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 const _: () = {
+    assert!(PROTOCOL_VERSION_OLDEST <= PROTOCOL_VERSION);
     assert!(STREAM_REFILL_BYTES <= OUTBOX_BYTES_MAX);
     assert!(INLINE_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX as usize / 2);
     assert!(PUT_INLINE_BYTES <= INLINE_BYTES_MAX);

@@ -29,6 +29,8 @@ pub fn store() -> TestStore {
     let config = Config {
         socket: directory.join("plasma"),
         socket_mode: 0o600,
+        socket_group: None,
+        read_only_group: None,
         capacity: CAPACITY,
         backing: Backing::Memfd,
         objects_max: 10_000,

@@ -8,9 +8,15 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use plasma::client::{CreateOptions, Error, GetOptions, PendingGet};
+use plasma::client::{
+    ConnectFailure, CreateOptions, Error, Event, GetOptions, ObjectState, PendingGet,
+    interrupted_by,
+};
 use plasma::{Client, ObjectBuffer, ObjectId};
 use support::{PATIENCE, StoreProcess, numbered, wait_until};
+
+/// Long enough to connect, and short enough for tests.
+const IMPATIENCE: Duration = Duration::from_secs(2);
 
 /// More than there is room for in a socket.
 const MANY: u64 = 20_000;
@@ -87,7 +93,7 @@ fn calls_to_a_stopped_store_can_be_interrupted() {
 #[test]
 fn a_timeout_ends_though_the_store_is_stopped() {
     let store = StoreProcess::start("1000000");
-    let builder = Client::builder().answer_grace(Duration::from_millis(20)).directory(false);
+    let builder = Client::builder().patience(IMPATIENCE).directory(false);
     let client = builder.connect(store.socket()).expect("the store is there");
     let id = numbered(1);
     client
@@ -104,11 +110,163 @@ fn a_timeout_ends_though_the_store_is_stopped() {
     store.stop();
 }
 
+/// What a call comes to, for the table in the README.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Unresponsive,
+    Interrupted,
+    Disconnected,
+    /// As with any store.
+    Works,
+}
+
+impl<T> From<Result<T, Error>> for Outcome {
+    fn from(result: Result<T, Error>) -> Self {
+        match result {
+            Ok(_) => Self::Works,
+            Err(Error::Unresponsive { .. }) => Self::Unresponsive,
+            Err(Error::Connect { source: ConnectFailure::Silent(_), .. }) => Self::Unresponsive,
+            Err(Error::Interrupted) => Self::Interrupted,
+            Err(Error::Disconnected { .. } | Error::Connect { .. }) => Self::Disconnected,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+type Call = fn(&Client) -> Outcome;
+
+const NO_END: CreateOptions = CreateOptions { evict: true, timeout: None };
+const AN_END: CreateOptions =
+    CreateOptions { evict: true, timeout: Some(Duration::from_millis(1)) };
+
+/// Calls that wait for nobody, or have a timeout.
+const WITH_END: &[(&str, Call)] = &[
+    ("connect", |client| {
+        Client::builder().patience(IMPATIENCE).connect(client.socket_path()).into()
+    }),
+    ("create", |client| client.create(numbered(1), 8, 0, CreateOptions::default()).into()),
+    ("create, timeout", |client| client.create(numbered(1), 8, 0, AN_END).into()),
+    ("put", |client| client.put(numbered(1), b"data", b"").into()),
+    ("put, large", |client| client.put(numbered(1), &[1; 1 << 16], b"").into()),
+    ("put, timeout", |client| client.put_with(numbered(1), b"data", b"", AN_END, None).into()),
+    ("put_batch", |client| client.put_batch(&[(numbered(1), b"data", b"")]).into()),
+    ("get, zero", |client| client.get(&[numbered(1)], Some(Duration::ZERO)).into()),
+    ("get, timeout", |client| client.get(&[numbered(1)], AN_END.timeout).into()),
+    ("wait, timeout", |client| client.wait(&[numbered(1)], 1, AN_END.timeout).into()),
+    ("contains", |client| client.contains(numbered(1)).into()),
+    ("state", |client| client.state(numbered(1)).into()),
+    ("states", |client| client.states(&[numbered(1)]).into()),
+    ("delete", |client| client.delete(&[numbered(1)]).into()),
+    ("evict", |client| client.evict(1).into()),
+    ("refresh", |client| client.refresh(&[numbered(1)]).into()),
+    ("list", |client| client.list_all().into()),
+    ("stats", |client| client.stats().into()),
+    ("debug_text", |client| client.debug_text().into()),
+    ("clients", |client| client.clients().into()),
+    ("holders_of", |client| client.holders_of(numbered(1)).into()),
+    ("subscribe", |client| client.subscribe().into()),
+    ("subscribe_one_by_one", |client| client.subscribe_one_by_one().into()),
+    ("set_name", |client| client.set_name("other").into()),
+    ("set_quota", |client| client.set_quota(1).into()),
+];
+
+/// Calls that wait for other clients, and have no timeout.
+const WITHOUT_END: &[(&str, Call)] = &[
+    ("create", |client| client.create(numbered(1), 8, 0, NO_END).into()),
+    ("put", |client| client.put_with(numbered(1), b"data", b"", NO_END, None).into()),
+    ("put_batch", |client| {
+        client.put_batch_with(&[(numbered(1), b"data", b"")], NO_END, None).into()
+    }),
+    ("get", |client| client.get(&[numbered(1)], None).into()),
+    ("wait", |client| client.wait(&[numbered(1)], 1, None).into()),
+];
+
+/// Calls that ask nobody about an object that is there.
+const AT_HAND: &[(&str, Call)] = &[
+    ("capacity", |client| client.capacity().into()),
+    ("get", |client| client.get_one(numbered(7), None).into()),
+    ("get_at_hand", |client| client.get_at_hand(&[numbered(7)]).into()),
+    ("contains", |client| client.contains(numbered(7)).into()),
+    ("state", |client| client.state(numbered(7)).into()),
+];
+
+/// All of them at once: each waits for as long as the patience lasts.
+fn assert_outcomes(client: &Client, calls: &[(&str, Call)], expected: Outcome) {
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = calls.iter().map(|(_, call)| scope.spawn(|| call(client))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no other error")).collect()
+    });
+    for ((name, _), outcome) in std::iter::zip(calls, outcomes) {
+        assert_eq!(outcome, expected, "{name}");
+    }
+}
+
+/// The rows of the table in the README for a store that is stopped.
+#[test]
+fn every_call_to_a_stopped_store_has_an_end_or_can_be_interrupted() {
+    let store = StoreProcess::start("1000000");
+    let builder = Client::builder().patience(IMPATIENCE);
+    let client = builder.connect(store.socket()).expect("the store is there");
+    let observer = store.client();
+    client.put(numbered(7), b"data", b"").expect("there is room");
+    let own = client.create(numbered(8), 8, 0, CreateOptions::default()).expect("there is room");
+    let mut events = client.subscribe().expect("the store is there");
+    while events.next().expect("no end").expect("an event") != Event::SnapshotEnd {}
+
+    store.pause();
+    if std::env::var_os("PLASMA_TEST_NO_DIRECTORY").is_none() {
+        assert_outcomes(&client, AT_HAND, Outcome::Works);
+    }
+    for calls in [WITH_END, WITHOUT_END] {
+        for (name, call) in calls {
+            let outcome = interrupted_by(|| true, || call(&client));
+            assert_eq!(outcome, Outcome::Interrupted, "{name}");
+        }
+    }
+    let next = interrupted_by(|| true, || events.next().expect("no end"));
+    assert!(matches!(next, Err(Error::Interrupted)), "{next:?}");
+    assert_outcomes(&client, WITH_END, Outcome::Unresponsive);
+    assert_eq!(Outcome::from(own.abort()), Outcome::Unresponsive);
+    assert!(events.next_timeout(Duration::from_millis(1)).expect("no error").is_none());
+    store.resume();
+
+    // The client is as good as before, and nothing is left of what was given up.
+    assert_eq!(client.state(numbered(9)).expect("state works"), ObjectState::Absent);
+    wait_until("all of it has been given back", || {
+        let stats = observer.stats().expect("stats work");
+        let connections = observer.clients().expect("clients work").len();
+        (stats.unsealed_objects, stats.waiting_requests, stats.pinned, connections) == (0, 0, 0, 3)
+    });
+    store.stop();
+}
+
+/// The rows for a store that was killed.
+#[test]
+fn every_call_to_a_killed_store_says_so() {
+    let mut store = StoreProcess::start("1000000");
+    let client = Client::builder().retries(0).connect(store.socket()).expect("the store is there");
+    client.put(numbered(7), b"data", b"").expect("there is room");
+    let own = client.create(numbered(8), 8, 0, CreateOptions::default()).expect("there is room");
+    let mut events = client.subscribe().expect("the store is there");
+    store.signal(Signal::SIGKILL);
+    store.wait();
+    let calls = || WITH_END.iter().chain(WITHOUT_END).filter(|(name, _)| *name != "connect");
+    let calls: Vec<_> = calls().copied().collect();
+    assert_outcomes(&client, &calls, Outcome::Disconnected);
+    let connect = Client::builder().retries(0).connect(store.socket());
+    assert_eq!(Outcome::from(connect), Outcome::Disconnected);
+    assert_eq!(Outcome::from(own.abort()), Outcome::Disconnected);
+    let ended = events.find(Result::is_err).expect("an error, not just the end");
+    assert!(matches!(ended, Err(Error::Disconnected { .. })), "{ended:?}");
+    // What is known without asking is known on.
+    assert_eq!(client.capacity().expect("it is known"), 1_000_000);
+}
+
 #[test]
 fn a_disconnect_does_not_wait_for_a_stopped_store() {
     let store = StoreProcess::start("1000000");
     let observer = store.client();
-    let builder = Client::builder().answer_grace(Duration::from_millis(20));
+    let builder = Client::builder().patience(IMPATIENCE);
     let client = builder.connect(store.socket()).expect("the store is there");
     let pending = client.start_get(&[numbered(1)], GetOptions::default()).expect("it is sent");
     wait_until("it waits", || waiting_requests(&observer) == 1);

@@ -236,6 +236,7 @@ fn rubbish_in_a_pin_table_harms_nobody_else() {
         protocol_version: limits::PROTOCOL_VERSION,
         client_name: "liar".to_owned(),
         reads_directory: true,
+        ..Connect::default()
     };
     liar.send(&support::RawPeer::frame(1, &ClientMessage::Connect(hello))).expect("it is sent");
     let welcome = liar.receive().expect("a reply");

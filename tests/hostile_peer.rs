@@ -22,7 +22,9 @@ use nix::unistd::Pid;
 use plasma::client::Event;
 use plasma::protocol::codec;
 use plasma::protocol::frame::FrameReader;
-use plasma::protocol::message::{ClientMessage, Connect, NewObject, Reply, Request};
+use plasma::protocol::message::{
+    ClientMessage, Connect, NewObject, Reply, Request, RequestId, ServerMessage,
+};
 use plasma::protocol::refusal::Refusal;
 use plasma::{ObjectId, limits};
 use support::{
@@ -51,8 +53,8 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 fn malformed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     // Version, type and length of a message of the original, 8 bytes each.
     let original: Vec<u8> = [0_u64, 27, 16].iter().flat_map(|word| word.to_le_bytes()).collect();
-    // Request 7 of kind 99, which is an empty message.
-    let unknown = framed(&[0x08, 7, 0x9a, 0x06, 0]);
+    // Kind 99, which is an empty message, without a request id.
+    let unknown = framed(&[0x9a, 0x06, 0]);
     vec![
         ("HTTP", b"GET / HTTP/1.1\r\nHost: store\r\n\r\n".to_vec(), "in its reserved field"),
         ("a reserved field", header(4, 0, 1), "in its reserved field"),
@@ -62,11 +64,28 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a descriptor", header(4, 1, 0), "announces 1 descriptors"),
         ("64 bytes of ff", vec![0xff; 64], "in its reserved field"),
         ("a frame of ff", framed(&[0xff; 64]), "malformed message"),
-        ("an unknown request", unknown, "no kind that this store knows"),
-        ("no request", framed(&[0x08, 7]), "no kind that this store knows"),
+        ("an unknown request that wants no answer", unknown, "ClientFrame.request_id"),
         ("the original's header", original, "frame without payload"),
         ("an id of 3 bytes", framed(&[0x08, 7, 0x3a, 5, 0x0a, 3, 1, 2, 3]), "Seal.object_id"),
     ]
+}
+
+#[test]
+fn an_unknown_request_is_refused_and_the_connection_lives() {
+    let store = StoreProcess::start("1M");
+    let mut peer = store.raw_client();
+    // Request 7 of kind 99, and request 8 of no kind.
+    peer.send(&[framed(&[0x08, 7, 0x9a, 0x06, 0]), framed(&[0x08, 8])].concat()).unwrap();
+    for number in [7, 8] {
+        let ServerMessage { request, reply, .. } = peer.receive().expect("an answer");
+        assert_eq!((request, reply), (RequestId(number), Reply::Refused(Refusal::UnknownRequest)));
+    }
+    assert!(matches!(peer.call(Request::GetStats), Reply::Stats(_)));
+    // As the first message it is none.
+    let mut stranger = store.raw_peer();
+    stranger.send(&framed(&[0x08, 7, 0x9a, 0x06, 0])).unwrap();
+    stranger.wait_for_end();
+    store.stop();
 }
 
 #[test]
@@ -143,7 +162,7 @@ fn specimens() -> Vec<ClientMessage> {
         Request::Disconnect,
     ];
     let connect =
-        Connect { protocol_version: 1, client_name: "mutant".to_owned(), reads_directory: false };
+        Connect { protocol_version: 1, client_name: "mutant".to_owned(), ..Connect::default() };
     let requests = requests.into_iter().map(ClientMessage::Request);
     std::iter::once(ClientMessage::Connect(connect)).chain(requests).collect()
 }
@@ -531,7 +550,7 @@ fn connect_request() -> Vec<u8> {
     let connect = Connect {
         protocol_version: limits::PROTOCOL_VERSION,
         client_name: "in the queue".to_owned(),
-        reads_directory: false,
+        ..Connect::default()
     };
     RawPeer::frame(1, &ClientMessage::Connect(connect))
 }

@@ -114,7 +114,7 @@ fn client_name_bytes_max() {
             &ClientMessage::Connect(Connect {
                 protocol_version,
                 client_name,
-                reads_directory: false,
+                ..Connect::default()
             }),
         )
     };

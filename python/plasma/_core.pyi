@@ -1,6 +1,7 @@
 """What the extension module has: the Rust client as Python sees it. For use inside the package."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Buffer as SupportsBuffer
@@ -99,9 +100,12 @@ class Client:
     def connect(
         path: str,
         retries: int,
-        name: str | None = None,
-        poll_us: int | None = None,
-        directory: bool = True,
+        *,
+        name: str | None,
+        poll_us: int | None,
+        directory: bool,
+        patience: timedelta,
+        read_only: bool,
     ) -> Client: ...
     def disconnect(self) -> None: ...
     def create(
@@ -157,5 +161,6 @@ class Client:
     def set_quota(self, bytes: int) -> None: ...
     def subscribe(self, one_by_one: bool) -> Subscription: ...
     def capacity(self) -> int: ...
+    def is_read_only(self) -> bool: ...
     def server_pid(self) -> int: ...
     def client_id(self) -> int: ...

@@ -28,7 +28,13 @@ import pyarrow as pa
 
 from plasma import _core, serialization
 from plasma._core import ObjectID
-from plasma.client import MEMCOPY_THREADS, ObjectNotAvailable, PlasmaClient
+from plasma.client import (
+    MEMCOPY_THREADS,
+    PATIENCE_DEFAULT,
+    ConnectOptions,
+    ObjectNotAvailable,
+    PlasmaClient,
+)
 from plasma.client import connect as connect_blocking
 from plasma.notifications import Notification, Notifications
 
@@ -40,9 +46,9 @@ __all__ = ["AsyncNotifications", "AsyncPlasmaClient", "connect"]
 _Result = TypeVar("_Result")
 _Answer = TypeVar("_Answer", covariant=True)
 
-#: How long after the timeout of a wait to look whether the store is silent: a little more than the
-#: Rust client's patience (`ANSWER_GRACE`, 5 seconds), which has the last word.
-_SILENCE_SECONDS = 5.5
+#: How much longer than the patience of the Rust client, which has the last word, to wait until it
+#: is asked whether the store is silent.
+_SILENCE_SECONDS = 0.5
 
 #: Notifications that are given out before other tasks of the loop get a turn.
 _NOTIFICATIONS_PER_TURN = 64
@@ -93,9 +99,10 @@ class AsyncPlasmaClient:
     this client was disconnected.
     """
 
-    def __init__(self, client: PlasmaClient, waits: _core.Client) -> None:
+    def __init__(self, client: PlasmaClient, waits: _core.Client, patience: float) -> None:
         self._client = client
         self._core = waits
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         #: By the numbers of requests that have no answer yet.
         self._waits: dict[int, _Wait] = {}
@@ -182,7 +189,7 @@ class AsyncPlasmaClient:
         self._waits.update(dict.fromkeys(requests, wait))
         silence = None
         if timeout_ms != -1:
-            seconds = max(timeout_ms, 0) / 1000 + _SILENCE_SECONDS
+            seconds = max(timeout_ms, 0) / 1000 + self._patience + _SILENCE_SECONDS
             silence = self._loop.call_later(seconds, wait.look)
         try:
             return await future
@@ -371,20 +378,25 @@ async def connect(
     num_retries: int = -1,
     *,
     name: str | None = None,
+    patience: float = PATIENCE_DEFAULT,
+    read_only: bool = False,
 ) -> AsyncPlasmaClient:
     """As `plasma.connect`, without holding up the loop. Two connections are made: the store shows
     the second one with " (waits)" behind its name."""
     path = os.fspath(store_socket_name)
     name = f"pid {os.getpid()}" if name is None else name
     loop = asyncio.get_running_loop()
-    both = await loop.run_in_executor(None, _connect_both, path, num_retries, name)
-    return AsyncPlasmaClient(*both)
+    options = ConnectOptions(name, patience=patience, read_only=read_only)
+    connecting = partial(_connect_both, path, num_retries, options)
+    return AsyncPlasmaClient(*await loop.run_in_executor(None, connecting), patience)
 
 
-def _connect_both(path: str, num_retries: int, name: str) -> tuple[PlasmaClient, _core.Client]:
-    client = connect_blocking(path, num_retries, name=name)
+def _connect_both(
+    path: str, num_retries: int, options: ConnectOptions
+) -> tuple[PlasmaClient, _core.Client]:
+    client = connect_blocking(path, num_retries, **options._asdict())
     try:
-        return client, _core.Client.connect(path, 0, f"{name} (waits)")
+        return client, options._replace(name=f"{options.name} (waits)").connect(path, 0)
     except BaseException:
         client.disconnect()
         raise

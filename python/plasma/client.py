@@ -15,8 +15,9 @@ import os
 import socket
 import warnings
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import pyarrow as pa
 
@@ -39,9 +40,29 @@ RETRIES_DEFAULT = 80
 #: Most microseconds that a call can be told to look for its reply before it sleeps.
 POLL_US_MAX = 1000
 
+#: Seconds that a call waits for a store that does not answer, if the user does not say.
+PATIENCE_DEFAULT = 30.0
+
+#: Most seconds of patience: a year.
+PATIENCE_MAX = 365 * 86_400
+
 #: Threads that copy a large object, if the user does not say: the original's number. More than the
 #: machine has are not used.
 MEMCOPY_THREADS = 6
+
+
+class ConnectOptions(NamedTuple):
+    """How to connect: see `connect`."""
+
+    name: str | None = None
+    poll_us: int | None = None
+    directory: bool = True
+    patience: float = PATIENCE_DEFAULT
+    read_only: bool = False
+
+    def connect(self, path: str, retries: int) -> _core.Client:
+        patience = timedelta(seconds=self.patience)
+        return _core.Client.connect(path, retries, **{**self._asdict(), "patience": patience})
 
 
 class ObjectNotAvailable:
@@ -68,33 +89,30 @@ class PlasmaClient:
     """A connection to a store, made by `plasma.connect`.
 
     Threads: may be used by many at once. One that waits in `get` holds up no other, and holds no
-    lock that dropping a buffer needs. Ctrl-C ends a wait.
+    lock that dropping a buffer needs. Ctrl-C ends a call that waits for the store.
 
     Processes: a forked child may use its copy; its first call connects anew. A client can be
     pickled and connects again where it is unpickled.
 
     As a context manager it disconnects at the end of the block.
 
-    Every call can raise `OSError`: the store is gone (the text has its socket and the cause), or
-    this client was disconnected. One that stores something raises it with `errno.EFAULT` if memory
-    of the store is not there any more, because another process has taken it away; nothing of the
-    object is stored then.
+    Every call can raise `OSError`: the store is gone (the text has its socket and the cause), it is
+    stopped (`TimeoutError`, see `connect`), or this client was disconnected. One that changes which
+    objects there are raises `PermissionError` if this client only reads. One that stores something
+    raises `OSError` with `errno.EFAULT` if memory of the store is not there any more, because
+    another process has taken it away; nothing of the object is stored then.
     """
 
     def __init__(
         self,
         socket_path: str,
         retries: int,
-        name: str | None,
-        poll_us: int | None = None,
-        directory: bool = True,
+        options: ConnectOptions,
     ) -> None:
         self._socket_path = socket_path
         self._retries = retries
-        self._name = name
-        self._poll_us = poll_us
-        self._directory = directory
-        self._core = _core.Client.connect(socket_path, retries, name, poll_us, directory)
+        self._options = options
+        self._core = options.connect(socket_path, retries)
         self._capacity = self._core.capacity()
         self._channel: NotificationChannel | None = None
 
@@ -109,6 +127,12 @@ class PlasmaClient:
         """Bytes that the store was given for objects. Known without asking, so it can also be asked
         when the store is gone."""
         return self._capacity
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this client only reads: it said so, or the store gives its group nothing else
+        (`plasma_store --read-only-group`)."""
+        return self._core.is_read_only()
 
     def disconnect(self) -> None:
         """Ends the use of this client. Buffers, arrays and tables that came from it stay valid, and
@@ -146,8 +170,7 @@ class PlasmaClient:
         self.disconnect()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = self._socket_path, self._retries, self._name, self._poll_us, self._directory
-        return type(self), arguments
+        return type(self), (self._socket_path, self._retries, self._options)
 
     def __repr__(self) -> str:
         return f"<plasma client of {self._socket_path}>"
@@ -613,6 +636,8 @@ def connect(
     name: str | None = None,
     poll_us: int | None = None,
     directory: bool = True,
+    patience: float = PATIENCE_DEFAULT,
+    read_only: bool = False,
 ) -> PlasmaClient:
     """Connects to the store that listens at a socket, the `-s` of `plasma_store`.
 
@@ -623,8 +648,13 @@ def connect(
         most
     :param directory: whether to find objects in the store's directory, without asking the store,
         if it has one; the answers are the same
+    :param patience: seconds that a call waits for a store that does not answer because it is
+        stopped or stuck, beyond the timeout that the call may have; then it raises `TimeoutError`.
+        A call that waits for other clients without a timeout waits on. Ctrl-C ends every call
+    :param read_only: this client only reads: it never gets memory that it could write objects to,
+        and what changes which objects there are raises `PermissionError`
     :raises OSError: there is no store; the text has the path and the cause
-    :raises ValueError: `poll_us` is out of range
+    :raises ValueError: `poll_us` or `patience` is out of range
 
     The older forms `connect(path, "", release_delay)` and `connect(path, None, release_delay,
     num_retries)`, with the socket of a manager that no longer exists, still work.
@@ -637,7 +667,10 @@ def connect(
         poll_us = operator.index(poll_us)
         if not 0 <= poll_us <= POLL_US_MAX:
             raise ValueError(f"poll_us={poll_us} is not from 0 to {POLL_US_MAX}")
-    return PlasmaClient(os.fsdecode(store_socket_name), retries, name, poll_us, bool(directory))
+    if not 0 <= patience <= PATIENCE_MAX:
+        raise ValueError(f"patience={patience} is not from 0 to {PATIENCE_MAX} seconds")
+    options = ConnectOptions(name, poll_us, bool(directory), float(patience), bool(read_only))
+    return PlasmaClient(os.fsdecode(store_socket_name), retries, options)
 
 
 def _legacy_retries(manager: object, legacy: tuple[int | None, ...]) -> int:

@@ -19,7 +19,7 @@ use crate::listing;
 use crate::object_id::ObjectID;
 use crate::pending::{PendingGet, PendingWait};
 use crate::subscription::Subscription;
-use crate::waiting::{interruptible, without_lock};
+use crate::waiting::without_lock;
 use crate::writer::Writer;
 
 /// Ids of a get for which the interpreter lock is kept if all is at hand, some 20 µs.
@@ -38,7 +38,8 @@ pub struct Client {
 impl Client {
     /// Connects to the store that listens at `path`; tries again `retries` times, every 100 ms.
     #[staticmethod]
-    #[pyo3(signature = (path, retries, name = None, poll_us = None, directory = true))]
+    #[pyo3(signature = (path, retries, *, name, poll_us, directory, patience, read_only))]
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the call in Python")]
     fn connect(
         py: Python<'_>,
         path: PathBuf,
@@ -46,23 +47,29 @@ impl Client {
         name: Option<String>,
         poll_us: Option<u64>,
         directory: bool,
+        patience: Duration,
+        read_only: bool,
     ) -> PyResult<Self> {
         let mut builder = plasma::Client::builder().retries(retries).directory(directory);
+        builder = builder.patience(patience).read_only(read_only);
         if let Some(name) = name {
             builder = builder.name(name);
         }
         if let Some(microseconds) = poll_us {
             builder = builder.poll_time(Duration::from_micros(microseconds));
         }
-        let client = interruptible(py, |interrupt| builder.connect_with(&path, interrupt))?;
+        let client = without_lock(py, || builder.connect(&path))?;
         Ok(Self { client, creating: Mutex::default() })
     }
 
-    fn disconnect(&self, py: Python<'_>) {
+    fn disconnect(&self, py: Python<'_>) -> PyResult<()> {
         // Taken out first: what is dropped with them must not find the table locked.
         let creating = std::mem::take(&mut *self.creating());
         drop(creating);
-        py.detach(|| self.client.disconnect());
+        without_lock(py, || {
+            self.client.disconnect();
+            Ok(())
+        })
     }
 
     /// Starts an object. One that is `kept` can be sealed by its name and lives until then; another
@@ -81,8 +88,8 @@ impl Client {
     ) -> PyResult<Py<Writer>> {
         let (id, data_size) = (object_id.0, size("data_size", data_size)?);
         let options = room(evict, timeout_ms);
-        let writer = interruptible(py, |interrupt| {
-            self.client.create_guarded(id, data_size, metadata.bytes(), options, interrupt)
+        let writer = without_lock(py, || {
+            self.client.create_guarded(id, data_size, metadata.bytes(), options, None)
         })
         .map_err(|error| about(py, id, error))?;
         let writer = Py::new(py, Writer::new(writer))?;
@@ -116,7 +123,8 @@ impl Client {
     /// buffer then. Sealed objects are released by their buffers.
     fn release(&self, py: Python<'_>, object_id: &ObjectID) -> PyResult<()> {
         let id = object_id.0;
-        let Ok(writer) = self.find(py, id) else {
+        let known = self.creating().get(&id).and_then(|creating| creating.writer(py));
+        let Some(writer) = known else {
             return match without_lock(py, || self.client.state(id))? {
                 ObjectState::Sealed => Ok(()),
                 _ => Err(not_here(id)),
@@ -152,10 +160,8 @@ impl Client {
         let places: Vec<_> =
             pieces.iter().map(|(offset, source)| (*offset, source.bytes())).collect();
         let data = Pieces { total: total_bytes, pieces: &places, threads };
-        interruptible(py, |interrupt| {
-            self.client.put_pieces(id, data, metadata.bytes(), options, interrupt)
-        })
-        .map_err(|error| about(py, id, error))
+        without_lock(py, || self.client.put_pieces(id, data, metadata.bytes(), options, None))
+            .map_err(|error| about(py, id, error))
     }
 
     /// Stores many small objects in one message: all or none.
@@ -169,12 +175,12 @@ impl Client {
         let objects: Vec<_> =
             objects.into_iter().map(|(id, data, metadata)| (id.0, data, metadata)).collect();
         let options: CreateOptions = room(evict, timeout_ms);
-        interruptible(py, |interrupt| {
+        without_lock(py, || {
             let bytes: Vec<_> = objects
                 .iter()
                 .map(|(id, data, metadata)| (*id, data.bytes(), metadata.bytes()))
                 .collect();
-            self.client.put_batch_with(&bytes, options, interrupt)
+            self.client.put_batch_with(&bytes, options, None)
         })
     }
 
@@ -195,8 +201,7 @@ impl Client {
         if options.timeout.is_none() {
             self.check_not_waiting_for_itself(py, &object_ids.0)?;
         }
-        let found =
-            interruptible(py, |interrupt| self.client.get_with(&object_ids.0, options, interrupt))?;
+        let found = without_lock(py, || self.client.get_with(&object_ids.0, options, None))?;
         Ok(found.into_iter().map(|object| object.map(Buffer::data_of)).collect())
     }
 
@@ -207,9 +212,7 @@ impl Client {
         count: usize,
         #[pyo3(from_py_with = milliseconds)] timeout_ms: i64,
     ) -> PyResult<Vec<bool>> {
-        interruptible(py, |interrupt| {
-            self.client.wait_with(&object_ids.0, count, timeout(timeout_ms), interrupt)
-        })
+        without_lock(py, || self.client.wait_with(&object_ids.0, count, timeout(timeout_ms), None))
     }
 
     /// Begins a get and waits for nothing.
@@ -326,6 +329,10 @@ impl Client {
 
     fn capacity(&self) -> PyResult<u64> {
         self.client.capacity().map_err(exception)
+    }
+
+    fn is_read_only(&self) -> PyResult<bool> {
+        self.client.is_read_only().map_err(exception)
     }
 
     fn server_pid(&self) -> PyResult<u32> {

@@ -18,10 +18,12 @@ pyo3::import_exception!(plasma.errors, PlasmaStoreFull);
 pyo3::import_exception!(pyarrow.lib, ArrowInvalid);
 pyo3::import_exception!(pyarrow.lib, ArrowTypeError);
 
-/// `EBADF`, `EFAULT` and `EPROTO`, as the original and the system name these situations.
+/// `EBADF`, `EACCES`, `EFAULT`, `EPROTO` and `EOPNOTSUPP`, as the original and the system name these situations.
 const BAD_DESCRIPTOR: i32 = 9;
+const NO_PERMISSION: i32 = 13;
 const BAD_ADDRESS: i32 = 14;
 const PROTOCOL_ERROR: i32 = 71;
+const NOT_SUPPORTED: i32 = 95;
 
 /// The exception for an error. `Interrupted` has none of its own: whoever interrupts has one.
 pub fn exception(error: Error) -> PyErr {
@@ -30,6 +32,7 @@ pub fn exception(error: Error) -> PyErr {
         Error::Refused(refusal) => refused(&refusal, text),
         Error::Connect { source, path, .. } => match &source {
             ConnectFailure::Io(reason) => os_error(reason, with_cure(reason, &path, text)),
+            ConnectFailure::Silent(_) => PyTimeoutError::new_err(text),
             _ => PyConnectionError::new_err(text),
         },
         Error::Disconnected { source, .. } => {
@@ -78,6 +81,9 @@ fn refused(refusal: &Refusal, text: String) -> PyErr {
         | Refusal::TooManyWaiting(_) => PlasmaStoreFull::new_err(text),
         // As the system says where memory is not there that was.
         Refusal::MemoryLost => PyOSError::new_err((BAD_ADDRESS, text)),
+        // `PermissionError`.
+        Refusal::ReadOnly => PyOSError::new_err((NO_PERMISSION, text)),
+        Refusal::UnknownRequest => PyOSError::new_err((NOT_SUPPORTED, text)),
         Refusal::AlreadySealed(_) => ArrowTypeError::new_err(text),
         _ => ArrowInvalid::new_err(text),
     }

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 
 use crate::convert::{milliseconds, timeout};
 use crate::object_id::ObjectID;
-use crate::waiting::interruptible;
+use crate::waiting::{has_raised, without_lock};
 
 /// Kind of event, and of which object: id, bytes of data, bytes of metadata.
 type Entry = (&'static str, Option<ObjectID>, u64, u64);
@@ -68,7 +68,7 @@ impl Subscription {
     ) -> PyResult<Option<Entry>> {
         let clock = Clock::start();
         let end = timeout(timeout_ms).map(|timeout| clock.now().after(timeout));
-        let event = interruptible(py, |mut interrupt| {
+        let event = without_lock(py, || {
             loop {
                 if let Some(event) = self.look()? {
                     return Ok(Some(event));
@@ -78,7 +78,7 @@ impl Subscription {
                     return Ok(None);
                 }
                 self.wait_readable(rest.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL));
-                if interrupt.as_mut().is_some_and(|interrupt| interrupt()) {
+                if has_raised() {
                     return Err(Error::Interrupted);
                 }
             }

@@ -2,11 +2,10 @@
 //!
 //! # Waiting
 //!
-//! An answer that may depend on what others do can take long. Three things end such a wait: the
-//! answer; the caller, through its interrupt function; and the end of all patience with a store
-//! that should have answered long ago. After the last two the store is asked to answer now. Usually
-//! it does, and the answer says whether the call has done something; but it is not waited for much
-//! longer.
+//! Three things end a wait for an answer: the answer; the caller, through its interrupt function;
+//! and the end of patience with a store that should have answered long ago. After the last two, a
+//! store whose answer may depend on what others do is asked to answer now. Usually it does, and the
+//! answer says whether the call has done something; but it is not waited for much longer.
 //!
 //! # Life
 //!
@@ -22,10 +21,13 @@ use super::Result;
 use super::direct::DirectReader;
 use super::error::{Error, Fault, unexpected};
 use super::holding::HeldTable;
-use super::opening::{Builder, CONNECT_REQUEST, Interrupt, is_interrupted, open};
+use super::opening::{Builder, CONNECT_REQUEST, Interrupt, is_interrupted, is_interruptible, open};
+use super::receiving::{Ticket, may_wait};
 use super::transport::Transport;
 use crate::ids::{Location, ObjectId, SegmentId};
-use crate::limits::{CANCEL_PATIENCE, INTERRUPT_CHECK_INTERVAL, REQUEST_IDS_TOGETHER};
+use crate::limits::{
+    CANCEL_PATIENCE, GOODBYE_PATIENCE, INTERRUPT_CHECK_INTERVAL, REQUEST_IDS_TOGETHER,
+};
 use crate::polling::Polling;
 use crate::protocol::ProtocolError;
 use crate::protocol::message::{Connected, Reply, Request};
@@ -51,8 +53,8 @@ pub(super) struct Connection {
     /// What the store said at the opening; its limits are within ours.
     pub(super) connected: Connected,
     pub(super) transport: Arc<Transport>,
-    /// How long past its timeout a request may go without an answer.
-    pub(super) answer_grace: Duration,
+    /// How long past its timeout, if it may have one, a request may go without an answer.
+    pub(super) patience: Duration,
     /// As long as a process has this, the store keeps what was given here, whatever becomes of the
     /// socket.
     life: Option<Words>,
@@ -97,7 +99,7 @@ impl Connection {
             path: path.to_owned(),
             connected,
             transport: Arc::new(transport),
-            answer_grace: builder.answer_grace,
+            patience: builder.patience,
             life,
             held: HeldTable::new(Mutex::default()),
         })
@@ -115,10 +117,7 @@ impl Connection {
 
     /// Sends a request and waits for its reply. A refusal is an error.
     pub(super) fn call(&self, request: Request) -> Result<Reply> {
-        match self.transport.call(request).map_err(|fault| self.error(fault))? {
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => Ok(reply),
-        }
+        self.call_waiting(request, &mut None).map(|answer| answer.reply)
     }
 
     /// As [`Self::call`], for a request whose reply is `Done`.
@@ -147,21 +146,23 @@ impl Connection {
     /// Ends this connection in an orderly way, so that all that was held has been released when
     /// this returns. If the store does not play along it is left to itself.
     pub(super) fn say_goodbye(&self) {
-        let end = Some(self.grace_end());
-        if let Ok(mut goodbye) = self.transport.start(Request::Disconnect, end) {
-            let _ = goodbye.wait_until(end);
+        let end = self.goodbye_end();
+        if let Ok(mut goodbye) = self.transport.start(Request::Disconnect, Some(end)) {
+            let _ = wait_unless_interrupted(&self.transport, &mut goodbye, end);
         }
     }
 
     /// Cancels what waits, and lets nothing in that may wait.
     pub(super) fn close(&self) {
         // If the store has gone, nobody waits for it any more.
-        let _ = self.transport.close(self.grace_end());
+        let end = self.goodbye_end();
+        let _ =
+            self.transport.close(|cancel| wait_unless_interrupted(&self.transport, cancel, end));
     }
 
-    /// When to give up on a request that the store should answer at once.
-    fn grace_end(&self) -> Timestamp {
-        self.transport.clock.now().after(self.answer_grace)
+    /// When to give up on the answers to a goodbye.
+    fn goodbye_end(&self) -> Timestamp {
+        self.transport.clock.now().after(self.patience.min(GOODBYE_PATIENCE))
     }
 
     /// The store named a place that is not in its memory.
@@ -170,7 +171,8 @@ impl Connection {
         self.error(ProtocolError::InvalidField { field: "Location", reason }.into())
     }
 
-    /// As [`Self::call`], for a request that may wait for what others do.
+    /// As [`Self::call`], for a request that may wait for what others do; the caller can interrupt
+    /// it.
     pub(super) fn call_waiting(
         &self,
         request: Request,
@@ -189,9 +191,9 @@ impl Connection {
         let timeout = match request {
             Request::Get { timeout, .. } | Request::Wait { timeout, .. } => *timeout,
             Request::Create { room, .. } | Request::Put { room, .. } => room.timeout,
-            _ => None,
+            _ => Some(Duration::ZERO),
         };
-        timeout.map(|timeout| self.transport.clock.now().after(timeout).after(self.answer_grace))
+        timeout.map(|timeout| self.transport.clock.now().after(timeout).after(self.patience))
     }
 
     pub(super) fn unresponsive(&self, started: Timestamp) -> Error {
@@ -200,10 +202,14 @@ impl Connection {
     }
 
     fn wait_for_answer(&self, request: Request, interrupt: &mut Interrupt<'_>) -> Result<Answer> {
+        if self.connected.read_only && request.traits().changes_objects {
+            return Err(super::Refusal::ReadOnly.into());
+        }
         let error = |fault: Fault| self.error(fault);
         let started = self.transport.clock.now();
-        let next_question = interrupt.is_some().then(|| started.after(INTERRUPT_CHECK_INTERVAL));
-        let end = self.patience_end(&request);
+        let in_a_while = || started.after(INTERRUPT_CHECK_INTERVAL);
+        let next_question = is_interruptible(interrupt).then(in_a_while);
+        let (end, may_wait) = (self.patience_end(&request), may_wait(&request));
         let mut watch = Watch { connection: self, interrupt, started, end, next_question };
         // Nothing is added to what the store does not take: who tries again and again would fill
         // our memory with it. And what has not been sent is easy to give up.
@@ -219,6 +225,9 @@ impl Connection {
                 break error;
             }
         };
+        if !may_wait {
+            return Err(cut_short);
+        }
         let cancel = ticket.cancel().map_err(error)?;
         let end = Some(self.transport.clock.now().after(CANCEL_PATIENCE));
         if let Some(mut cancel) = cancel {
@@ -227,6 +236,21 @@ impl Connection {
         match ticket.wait_until(end).map_err(error)? {
             Some(reply) => Ok(Answer { reply, cut_short: Some(cut_short) }),
             None => Err(cut_short),
+        }
+    }
+}
+
+/// Waits for a reply that is of no interest.
+fn wait_unless_interrupted(
+    transport: &Transport,
+    ticket: &mut Ticket<'_>,
+    end: Timestamp,
+) -> std::result::Result<(), Fault> {
+    loop {
+        let next_look = end.min(transport.clock.now().after(INTERRUPT_CHECK_INTERVAL));
+        let has_come = ticket.wait_until(Some(next_look))?.is_some();
+        if has_come || transport.clock.now() >= end || is_interrupted(&mut None) {
+            return Ok(());
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::PROTOCOL_VERSION_OLDEST;
 use crate::protocol::ProtocolError;
 use crate::protocol::message::Reply;
 use crate::protocol::refusal::Refusal;
@@ -86,9 +87,9 @@ pub enum Error {
         /// Most bytes in one.
         bytes_max: u64,
     },
-    /// The store has not answered for so long, though the timeout of the call was over some time
-    /// ago: it is stopped, or stuck. It may yet do what it was asked for; what that grants is given
-    /// back. The connection lives, and later calls may succeed.
+    /// The store has not answered for so long, though it should have: it is stopped, or stuck. See
+    /// [`Builder::patience`](super::Builder::patience). It may yet do what it was asked for; what
+    /// that grants is given back. The connection lives, and later calls may succeed.
     #[error(
         "the store at {} has not answered for {:.1} s: it is stopped, or stuck",
         path.display(), waited.as_secs_f64()
@@ -150,14 +151,17 @@ pub enum ConnectFailure {
     HungUp,
     /// The other side does not answer.
     #[error(
-        "no answer for {} s: the store is stopped, has too many clients, or is not a plasma store",
-        .0.as_secs()
+        "no answer for {:.1} s: the store is stopped, has too many clients, or is not a plasma \
+         store", .0.as_secs_f64()
     )]
     Silent(Duration),
     /// The other side speaks another version of the protocol.
-    #[error("the store speaks version {theirs} of the protocol, this client version {ours}")]
+    #[error(
+        "the store speaks version {theirs} of the protocol, this client versions \
+         {PROTOCOL_VERSION_OLDEST} to {ours}; update the older of the two"
+    )]
     VersionMismatch {
-        /// The version of this client.
+        /// The newest version of this client.
         ours: u32,
         /// The version of the store.
         theirs: u32,

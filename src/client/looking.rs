@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use super::connection::answer;
 use super::error::{Error, Fault, unexpected};
-use super::opening::{CONNECT_REQUEST, Interrupt, Line, is_interrupted, open, pause};
+use super::opening::{
+    CONNECT_REQUEST, Interrupt, Line, Soon, is_interrupted, is_interruptible, open, pause,
+};
+use super::receiving::Received;
 use super::{
     Client, ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Result, Shared, Stats,
 };
@@ -363,10 +366,16 @@ impl Subscription {
             generation: fork::generation(),
             has_ended: false,
         };
-        match subscription.receive(None)? {
-            None | Some(Reply::Done) => Ok(subscription),
-            Some(Reply::Refused(refusal)) => Err(refusal.into()),
-            Some(other) => Err(subscription.unexpected(&other)),
+        let end = clock.now().after(builder.patience);
+        let answer = subscription.line.receive_soon(clock, end, &mut None);
+        match answer.map_err(|fault| fault.at(path))? {
+            Soon::Received(Received { reply: Reply::Done, .. }) => Ok(subscription),
+            Soon::Received(Received { reply: Reply::Refused(refusal), .. }) => Err(refusal.into()),
+            Soon::Received(other) => Err(subscription.unexpected(&other.reply)),
+            Soon::Interrupted => Err(Error::Interrupted),
+            Soon::Silent => {
+                Err(Error::Unresponsive { path: path.clone(), waited: builder.patience })
+            }
         }
     }
 
@@ -389,7 +398,7 @@ impl Subscription {
         let end = timeout.map(|timeout| self.clock.now().after(timeout));
         loop {
             let in_a_while = || self.clock.now().after(INTERRUPT_CHECK_INTERVAL);
-            let next_question = interrupt.is_some().then(in_a_while);
+            let next_question = is_interruptible(&interrupt).then(in_a_while);
             let next_look = end.into_iter().chain(next_question).min();
             let event = self.next_until(next_look)?;
             if event.is_some() || next_look == end {
@@ -449,7 +458,7 @@ impl Iterator for Subscription {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.next_until(None) {
+        match self.next_with(None, None) {
             Err(Error::Closed) => None,
             event => event.transpose(),
         }

@@ -5,8 +5,9 @@
 //! A stream of events stays like that ([`Line`]); a client goes on with
 //! [`Transport`](super::transport::Transport). What is said on it later is not known here.
 
+use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,13 +15,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+
 use super::error::{ConnectFailure, Error, Fault, unexpected};
 use super::receiving::{Received, Receiver, wait_readable};
 use super::{Client, Result};
 use crate::limits::{
-    ANSWER_GRACE, BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, CONNECT_RETRIES,
-    CONNECT_RETRY_INTERVAL, HANDSHAKE_PATIENCE, INLINE_BYTES_MAX, INTERRUPT_CHECK_INTERVAL,
-    POLL_TIME, POLL_US_MAX, PROTOCOL_VERSION, REQUEST_IDS_MAX,
+    BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, CLIENT_PATIENCE, CONNECT_RETRIES,
+    CONNECT_RETRY_INTERVAL, INLINE_BYTES_MAX, INTERRUPT_CHECK_INTERVAL, POLL_TIME, POLL_US_MAX,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, REQUEST_IDS_MAX,
 };
 use crate::protocol::codec::encode_client;
 use crate::protocol::frame::append_frame;
@@ -39,15 +43,45 @@ use crate::time::{Clock, Timestamp};
 /// It is called on the thread that waits, and holds up no other one.
 pub type Interrupt<'a> = Option<&'a mut dyn FnMut() -> bool>;
 
+thread_local! {
+    /// Asked by all calls of this thread.
+    static INTERRUPT: Cell<Option<fn() -> bool>> = const { Cell::new(None) };
+}
+
+/// Runs `call`. What this thread waits for meanwhile, in any call of any client, `interrupt` can
+/// end as an [`Interrupt`] can: for languages in which every call can be interrupted.
+///
+/// ```
+/// # let store = plasma::testing::store();
+/// use plasma::client::{Client, Error, interrupted_by};
+///
+/// let client = Client::connect(store.path())?;
+/// let nothing = plasma::ObjectId::random();
+/// let result = interrupted_by(|| true, || client.get(&[nothing], None));
+/// assert!(matches!(result, Err(Error::Interrupted)));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn interrupted_by<T>(interrupt: fn() -> bool, call: impl FnOnce() -> T) -> T {
+    struct Reset(Option<fn() -> bool>);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            INTERRUPT.set(self.0);
+        }
+    }
+    let _reset = Reset(INTERRUPT.replace(Some(interrupt)));
+    call()
+}
+
 /// How to connect. Made by [`Client::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     name: String,
     retries: u32,
     retry_interval: Duration,
-    pub(super) answer_grace: Duration,
+    pub(super) patience: Duration,
     pub(super) poll_time: Duration,
     pub(super) reads_directory: bool,
+    read_only: bool,
 }
 
 impl Default for Builder {
@@ -56,9 +90,10 @@ impl Default for Builder {
             name: format!("pid {}", std::process::id()),
             retries: CONNECT_RETRIES,
             retry_interval: CONNECT_RETRY_INTERVAL,
-            answer_grace: ANSWER_GRACE,
+            patience: CLIENT_PATIENCE,
             poll_time: POLL_TIME,
             reads_directory: true,
+            read_only: false,
         }
     }
 }
@@ -87,11 +122,15 @@ impl Builder {
         self
     }
 
-    /// How long past its timeout a call goes on waiting for a store that does not answer at all.
-    /// Then it fails with [`Error::Unresponsive`]. The default is 5 s.
+    /// How long a call waits for a store that does not answer at all, because it is stopped or
+    /// stuck; one with a timeout waits so much longer than that. Then it fails with
+    /// [`Error::Unresponsive`], and connecting with [`ConnectFailure::Silent`]. The default is
+    /// 30 s.
+    ///
+    /// Calls that wait for other clients and have no timeout wait on: their answer may take long.
     #[must_use]
-    pub const fn answer_grace(mut self, grace: Duration) -> Self {
-        self.answer_grace = grace;
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -120,6 +159,26 @@ impl Builder {
     #[must_use]
     pub const fn directory(mut self, reads_directory: bool) -> Self {
         self.reads_directory = reads_directory;
+        self
+    }
+
+    /// Whether this client only reads. False by default. Such a client never gets memory that it
+    /// could write objects to, and whatever changes which objects there are (`create`, `put`,
+    /// `delete`, `evict`, `set_quota` and their kin) is refused with [`Refusal::ReadOnly`]. It
+    /// keeps what it uses from being evicted, as all readers do.
+    ///
+    /// ```
+    /// # let store = plasma::testing::store();
+    /// use plasma::client::Refusal;
+    ///
+    /// let reader = plasma::Client::builder().read_only(true).connect(store.path())?;
+    /// let refused = reader.put(plasma::ObjectId::random(), b"", b"").unwrap_err();
+    /// assert_eq!(refused.refusal(), Some(&Refusal::ReadOnly));
+    /// # Ok::<(), plasma::client::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
@@ -178,10 +237,19 @@ pub(super) fn open(
     mut interrupt: Interrupt<'_>,
 ) -> Result<(Line, Connected)> {
     let mut attempts = 0;
+    let mut version = PROTOCOL_VERSION;
     loop {
         attempts += 1;
-        let failure = match attempt(path, builder, clock, &mut interrupt) {
+        let failure = match attempt(path, version, builder, clock, &mut interrupt) {
             Ok(open) => return open.ok_or(Error::Interrupted),
+            // A store of the first version has to be asked in it.
+            Err(ConnectFailure::VersionMismatch { theirs, .. })
+                if (PROTOCOL_VERSION_OLDEST..version).contains(&theirs) =>
+            {
+                version = theirs;
+                attempts -= 1;
+                continue;
+            }
             Err(failure) => failure,
         };
         if attempts > builder.retries || !failure.may_pass() {
@@ -231,44 +299,95 @@ impl Line {
             }
         }
     }
+
+    /// The next message of a store that should answer at once.
+    pub(super) fn receive_soon(
+        &mut self,
+        clock: &Clock,
+        end: Timestamp,
+        interrupt: &mut Interrupt<'_>,
+    ) -> std::result::Result<Soon, Fault> {
+        loop {
+            let next_look = end.min(clock.now().after(INTERRUPT_CHECK_INTERVAL));
+            if let Some(received) = self.receive(clock, Some(next_look))? {
+                return Ok(Soon::Received(received));
+            } else if is_interrupted(interrupt) {
+                return Ok(Soon::Interrupted);
+            } else if clock.now() >= end {
+                return Ok(Soon::Silent);
+            }
+        }
+    }
+}
+
+/// What came of a wait for a message that should come at once.
+pub(super) enum Soon {
+    Received(Received),
+    Interrupted,
+    /// The end of patience.
+    Silent,
 }
 
 /// `None` if it was interrupted.
 fn attempt(
     path: &Path,
+    version: u32,
     builder: &Builder,
     clock: &Clock,
     interrupt: &mut Interrupt<'_>,
 ) -> std::result::Result<Option<(Line, Connected)>, ConnectFailure> {
-    let socket = UnixStream::connect(path).map_err(|error| explain(path, error))?;
+    let end = clock.now().after(builder.patience);
+    let socket = loop {
+        match connect_now(path).map_err(|error| explain(path, error))? {
+            Some(socket) => break socket,
+            None if is_interrupted(interrupt) => return Ok(None),
+            None if clock.now() >= end => return Err(ConnectFailure::Silent(builder.patience)),
+            None => thread::park_timeout(INTERRUPT_CHECK_INTERVAL.min(end.since(clock.now()))),
+        }
+    };
     let mut line = Line { socket, receiver: Receiver::new(), descriptors: Vec::new() };
     let connect = Connect {
-        protocol_version: PROTOCOL_VERSION,
+        protocol_version: version,
         client_name: builder.name.clone(),
         reads_directory: builder.reads_directory,
+        read_only: builder.read_only,
+        oldest_version: PROTOCOL_VERSION_OLDEST,
     };
     line.send(CONNECT_REQUEST, &ClientMessage::Connect(connect))?;
-    let end = clock.now().after(HANDSHAKE_PATIENCE);
-    let received = loop {
-        let next_look = end.min(clock.now().after(INTERRUPT_CHECK_INTERVAL));
-        if let Some(received) = line.receive(clock, Some(next_look))? {
-            break received;
-        } else if is_interrupted(interrupt) {
-            return Ok(None);
-        } else if clock.now() >= end {
-            return Err(ConnectFailure::Silent(HANDSHAKE_PATIENCE));
-        }
+    let received = match line.receive_soon(clock, end, interrupt)? {
+        Soon::Received(received) => received,
+        Soon::Interrupted => return Ok(None),
+        Soon::Silent => return Err(ConnectFailure::Silent(builder.patience)),
     };
     line.descriptors = received.descriptors;
     let mismatch = |theirs| ConnectFailure::VersionMismatch { ours: PROTOCOL_VERSION, theirs };
     match received.reply {
-        Reply::Connected(connected) if connected.protocol_version == PROTOCOL_VERSION => {
-            Ok(Some((line, within_limits(connected))))
+        Reply::Connected(connected)
+            if (PROTOCOL_VERSION_OLDEST..=version).contains(&connected.protocol_version) =>
+        {
+            let read_only = connected.read_only || builder.read_only;
+            Ok(Some((line, Connected { read_only, ..within_limits(connected) })))
         }
         Reply::Connected(connected) => Err(mismatch(connected.protocol_version)),
         Reply::Refused(Refusal::VersionMismatch(theirs)) => Err(mismatch(theirs)),
         Reply::Refused(refusal) => Err(ConnectFailure::Refused(refusal)),
         other => Err(unexpected("connect", &other).into()),
+    }
+}
+
+/// A connection; `None` if so many wait for a store that does not accept that the system would make
+/// this one wait as well.
+fn connect_now(path: &Path) -> io::Result<Option<UnixStream>> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => {
+            let stream = UnixStream::from(socket);
+            stream.set_nonblocking(false)?;
+            Ok(Some(stream))
+        }
+        Err(Errno::EAGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -319,6 +438,12 @@ pub(super) fn pause(clock: &Clock, time: Duration, interrupt: &mut Interrupt<'_>
 /// Whether the caller does not want to wait any more.
 pub(super) fn is_interrupted(interrupt: &mut Interrupt<'_>) -> bool {
     interrupt.as_mut().is_some_and(|interrupt| interrupt())
+        || INTERRUPT.get().is_some_and(|interrupt| interrupt())
+}
+
+/// Whether there is anybody to ask.
+pub(super) fn is_interruptible(interrupt: &Interrupt<'_>) -> bool {
+    interrupt.is_some() || INTERRUPT.get().is_some()
 }
 
 pub(super) fn check_name(name: &str) -> Result<()> {

@@ -60,8 +60,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Refusal::TooManyWaiting`](super::Refusal::TooManyWaiting);
-    /// [`Error::Map`] if the store's memory cannot be mapped; [`Error::Unresponsive`] if there is a
-    /// timeout and the store is silent long after it. Nothing is held then.
+    /// [`Error::Map`] if the store's memory cannot be mapped. Nothing is held then.
     pub fn get(
         &self,
         ids: &[ObjectId],

@@ -68,14 +68,6 @@ impl<'a> Ticket<'a> {
         cancels.then(|| self.transport.start(cancel, AT_ONCE)).transpose()
     }
 
-    pub(super) fn wait(&mut self) -> Result<Reply, Fault> {
-        loop {
-            if let Some(reply) = self.wait_until(None)? {
-                return Ok(reply);
-            }
-        }
-    }
-
     /// Waits for the reply, but no longer than until `end`.
     pub(super) fn wait_until(&mut self, end: Option<Timestamp>) -> Result<Option<Reply>, Fault> {
         loop {
@@ -401,7 +393,7 @@ impl Inbox {
 }
 
 /// Whether the answer may depend on what others do.
-const fn may_wait(request: &Request) -> bool {
+pub(super) const fn may_wait(request: &Request) -> bool {
     matches!(
         request,
         Request::Get { .. } | Request::Wait { .. } | Request::Create { .. } | Request::Put { .. }
@@ -431,6 +423,8 @@ enum Grants {
     Holds(Vec<ObjectId>),
     /// The right to write this object.
     Creation(ObjectId),
+    /// The hold of this object's creator, as that of a reader.
+    OwnHold(ObjectId),
 }
 
 impl Grants {
@@ -438,6 +432,7 @@ impl Grants {
         match request {
             Request::Get { ids, .. } => Self::Holds(ids.clone()),
             Request::Create { id, .. } => Self::Creation(*id),
+            Request::Seal { id, release: false } => Self::OwnHold(*id),
             _ => Self::Nothing,
         }
     }
@@ -455,6 +450,7 @@ impl Grants {
                 }
             }
             (Self::Creation(id), Reply::Created(_)) => Request::Abort { id: *id }.into(),
+            (Self::OwnHold(id), Reply::Done) => Request::Release { holds: vec![(*id, 1)] }.into(),
             _ => Undo::default(),
         }
     }

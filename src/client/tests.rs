@@ -10,7 +10,9 @@ mod silence;
 mod streams;
 mod threads;
 
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::ids::{Location, ObjectId, SegmentId};
 use fake_store::FakeStore;
@@ -35,4 +37,19 @@ fn outcome<T>(thread: thread::JoinHandle<T>) -> T {
 
 fn connected() -> (super::Client, fake_store::Peer) {
     FakeStore::new().connect()
+}
+
+/// As [`connected`], with so much patience from now on.
+fn connected_with_patience(patience: Duration) -> (super::Client, fake_store::Peer) {
+    let (client, store) = connected();
+    set_patience(&client, patience);
+    (client, store)
+}
+
+/// Nobody must be using the connection, nor hold anything.
+fn set_patience(client: &super::Client, patience: Duration) {
+    let connection = client.shared.current.swap(None);
+    let mut connection = connection.and_then(Arc::into_inner).expect("nobody uses it");
+    connection.patience = patience;
+    client.shared.current.store(Some(Arc::new(connection)));
 }

@@ -28,7 +28,7 @@ use super::receiving::{Inbox, Ticket, Undo, Waiter};
 use super::segments::Segments;
 use super::sending::Outbox;
 use crate::ids::Slot;
-use crate::protocol::message::{Reply, Request, RequestId};
+use crate::protocol::message::{Request, RequestId};
 use crate::shm::fork;
 use crate::time::{Clock, Timestamp};
 
@@ -90,10 +90,6 @@ impl Transport {
 
     pub(super) fn is_inherited(&self) -> bool {
         self.halves.is_inherited()
-    }
-
-    pub(super) fn call(self: &Arc<Self>, request: Request) -> Result<Reply, Fault> {
-        self.start(request, None)?.wait()
     }
 
     /// Sends a request, waiting for room until then. The ticket is for its reply.
@@ -197,15 +193,19 @@ impl Transport {
     }
 
     /// Cancels all requests that wait for something to happen in the store, and lets no new ones
-    /// in. They are answered as if their time were over; waits for that until `end`.
-    pub(super) fn close(self: &Arc<Self>, end: Timestamp) -> Result<(), Fault> {
+    /// in. They are answered as if their time were over, and then it is answered that they were
+    /// cancelled: `wait` waits for that.
+    pub(super) fn close(
+        self: &Arc<Self>,
+        wait: impl Fn(&mut Ticket<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let waiting = lock(&self.halves()?.inbox).close();
         let cancels: Vec<_> = waiting
             .into_iter()
             .map(|request| self.start(Request::Cancel { request }, AT_ONCE))
             .collect();
         for cancel in cancels {
-            cancel?.wait_until(Some(end))?;
+            wait(&mut cancel?)?;
         }
         Ok(())
     }

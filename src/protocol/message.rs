@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::ids::{ClientId, Location, ObjectId, SealPlace, SegmentId, Slot};
+use crate::limits::{PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST};
 use crate::protocol::refusal::Refusal;
 
 /// Pairs a reply with its request, within one connection. 0 stands for "no reply wanted".
@@ -19,12 +20,25 @@ impl RequestId {
 pub type Timeout = Option<Duration>;
 
 /// The opening of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs, reason = "the schema has a comment for each field")]
 pub struct Connect {
     pub protocol_version: u32,
     pub client_name: String,
     pub reads_directory: bool,
+    pub read_only: bool,
+    pub oldest_version: u32,
+}
+
+impl Connect {
+    /// The version that this client and this program speak with each other, if there is one.
+    #[must_use]
+    pub fn common_version(&self) -> Option<u32> {
+        let Self { protocol_version: newest, oldest_version: oldest, .. } = *self;
+        let oldest = if oldest == 0 { newest } else { oldest.min(newest) };
+        let common = newest.min(PROTOCOL_VERSION);
+        (common >= oldest.max(PROTOCOL_VERSION_OLDEST)).then_some(common)
+    }
 }
 
 /// How to make room for a new object.
@@ -137,15 +151,18 @@ impl Request {
     pub const fn traits(&self) -> Traits<'_> {
         use Subject::{Everything, Nothing, Objects};
         match self {
-            Self::SetOptions { .. } => Traits::of("set_options", Nothing),
-            // Creates and puts look for themselves, when there is no room.
-            Self::Create { .. } => Traits::of("create", Nothing).waiting(),
-            Self::Put { .. } => Traits::of("put", Nothing).with_effects().waiting(),
-            Self::Seal { id, .. } => {
-                Traits::of("seal", Objects(std::slice::from_ref(id))).with_effects().unanswered()
+            Self::SetOptions { quota, .. } => {
+                Traits { changes_objects: quota.is_some(), ..Traits::of("set_options", Nothing) }
             }
+            // Creates and puts look for themselves, when there is no room.
+            Self::Create { .. } => Traits::of("create", Nothing).changing().waiting(),
+            Self::Put { .. } => Traits::of("put", Nothing).changing().with_effects().waiting(),
+            Self::Seal { id, .. } => Traits::of("seal", Objects(std::slice::from_ref(id)))
+                .changing()
+                .with_effects()
+                .unanswered(),
             Self::Abort { id } => {
-                Traits::of("abort", Objects(std::slice::from_ref(id))).with_effects()
+                Traits::of("abort", Objects(std::slice::from_ref(id))).changing().with_effects()
             }
             Self::Get { ids, .. } => Traits::of("get", Objects(ids.as_slice())).waiting(),
             Self::Wait { ids, .. } => Traits::of("wait", Objects(ids.as_slice())).waiting(),
@@ -153,8 +170,10 @@ impl Request {
             Self::Release { .. } => Traits::of("release", Nothing).with_effects().unanswered(),
             Self::Unpinned { .. } => Traits::of("unpinned", Nothing).with_effects().unanswered(),
             Self::GetState { ids } => Traits::of("get_state", Objects(ids.as_slice())),
-            Self::Delete { ids } => Traits::of("delete", Objects(ids.as_slice())).with_effects(),
-            Self::Evict { .. } => Traits::of("evict", Everything).with_effects(),
+            Self::Delete { ids } => {
+                Traits::of("delete", Objects(ids.as_slice())).changing().with_effects()
+            }
+            Self::Evict { .. } => Traits::of("evict", Everything).changing().with_effects(),
             Self::Refresh { ids } => Traits::of("refresh", Objects(ids.as_slice())).with_effects(),
             Self::List { .. } => Traits::of("list", Everything),
             Self::Subscribe { .. } => Traits::of("subscribe", Nothing),
@@ -174,6 +193,9 @@ pub struct Traits<'a> {
     /// On which objects the answer depends. If one of them is being created, it is looked up
     /// whether it has been sealed.
     pub subject: Subject<'a>,
+    /// It may change which objects there are, or can be: what a client that only reads may not ask
+    /// for.
+    pub changes_objects: bool,
     /// Others notice that it was carried out, also if nobody hears the answer.
     pub has_effects: bool,
     /// The answer may depend on what others do, and until then the request can be cancelled.
@@ -184,7 +206,18 @@ pub struct Traits<'a> {
 
 impl<'a> Traits<'a> {
     const fn of(name: &'static str, subject: Subject<'a>) -> Self {
-        Self { name, subject, has_effects: false, may_wait: false, may_go_unanswered: false }
+        Self {
+            name,
+            subject,
+            changes_objects: false,
+            has_effects: false,
+            may_wait: false,
+            may_go_unanswered: false,
+        }
+    }
+
+    const fn changing(self) -> Self {
+        Self { changes_objects: true, ..self }
     }
 
     const fn with_effects(self) -> Self {
@@ -218,6 +251,8 @@ pub enum ClientMessage {
     Connect(Connect),
     /// Everything after it.
     Request(Request),
+    /// A request of a kind that only another version knows.
+    Unknown,
 }
 
 /// The store's side of the opening.
@@ -234,6 +269,7 @@ pub struct Connected {
     pub batch_objects_max: usize,
     pub clear_new_objects: bool,
     pub directory_slots: u32,
+    pub read_only: bool,
 }
 
 /// A new object for its creator to write.

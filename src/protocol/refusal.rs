@@ -68,6 +68,14 @@ pub enum Refusal {
          back and no others are to be had"
     )]
     MemoryLost,
+    /// This client said that it only reads, or is in the group of those that only read.
+    #[error(
+        "this client is read-only: it can neither make, remove nor evict objects, nor have a quota"
+    )]
+    ReadOnly,
+    /// The store is older than this client, and does not know what was asked for.
+    #[error("the store does not know this kind of request; update the store")]
+    UnknownRequest,
     /// A newer store has a reason that this client has no name for.
     #[error("the store refused for a reason that this client does not know (code {code})")]
     Other { code: i32 },

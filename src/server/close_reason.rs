@@ -9,7 +9,7 @@ use std::io;
 use log::Level;
 
 use super::metrics::ServerCounters;
-use crate::limits::PROTOCOL_VERSION;
+use crate::limits::{PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST};
 use crate::protocol::ProtocolError;
 use crate::protocol::refusal::Refusal;
 
@@ -23,7 +23,10 @@ pub enum CloseReason {
     #[error("protocol error: {0}")]
     Protocol(#[from] ProtocolError),
     /// The peer speaks another version of the protocol, and was told so.
-    #[error("it speaks version {0} of the protocol, and not {PROTOCOL_VERSION}")]
+    #[error(
+        "it speaks version {0} of the protocol, this store versions {PROTOCOL_VERSION_OLDEST} to \
+         {PROTOCOL_VERSION}; update the older of the two"
+    )]
     Version(u32),
     /// The store takes no more connections of this process, and has told it why.
     #[error("turned away: {0}")]

@@ -51,6 +51,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// Permissions of the socket.
     pub socket_mode: u32,
+    /// The group of the socket, if it is not that of the user.
+    pub socket_group: Option<u32>,
+    /// The group of those who only read.
+    pub read_only_group: Option<u32>,
     /// What all objects may use together, to the byte.
     pub capacity: u64,
     /// What the memory is made of.
@@ -123,7 +127,13 @@ impl Config {
             Parsed::Serve(arguments) => {
                 let limit = MemoryLimit::of_this_process(machine)
                     .map_err(EnvironmentError::MemoryUnknown)?;
-                let config = Self::from_values(&arguments, &limit)?;
+                let mut config = Self::from_values(&arguments, &limit)?;
+                let find = |option, given: &Option<String>| {
+                    given.as_deref().map(|group| environment::find_group(option, group)).transpose()
+                };
+                config.read_only_group = find("--read-only-group", &arguments.read_only_group)?;
+                config.socket_group =
+                    find("--socket-group", &arguments.socket_group)?.or(config.read_only_group);
                 environment::check(&config, &limit, machine)?;
                 Ok(Invocation::Serve(config))
             }
@@ -144,10 +154,15 @@ impl Config {
             (capacity / DIRECTORY_SLOT_BYTES).clamp(DIRECTORY_SLOTS_LEAST, DIRECTORY_SLOTS_MOST);
         let slots = TABLE.directory_slots.number_or(&given.directory_slots, slots)?;
         let trim_after = TABLE.trim_after.number_or_default(&given.trim_after)?;
+        let group = TABLE.socket_group.text(&given.socket_group)?;
+        let has_group = TABLE.read_only_group.text(&given.read_only_group)?.or(group).is_some();
+        let socket_mode = if has_group { 0o660 } else { 0o600 };
         let poll_us = TABLE.poll_us.number_or_default(&given.poll_us)?;
         Ok(Self {
             socket: TABLE.socket.path(socket)?.into(),
-            socket_mode: narrow(TABLE.socket_mode.number_or_default(&given.socket_mode)?),
+            socket_mode: narrow(TABLE.socket_mode.number_or(&given.socket_mode, socket_mode)?),
+            socket_group: None,
+            read_only_group: None,
             capacity,
             backing: backing(given)?,
             objects_max: narrow(objects_max),
@@ -170,7 +185,9 @@ impl fmt::Display for Config {
         f.write_str(if self.reserve { ", all reserved" } else { "" })?;
         write!(f, ", at most {objects_max} objects, eviction policy {policy}")?;
         f.write_str(if self.clear_new_objects { ", new objects are cleared" } else { "" })?;
-        write!(f, ", socket {} with mode {socket_mode:03o}", socket.display())
+        write!(f, ", socket {} with mode {socket_mode:03o}", socket.display())?;
+        self.socket_group.map_or(Ok(()), |group| write!(f, " and group {group}"))?;
+        self.read_only_group.map_or(Ok(()), |group| write!(f, ", group {group} only reads"))
     }
 }
 

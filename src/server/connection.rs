@@ -27,7 +27,7 @@ use crate::protocol::ProtocolError;
 use crate::protocol::codec::{decode_client, encode_server};
 use crate::protocol::frame::{FrameReader, append_frame};
 use crate::protocol::message::{
-    ClientMessage, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
+    ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
 };
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
@@ -81,8 +81,12 @@ pub enum Received {
     /// The peer has introduced itself and waits to be welcomed, or turned away.
     Opened {
         request: RequestId,
-        reads_directory: bool,
+        connect: Connect,
+        /// The version that both speak.
+        version: u32,
     },
+    /// A request that is not for this peer, or for no store of this version.
+    Refused(RequestId, Refusal),
     /// Nothing, until the socket or the outbox gives a reason to try again.
     Nothing,
     /// Nothing in this turn: the budget is spent.
@@ -130,6 +134,8 @@ pub struct Connection {
     has_hung_up: bool,
     outbox: Outbox,
     output: Output,
+    /// It may not change which objects there are.
+    pub is_read_only: bool,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
 }
@@ -155,6 +161,7 @@ impl Connection {
             has_hung_up: false,
             outbox: Outbox::default(),
             output: Output::Flows,
+            is_read_only: false,
             descriptors: Vec::new(),
         })
     }
@@ -364,7 +371,10 @@ impl Connection {
                 budget.requests += 1;
                 counters.frames_received += 1;
                 let (request_id, message) = decode_client(frame.payload)?;
-                return self.admit(request_id, message, counters);
+                match self.admit(request_id, message, counters)? {
+                    Received::Refused(RequestId::NONE, _) => continue,
+                    received => return Ok(received),
+                }
             }
             if budget.socket_is_empty {
                 self.frames.lend_memory(budget.spare);
@@ -432,22 +442,28 @@ impl Connection {
     ) -> Result<Received, CloseReason> {
         match (&self.stage, message) {
             (Stage::Open, ClientMessage::Request(request)) => {
+                if self.is_read_only && request.traits().changes_objects {
+                    return Ok(Received::Refused(request_id, Refusal::ReadOnly));
+                }
                 Ok(Received::Request(request_id, request))
             }
+            (Stage::Open, ClientMessage::Unknown) => {
+                Ok(Received::Refused(request_id, Refusal::UnknownRequest))
+            }
             (Stage::Handshake, ClientMessage::Connect(connect)) => {
-                self.peer.name = connect.client_name;
-                if connect.protocol_version != limits::PROTOCOL_VERSION {
+                self.peer.name.clone_from(&connect.client_name);
+                let Some(version) = connect.common_version() else {
                     let refusal = Refusal::VersionMismatch(limits::PROTOCOL_VERSION);
                     self.append(request_id, Reply::Refused(refusal), vec![], vec![], counters);
                     return Err(CloseReason::Version(connect.protocol_version));
-                }
-                let reads_directory = connect.reads_directory;
-                Ok(Received::Opened { request: request_id, reads_directory })
+                };
+                self.is_read_only |= connect.read_only;
+                Ok(Received::Opened { request: request_id, connect, version })
             }
             (Stage::Open, ClientMessage::Connect(_)) => {
                 Err(ProtocolError::Handshake("a second Connect").into())
             }
-            (Stage::Handshake, ClientMessage::Request(_)) => {
+            (Stage::Handshake, ClientMessage::Request(_) | ClientMessage::Unknown) => {
                 Err(ProtocolError::Handshake("the first message was not Connect").into())
             }
             (Stage::Draining { .. }, _) => Ok(Received::Nothing),

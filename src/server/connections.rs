@@ -15,6 +15,7 @@ use mio::Registry;
 use mio::event::Event;
 use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 
 use super::agenda::{Agenda, FairAgenda, Process};
 use super::close_reason::CloseReason;
@@ -23,6 +24,7 @@ use super::memory::Memory;
 use super::metrics::ServerCounters;
 use crate::ids::ClientId;
 use crate::limits;
+use crate::shm::peer_groups;
 use crate::store::Peer;
 use crate::time::{Clock, Timestamp};
 
@@ -32,6 +34,8 @@ pub struct Connections {
     /// Boxed, because a table that grows moves everything it has.
     table: HashMap<ClientId, Box<Connection>, FixedState>,
     last_id: ClientId,
+    /// The group of peers who only read.
+    pub read_only_group: Option<u32>,
     /// How many connections each process has.
     processes: HashMap<Process, usize, FixedState>,
     /// Have not introduced themselves, and may have something to be read.
@@ -57,6 +61,7 @@ impl Connections {
             registry,
             table: HashMap::default(),
             last_id: ClientId(0),
+            read_only_group: None,
             processes: HashMap::default(),
             strangers: Agenda::default(),
             to_read: FairAgenda::default(),
@@ -83,7 +88,10 @@ impl Connections {
     pub fn admit(&mut self, socket: UnixStream) -> io::Result<()> {
         let peer = peer_of(&socket)?;
         let client = ClientId(self.last_id.0 + 1);
-        let connection = Connection::new(client, socket, peer, &self.registry)?;
+        let is_read_only =
+            self.read_only_group.is_some_and(|group| only_reads(&socket, &peer, group));
+        let mut connection = Connection::new(client, socket, peer, &self.registry)?;
+        connection.is_read_only = is_read_only;
         log::debug!("accepted {connection}");
         self.last_id = client;
         *self.processes.entry(connection.process()).or_default() += 1;
@@ -226,6 +234,15 @@ impl Connections {
         }
         connection.close(&self.registry, counters)
     }
+}
+
+/// Whether a peer is in the group of those who only read, and is neither root nor our own user. If
+/// the system does not say which groups it is in, it is taken to be.
+fn only_reads(socket: &UnixStream, peer: &Peer, group: u32) -> bool {
+    let is_of_another_user = peer.uid != 0 && peer.uid != geteuid().as_raw();
+    let is_member =
+        || peer_groups(socket).map_or(true, |groups| peer.gid == group || groups.contains(&group));
+    is_of_another_user && is_member()
 }
 
 /// Who is at the other end, as the system knows it.

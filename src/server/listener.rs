@@ -17,14 +17,14 @@
 //! The file gets its permissions before it has a name: the kernel makes it with the mode of the
 //! unbound socket less the umask, so there is no moment in which it is wider than asked for,
 //! and the umask, which belongs to all threads, stays as it is. What the umask took away is added
-//! afterwards.
+//! afterwards, when the file has got its group.
 //!
 //! It knows nothing about what is said on the socket.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +100,11 @@ pub enum ListenError {
 ///
 /// # Errors
 /// The path cannot be used, or somebody else uses it.
-pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), ListenError> {
+pub fn bind(
+    path: &Path,
+    mode: u32,
+    group: Option<u32>,
+) -> Result<(UnixListener, SocketFile), ListenError> {
     check(path)?;
     let lock = lock(path)?;
     // Again, for another store may have come and gone, and now none can.
@@ -111,6 +115,10 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), Listen
     let socket = bind_socket(path, mode).map_err(failed(path, "bind it"))?;
     // From here on dropping it removes the file.
     let file = SocketFile::new(path, lock).map_err(failed(path, "find it again"))?;
+    // Nobody can connect before it listens.
+    if let Some(group) = group {
+        lchown(path, None, Some(group)).map_err(failed(path, "give it to that group"))?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .map_err(failed(path, "set its mode"))?;
     let listens = Backlog::new(LISTEN_BACKLOG).and_then(|queue| socket::listen(&socket, queue));

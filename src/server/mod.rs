@@ -179,7 +179,8 @@ struct Started {
 /// Makes everything that can fail. Clients can connect when this returns.
 fn start(config: &Config) -> Result<Started, StartupError> {
     // The socket first: of two stores that start at the same instant, the loser takes no memory.
-    let (socket, socket_file) = listener::bind(&config.socket, config.socket_mode)?;
+    let (socket, socket_file) =
+        listener::bind(&config.socket, config.socket_mode, config.socket_group)?;
     let mut memory =
         Memory::create(&config.backing, config.capacity, config.reserve, config.ahead)?;
     let clock = Clock::start();
@@ -194,7 +195,7 @@ fn start(config: &Config) -> Result<Started, StartupError> {
     };
     let (directory, directory_file) = directory(config, &mut memory)?;
     let store = Store::with_directory(store_config, directory);
-    let reactor = Reactor::new(
+    let mut reactor = Reactor::new(
         UnixListener::from_std(socket),
         store,
         memory,
@@ -203,6 +204,7 @@ fn start(config: &Config) -> Result<Started, StartupError> {
         welcome(config),
     )
     .map_err(out_of_descriptors("make a selector"))?;
+    reactor.set_read_only_group(config.read_only_group);
     Ok(Started { reactor, socket_file, directory: directory_file })
 }
 
@@ -242,6 +244,7 @@ fn welcome(config: &Config) -> Connected {
         batch_objects_max: limits::BATCH_OBJECTS_MAX,
         clear_new_objects: config.clear_new_objects,
         directory_slots: config.objects_max,
+        read_only: false,
     }
 }
 
@@ -306,6 +309,8 @@ mod tests {
         Config {
             socket: directory.path().join("socket"),
             socket_mode: 0o600,
+            socket_group: None,
+            read_only_group: None,
             capacity: 1 << 20,
             backing: Backing::Memfd,
             objects_max: 1000,

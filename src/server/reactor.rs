@@ -100,6 +100,11 @@ impl Reactor {
         })
     }
 
+    /// Lets those of this group, who are neither root nor the user of the store, only read.
+    pub fn set_read_only_group(&mut self, group: Option<u32>) {
+        self.outside.connections.read_only_group = group;
+    }
+
     /// Ends the loop when this has something to be read.
     ///
     /// # Errors
@@ -319,14 +324,22 @@ impl Reactor {
                         return self.outside.connections.read_later(client);
                     }
                 }
-                Received::Opened { request, reads_directory } => {
+                Received::Refused(request, refusal) => {
+                    self.outside.reply(client, request, Reply::Refused(refusal));
+                }
+                Received::Opened { request, connect, version } => {
                     if let Err(refusal) = self.store.connect(client, connection.peer().clone()) {
                         connection.turn_away(request, refusal, counters);
                         return connections.flush_later(client);
                     }
                     connection.open();
-                    let mut welcome = Connected { client, ..self.welcome.clone() };
-                    if !(reads_directory && self.store.let_read(client)) {
+                    let mut welcome = Connected {
+                        client,
+                        protocol_version: version,
+                        read_only: connection.is_read_only,
+                        ..self.welcome.clone()
+                    };
+                    if !(connect.reads_directory && self.store.let_read(client)) {
                         welcome.directory_slots = 0;
                     }
                     self.outside.reply(client, request, Reply::Connected(welcome));

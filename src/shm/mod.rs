@@ -6,8 +6,8 @@
 //! share (`pages` maps and unmaps for these), [`fd_passing`] moves bytes and descriptors through a
 //! socket, [`fork`] tells a process from its parent, [`life_mark`] a thread of another one that
 //! lives from one that has ended, and [`life_lock`] whether anybody is left who has what a client
-//! was given. Client and server use the same code. None of it knows what an object, a frame or a
-//! message is.
+//! was given; [`peer_groups`] asks who a peer is. Client and server use the same code. None of it
+//! knows what an object, a frame or a message is.
 //!
 //! # Policy for unsafe code
 //!
@@ -45,11 +45,13 @@ pub mod life_lock;
 pub mod life_mark;
 pub mod mapping;
 mod pages;
+mod peer_groups;
 pub mod segment;
 pub mod window;
 pub mod words;
 
 pub use filling::Filler;
 pub use mapping::{Access, Mapping, Readiness, View, ViewMut};
+pub use peer_groups::peer_groups;
 pub use segment::{Backing, Segment, SegmentError};
 pub use window::Window;

@@ -530,7 +530,8 @@ pub struct RawPeer {
 }
 
 impl RawPeer {
-    fn new(socket: UnixStream) -> Self {
+    /// A peer on this connection.
+    pub fn new(socket: UnixStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         socket.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
         Self {
@@ -561,7 +562,7 @@ impl RawPeer {
         let hello = ClientMessage::Connect(Connect {
             protocol_version: limits::PROTOCOL_VERSION,
             client_name: "raw".to_owned(),
-            reads_directory: false,
+            ..Connect::default()
         });
         self.send(&Self::frame(1, &hello)).expect("the store reads");
         self.last_request = 1;

@@ -195,7 +195,7 @@ pub fn stuff(socket: &Path, connections: usize) -> Result<(), Failure> {
     let hello = ClientMessage::Connect(Connect {
         protocol_version: PROTOCOL_VERSION,
         client_name: "dead".to_owned(),
-        reads_directory: false,
+        ..Connect::default()
     });
     let mut requests = Vec::new();
     for number in 2..5000 {

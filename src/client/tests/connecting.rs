@@ -5,14 +5,14 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fake_store::FakeStore;
+use super::fake_store::{FakeStore, Peer};
 use super::{beside, connected, id, outcome};
 use crate::client::{Client, ConnectFailure, Error};
 use crate::limits::{
-    BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, INLINE_BYTES_MAX, PROTOCOL_VERSION, REQUEST_IDS_MAX,
-    SOCKET_PATH_BYTES_MAX,
+    BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, INLINE_BYTES_MAX, PROTOCOL_VERSION,
+    PROTOCOL_VERSION_OLDEST, REQUEST_IDS_MAX, SOCKET_PATH_BYTES_MAX,
 };
-use crate::protocol::message::{ClientMessage, Reply, Request};
+use crate::protocol::message::{ClientMessage, Connected, Reply, Request};
 use crate::protocol::refusal::Refusal;
 
 #[test]
@@ -121,8 +121,34 @@ fn another_version_is_named() {
             ConnectFailure::VersionMismatch { theirs: named, .. } if named == theirs
         );
         assert!(is_named, "{failure:?}");
-        assert!(failure.to_string().contains(&theirs.to_string()), "{failure}");
+        let text = failure.to_string();
+        for part in [&theirs.to_string(), &PROTOCOL_VERSION.to_string(), "update the older"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
+}
+
+/// It knows one version only, and takes no other.
+#[test]
+fn a_store_of_the_release_before_is_asked_in_its_version() {
+    let store = FakeStore::new();
+    let path = store.path();
+    let connecting = beside(move || Client::builder().retries(0).connect(path));
+    let version_of = |peer: &mut Peer| {
+        let (request, message) = peer.next_message();
+        let ClientMessage::Connect(connect) = message else { panic!("{message:?}") };
+        (request, connect.protocol_version, connect.oldest_version)
+    };
+    let mut first = store.accept();
+    let (request, newest, oldest) = version_of(&mut first);
+    assert_eq!((newest, oldest), (PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST));
+    first.reply(request, Reply::Refused(Refusal::VersionMismatch(PROTOCOL_VERSION_OLDEST)));
+    let mut second = store.accept();
+    let (request, newest, _) = version_of(&mut second);
+    assert_eq!(newest, PROTOCOL_VERSION_OLDEST);
+    let older = Connected { protocol_version: PROTOCOL_VERSION_OLDEST, ..store.connected.clone() };
+    second.reply(request, Reply::Connected(older));
+    outcome(connecting).unwrap();
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl FakeStore {
             batch_objects_max: BATCH_OBJECTS_MAX,
             clear_new_objects: false,
             directory_slots: 0,
+            read_only: false,
         };
         Self { directory, listener, connected }
     }

@@ -7,7 +7,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::fake_store::{FakeStore, Peer};
-use super::{at, beside, connected, id, outcome};
+use super::{at, beside, connected, connected_with_patience, id, outcome};
 use crate::client::{Client, Error, GetOptions, PendingGet, PendingWait, Refusal};
 use crate::ids::ObjectId;
 use crate::protocol::message::{Reply, Request, RequestId};
@@ -204,11 +204,7 @@ fn other_calls_of_the_client_go_on_beside_it() {
 
 #[test]
 fn a_silent_store_is_told_of_when_the_time_is_over() {
-    let store = FakeStore::new();
-    let path = store.path();
-    let connecting = beside(move || Client::builder().answer_grace(Duration::ZERO).connect(path));
-    let mut store = store.welcome();
-    let client = outcome(connecting).unwrap();
+    let (client, mut store) = connected_with_patience(Duration::ZERO);
     let options = GetOptions { timeout: Some(Duration::ZERO), ..GetOptions::default() };
     let mut pending = client.start_get(&[id(1)], options).unwrap();
     let get = expect_get(&mut store, &[id(1)]);

@@ -1,14 +1,23 @@
 //! A store that does not answer, or does not even read: nobody has to wait for it, and what it
 //! grants too late is given back.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::fake_store::{FakeStore, Peer};
-use super::{at, beside, connected, id, outcome};
-use crate::client::{Client, CreateOptions, Error, GetOptions, ObjectBuffer};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+
+use super::fake_store::Peer;
+use super::{at, beside, connected, connected_with_patience, id, outcome, set_patience};
+use crate::client::{
+    Client, ConnectFailure, CreateOptions, DeleteOutcome, Error, GetOptions, ObjectBuffer,
+    ObjectState, interrupted_by,
+};
 use crate::ids::ObjectId;
-use crate::limits::{ANSWER_GRACE, INLINE_BYTES_MAX, REQUEST_IDS_TOGETHER};
+use crate::limits::{CLIENT_PATIENCE, INLINE_BYTES_MAX, REQUEST_IDS_TOGETHER};
 use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
 use crate::protocol::refusal::Refusal;
 
@@ -94,7 +103,7 @@ fn what_was_left_unsent_keeps_its_place() {
     expect_many_released(&mut store);
     let (ask, request) = store.next();
     assert_eq!(request, Request::GetState { ids: vec![id(1)] });
-    store.reply(ask, Reply::States(vec![crate::client::ObjectState::Absent]));
+    store.reply(ask, Reply::States(vec![ObjectState::Absent]));
     assert!(!outcome(asker).unwrap());
 }
 
@@ -228,12 +237,8 @@ fn a_call_that_cannot_even_be_sent_can_be_interrupted() {
 
 #[test]
 fn a_timeout_ends_though_the_store_does_not_answer() {
-    let grace = Duration::from_millis(20);
-    let store = FakeStore::new();
-    let path = store.path();
-    let connecting = beside(move || Client::builder().answer_grace(grace).connect(path));
-    let mut store = store.welcome();
-    let client = outcome(connecting).unwrap();
+    let patience = Duration::from_millis(20);
+    let (client, mut store) = connected_with_patience(patience);
     let timeout = Some(Duration::from_millis(1));
     let patient = CreateOptions { evict: true, timeout };
 
@@ -244,24 +249,92 @@ fn a_timeout_ends_though_the_store_does_not_answer() {
         client.put_with(id(1), b"data", b"", patient, None).unwrap_err(),
     ] {
         let Error::Unresponsive { waited, path } = &error else { panic!("{error:?}") };
-        assert!(*waited > grace, "{waited:?}");
+        assert!(*waited > patience, "{waited:?}");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         let (request, message) = store.next();
         assert!(!matches!(message, Request::Cancel { .. }), "{message:?}");
         let (_, cancel) = store.next();
         assert_eq!(cancel, Request::Cancel { request });
     }
-    assert!(ANSWER_GRACE > grace);
 }
 
-/// Without a timeout there is no end to the patience, however short the grace.
+/// What waits for nobody is not cancelled, and what it is told late is nobody else's answer.
+#[test]
+fn a_call_that_waits_for_nobody_ends_though_the_store_does_not_answer() {
+    let (client, mut store) = connected_with_patience(Duration::from_millis(20));
+    let told = client.delete(&[id(1)]);
+    assert!(matches!(told, Err(Error::Unresponsive { .. })), "{told:?}");
+    let told = client.contains(id(1));
+    assert!(matches!(told, Err(Error::Unresponsive { .. })), "{told:?}");
+    let (delete, request) = store.next();
+    assert_eq!(request, Request::Delete { ids: vec![id(1)] });
+    let (first, request) = store.next();
+    assert_eq!(request, Request::GetState { ids: vec![id(1)] });
+
+    set_patience(&client, CLIENT_PATIENCE);
+    let asker = beside({
+        let client = client.clone();
+        move || client.contains(id(2))
+    });
+    let (second, request) = store.next();
+    assert_eq!(request, Request::GetState { ids: vec![id(2)] });
+    store.reply(delete, Reply::Deleted(vec![DeleteOutcome::Deleted]));
+    store.reply(first, Reply::States(vec![ObjectState::Sealed]));
+    store.reply(second, Reply::States(vec![ObjectState::Absent]));
+    assert!(!outcome(asker).unwrap());
+    drop(client);
+    assert_eq!(store.next_or_end(), None);
+}
+
+#[test]
+fn the_hold_of_a_seal_that_was_given_up_is_given_back() {
+    let (client, mut store) = connected();
+    let creator = beside({
+        let client = client.clone();
+        move || client.create(id(1), 8, 0, CreateOptions::default())
+    });
+    let (create, _) = store.next();
+    store.reply_with_memory(create, Reply::Created(at(0, 8, 0).into()), true);
+    let writer = outcome(creator).unwrap();
+    let sealed = interrupted_by(|| true, || writer.seal_and_get());
+    assert!(matches!(sealed, Err(Error::Interrupted)), "{sealed:?}");
+    let (seal, request) = store.next();
+    assert_eq!(request, Request::Seal { id: id(1), release: false });
+    store.reply(seal, Reply::Done);
+    serve_one_call(&client, &mut store, |store| store.expect_release(id(1)));
+}
+
+#[test]
+fn every_call_of_a_thread_can_be_interrupted() {
+    let (client, mut store) = connected();
+    let told = interrupted_by(|| true, || client.stats());
+    assert!(matches!(told, Err(Error::Interrupted)), "{told:?}");
+    assert_eq!(store.next().1, Request::GetStats);
+    // From here on nobody asks.
+    serve_one_call(&client, &mut store, |_| {});
+}
+
+#[test]
+fn connecting_to_a_socket_with_a_full_queue_can_be_interrupted_and_has_an_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("plasma");
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+    bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let told = Client::builder().connect_with(&path, Some(&mut || true));
+    assert!(matches!(told, Err(Error::Interrupted)), "{told:?}");
+    let told = Client::builder().patience(Duration::from_millis(20)).connect(&path);
+    let Err(Error::Connect { source: ConnectFailure::Silent(_), .. }) = told else {
+        panic!("{told:?}");
+    };
+}
+
+/// What waits for others without a timeout waits on, however short the patience.
 #[test]
 fn a_call_without_a_timeout_waits_on() {
-    let store = FakeStore::new();
-    let path = store.path();
-    let connecting = beside(move || Client::builder().answer_grace(Duration::ZERO).connect(path));
-    let mut store = store.welcome();
-    let client = outcome(connecting).unwrap();
+    let (client, mut store) = connected_with_patience(Duration::ZERO);
     let (asks, asked) = mpsc::channel();
     let getter = beside(move || {
         let mut interrupt = || {

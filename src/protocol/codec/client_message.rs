@@ -25,22 +25,27 @@ pub fn encode_client(out: &mut Vec<u8>, request_id: RequestId, message: &ClientM
                 protocol_version: connect.protocol_version,
                 client_name: connect.client_name.clone(),
                 reads_directory: connect.reads_directory,
+                read_only: connect.read_only,
+                oldest_version: connect.oldest_version,
             });
             append(out, &frame(request_id, connect));
         }
         ClientMessage::Request(request) => encode_request(out, request_id, request),
+        ClientMessage::Unknown => {
+            append(out, &ClientFrame { request_id: request_id.0, request: None });
+        }
     }
 }
 
 /// Reads the payload of a client's frame.
 ///
 /// # Errors
-/// If it is not a message, not a known one, or has a value that no client may send.
+/// If it is not a message, or has a value that no client may send.
 pub fn decode_client(payload: &[u8]) -> Result<(RequestId, ClientMessage), ProtocolError> {
     let (request_id, message) = read_frame(payload)?;
     let may_go_unanswered = match &message {
         ClientMessage::Request(request) => request.traits().may_go_unanswered,
-        ClientMessage::Connect(_) => false,
+        ClientMessage::Connect(_) | ClientMessage::Unknown => false,
     };
     if request_id == RequestId::NONE && !may_go_unanswered {
         return Err(invalid("ClientFrame.request_id", "0 is for seals and releases only"));
@@ -160,10 +165,7 @@ fn read_frame(payload: &[u8]) -> Result<(RequestId, ClientMessage), ProtocolErro
     let message = match (put, frame.request) {
         (Some(put), _) => ClientMessage::Request(put),
         (None, Some(request)) => read_request(request)?,
-        (None, None) => {
-            let text = format!("request {} is of no kind that this store knows", frame.request_id);
-            return Err(ProtocolError::Malformed(text));
-        }
+        (None, None) => ClientMessage::Unknown,
     };
     Ok((RequestId(frame.request_id), message))
 }
@@ -176,6 +178,8 @@ fn read_request(request: WireRequest) -> Result<ClientMessage, ProtocolError> {
                 protocol_version: connect.protocol_version,
                 client_name: connect.client_name,
                 reads_directory: connect.reads_directory,
+                read_only: connect.read_only,
+                oldest_version: connect.oldest_version,
             }));
         }
         WireRequest::SetOptions(wire::SetOptions { client_name, quota }) => {

@@ -75,7 +75,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    alone { Cancelled AlreadySubscribed MemoryLost }
+    alone { Cancelled AlreadySubscribed MemoryLost ReadOnly UnknownRequest }
     about_an_object { ObjectExists ObjectNotFound NotCreator AlreadySealed NotHeld Abandoned }
     with_a_limit { QuotaAlreadySet TooManyWaiting TooManyEnded }
     with_numbers {

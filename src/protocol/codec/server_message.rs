@@ -124,6 +124,7 @@ fn write_connected(connected: &Connected) -> wire::Connected {
         batch_objects_max: limit(connected.batch_objects_max),
         clear_new_objects: connected.clear_new_objects,
         directory_slots: connected.directory_slots,
+        read_only: connected.read_only,
     }
 }
 
@@ -231,6 +232,7 @@ fn read_connected(connected: wire::Connected) -> Result<Connected, ProtocolError
         batch_objects_max: limit("Connected.batch_objects_max", connected.batch_objects_max)?,
         clear_new_objects: connected.clear_new_objects,
         directory_slots: connected.directory_slots,
+        read_only: connected.read_only,
     })
 }
 

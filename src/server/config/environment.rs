@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, Statfs, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::Group;
 
 use super::Config;
 use super::byte_size::Bytes;
@@ -35,6 +36,15 @@ pub enum EnvironmentError {
     /// The socket cannot be made there.
     #[error(transparent)]
     Socket(#[from] ListenError),
+    /// There is no group of this name.
+    #[error("{option} {group:?}: {reason}; expected the name or the number of a group")]
+    Group { option: &'static str, group: String, reason: &'static str },
+    /// The socket cannot be in two groups.
+    #[error(
+        "--read-only-group: its members cannot connect, because the socket has another group and \
+         mode {mode:03o}; use --socket-mode {:03o}, or only one of the two groups", .mode | 0o006
+    )]
+    GroupShutOut { mode: u32 },
     /// `-d` is no directory, or not ours to write.
     #[error(
         "-d {directory:?}: cannot make a file there: {reason}; create the directory, mend its \
@@ -104,6 +114,10 @@ pub(super) fn check(
     machine: &Path,
 ) -> Result<(), EnvironmentError> {
     let capacity = config.capacity;
+    let mode = config.socket_mode;
+    if config.socket_group != config.read_only_group.or(config.socket_group) && mode & 0o002 == 0 {
+        return Err(EnvironmentError::GroupShutOut { mode });
+    }
     listener::check(&config.socket)?;
     match &config.backing {
         Backing::Memfd => check_memory(capacity, limit)?,
@@ -119,6 +133,19 @@ pub(super) fn check(
         check_resource_limit(capacity, limit, command)?;
     }
     Ok(())
+}
+
+/// The number of a group, of which the name or the number is given.
+pub(super) fn find_group(option: &'static str, group: &str) -> Result<u32, EnvironmentError> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let failed = |reason| EnvironmentError::Group { option, group: group.to_owned(), reason };
+    match Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => Err(failed("there is no such group")),
+        Err(reason) => Err(failed(reason.desc())),
+    }
 }
 
 fn check_memory(capacity: u64, limit: &MemoryLimit) -> Result<(), EnvironmentError> {

@@ -57,6 +57,8 @@ pub(super) enum Kind {
     Octal(RangeInclusive<u64>),
     /// The name of an eviction policy.
     Policy,
+    /// The name or the number of a group.
+    Group,
 }
 
 /// One option.
@@ -124,7 +126,14 @@ options! {
         /// file has no name and is gone when the store is
         directory Kind::Path, short "d", default "none, memory without a file";
         /// who may connect: the permissions of the socket
-        socket_mode Kind::Octal(0..=0o777), short "", default "600";
+        socket_mode Kind::Octal(0..=0o777), short "",
+            default "600, or 660 if there is a group that may connect";
+        /// group that may connect: that of the socket
+        socket_group Kind::Group, short "",
+            default "that of --read-only-group, or else that of the store's user";
+        /// group whose members, other than root and the user of the store, can read objects
+        /// and not change which there are; they may connect
+        read_only_group Kind::Group, short "", default "none";
         /// which objects leave first when room is needed
         eviction_policy Kind::Policy, short "", default "lru";
         /// how many objects there can be
@@ -236,7 +245,7 @@ impl OptionRow {
                 let number = u64::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8);
                 (number.map_err(|_| "these are not octal digits".to_owned()), range)
             }
-            Kind::Switch | Kind::Path | Kind::SocketPath | Kind::Policy => {
+            Kind::Switch | Kind::Path | Kind::SocketPath | Kind::Policy | Kind::Group => {
                 unreachable!("{} is no number", self.name)
             }
         };
@@ -250,6 +259,17 @@ impl OptionRow {
     /// The eviction policy that `text` names.
     pub(super) fn policy(&self, text: &str) -> Result<PolicyKind, UsageError> {
         text.parse().map_err(|_| self.invalid(text, "there is no such policy".to_owned()))
+    }
+
+    /// What was given, if that is not empty.
+    pub(super) fn text<'a>(
+        &self,
+        given: &'a Option<String>,
+    ) -> Result<Option<&'a str>, UsageError> {
+        match given.as_deref() {
+            Some("") => Err(self.invalid("", "it is empty".into())),
+            given => Ok(given),
+        }
     }
 
     /// `text`, if it can be a path.
@@ -302,6 +322,7 @@ impl Kind {
             Self::Octal(range) => {
                 ("OCTAL", format!("octal digits from {:o} to {:o}", range.start(), range.end()))
             }
+            Self::Group => ("GROUP", "the name or the number of a group".to_owned()),
             Self::Policy => {
                 ("NAME", format!("one of {}", PolicyKind::ALL.map(PolicyKind::name).join(", ")))
             }

@@ -85,6 +85,8 @@ fn without_arguments_everything_has_a_default() {
     let expected = Config {
         socket: "/tmp/plasma".into(),
         socket_mode: 0o600,
+        socket_group: None,
+        read_only_group: None,
         capacity: 3 * GIB,
         backing: Backing::Memfd,
         objects_max: SLOTS_MAX,
@@ -127,6 +129,8 @@ fn every_option_is_heard() {
     let expected = Config {
         socket: "/run/p".into(),
         socket_mode: 0o660,
+        socket_group: None,
+        read_only_group: None,
         capacity: 1_500_000_000,
         backing: Backing::HugeDirectory("/mnt/huge".into()),
         objects_max: 12,
@@ -208,7 +212,7 @@ fn the_parser_and_the_help_know_every_row_of_the_table() {
                 options::parse([OsString::from(&long)]).expect("argh knows the switch");
                 continue;
             }
-            Kind::Path | Kind::SocketPath => "",
+            Kind::Path | Kind::SocketPath | Kind::Group => "",
             Kind::Bytes(_) | Kind::Count(_) | Kind::Octal(_) | Kind::Policy => "no value",
         };
         assert!(help.contains(row.default), "{long}");

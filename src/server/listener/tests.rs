@@ -12,6 +12,11 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// Without a group of its own.
+fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), ListenError> {
+    super::bind(path, mode, None)
+}
+
 const PRIVATE: u32 = 0o600;
 
 /// Runs it with the file permissions of somebody who is not root. The user id for files belongs to

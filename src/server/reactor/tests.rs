@@ -61,6 +61,7 @@ impl Harness {
             batch_objects_max: limits::BATCH_OBJECTS_MAX,
             clear_new_objects: false,
             directory_slots: 0,
+            read_only: false,
         };
         let reactor =
             Reactor::new(listener, store, memory, clock, limits::POLL_TIME, welcome).unwrap();
@@ -165,7 +166,7 @@ struct Peer {
 impl Peer {
     fn send_connect(&mut self, protocol_version: u32) {
         let connect =
-            Connect { protocol_version, client_name: "test".to_owned(), reads_directory: false };
+            Connect { protocol_version, client_name: "test".to_owned(), ..Connect::default() };
         self.write(RequestId(1), &ClientMessage::Connect(connect));
     }
 
@@ -241,6 +242,26 @@ fn the_store_welcomes_those_who_speak_its_version() {
     assert_eq!(message.request, RequestId(1));
     let Reply::Connected(welcome) = message.reply else { panic!("{:?}", message.reply) };
     assert_eq!((welcome.capacity, welcome.client), (CAPACITY, ClientId(1)));
+}
+
+#[test]
+fn the_newest_version_that_both_speak_is_spoken() {
+    let (oldest, newest) = (limits::PROTOCOL_VERSION_OLDEST, limits::PROTOCOL_VERSION);
+    for (theirs, their_oldest, spoken) in
+        [(oldest, 0, oldest), (newest, oldest, newest), (newest + 1, newest, newest)]
+    {
+        let mut harness = Harness::new();
+        let mut peer = harness.dial();
+        let versions = Connect {
+            protocol_version: theirs,
+            oldest_version: their_oldest,
+            ..Connect::default()
+        };
+        peer.write(RequestId(1), &ClientMessage::Connect(versions));
+        let reply = harness.reply_to(&mut peer).reply;
+        let Reply::Connected(welcome) = reply else { panic!("{reply:?}") };
+        assert_eq!(welcome.protocol_version, spoken);
+    }
 }
 
 #[test]

@@ -53,8 +53,8 @@ fn replies_are_written_as_ever() {
 fn refusals_are_written_as_ever() {
     let refusals = refusals();
     // One of a newer store at the end.
-    assert_eq!(refusals.len(), 17);
-    assert!(Code::try_from(16).is_ok() && Code::try_from(17).is_err(), "a new code needs a line");
+    assert_eq!(refusals.len(), 19);
+    assert!(Code::try_from(18).is_ok() && Code::try_from(19).is_err(), "a new code needs a line");
     for (index, (refusal, hex)) in refusals.into_iter().enumerate() {
         let body = parse_hex(hex);
         assert_eq!(body[..2], [0x08, u8::try_from(index + 1).unwrap()], "codes count up from 1");
@@ -93,8 +93,12 @@ fn answer(reply: Reply) -> ServerMessage {
 }
 
 fn requests() -> Vec<(ClientMessage, &'static str)> {
-    let connect = Connect { protocol_version: 1, client_name: "me".into(), reads_directory: false };
-    let mut all = vec![(ClientMessage::Connect(connect), "0803 1206 080112026d65")];
+    let connect = Connect { protocol_version: 1, client_name: "me".into(), ..Connect::default() };
+    let reader = Connect { read_only: true, oldest_version: 1, ..connect.clone() };
+    let mut all = vec![
+        (ClientMessage::Connect(connect), "0803 1206 080112026d65"),
+        (ClientMessage::Connect(reader), "0803 120a 080112026d6520012801"),
+    ];
     let requests = [making_requests(), using_requests(), other_requests()].concat();
     all.extend(requests.into_iter().map(|(request, hex)| (ClientMessage::Request(request), hex)));
     all
@@ -267,7 +271,9 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
         (Refusal::VersionMismatch(2), "080e4802"),
         (Refusal::TooManyEnded(16), "080f4810"),
         (Refusal::MemoryLost, "0810"),
-        (Refusal::Other { code: 17 }, "0811"),
+        (Refusal::ReadOnly, "0811"),
+        (Refusal::UnknownRequest, "0812"),
+        (Refusal::Other { code: 19 }, "0813"),
     ]
 }
 
@@ -283,6 +289,7 @@ fn connected() -> Connected {
         batch_objects_max: 7,
         clear_new_objects: true,
         directory_slots: 0,
+        read_only: false,
     }
 }
 

@@ -21,12 +21,21 @@ fn placed() -> impl Strategy<Value = Placed> {
 }
 
 pub(super) fn client_frame() -> impl Strategy<Value = (RequestId, ClientMessage)> {
-    let connect = (any::<u32>(), name()).prop_map(|(protocol_version, client_name)| {
-        ClientMessage::Connect(Connect { protocol_version, client_name, reads_directory: false })
+    let connect = (any::<(u32, u32, bool, bool)>(), name());
+    let connect = connect.prop_map(|(rest, client_name)| {
+        let (protocol_version, oldest_version, reads_directory, read_only) = rest;
+        ClientMessage::Connect(Connect {
+            protocol_version,
+            client_name,
+            reads_directory,
+            read_only,
+            oldest_version,
+        })
     });
     let answered = prop_oneof![
         1 => connect,
         20 => request().prop_map(ClientMessage::Request),
+        1 => Just(ClientMessage::Unknown),
     ];
     let seal = (id(), any::<bool>()).prop_map(|(id, release)| Request::Seal { id, release });
     let one_way = prop_oneof![release(), seal].prop_map(ClientMessage::Request);
@@ -177,7 +186,9 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         any::<u64>().prop_map(Refusal::TooManyEnded),
         any::<u32>().prop_map(Refusal::VersionMismatch),
         Just(Refusal::MemoryLost),
-        prop_oneof![i32::MIN..=0, 16..=i32::MAX].prop_map(|code| Refusal::Other { code }),
+        Just(Refusal::ReadOnly),
+        Just(Refusal::UnknownRequest),
+        prop_oneof![i32::MIN..=0, 19..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]
 }
 
@@ -199,9 +210,9 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn connected() -> impl Strategy<Value = Connected> {
     let limits = [1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX];
-    let numbers = any::<(u32, u64, u32, u64, bool, u32)>();
+    let numbers = any::<(u32, u64, u32, u64, (bool, bool), u32)>();
     (numbers, name(), limits).prop_map(|(numbers, version, limits)| {
-        let (protocol_version, capacity, server_pid, client, clear_new_objects, slots) = numbers;
+        let (protocol_version, capacity, server_pid, client, flags, slots) = numbers;
         let [request_ids_max, inline_bytes_max, batch_objects_max] =
             limits.map(|limit| usize::try_from(limit).unwrap());
         Connected {
@@ -213,8 +224,9 @@ fn connected() -> impl Strategy<Value = Connected> {
             request_ids_max,
             inline_bytes_max,
             batch_objects_max,
-            clear_new_objects,
+            clear_new_objects: flags.0,
             directory_slots: slots,
+            read_only: flags.1,
         }
     })
 }
