@@ -10,6 +10,7 @@
 //! Here requests meet the store. What they mean, how they are encoded and how effects are carried
 //! out is not known here.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Reactor {
     /// Memory to receive into, for one connection after the other.
     spare: Vec<u8>,
     outside: Outside,
+    /// Clients with a request that takes more than a slice. They are not read meanwhile.
+    busy: VecDeque<ClientId>,
     /// What new clients are told, but for their number.
     welcome: Connected,
     is_stopping: bool,
@@ -94,6 +97,7 @@ impl Reactor {
             effects: Effects::new(),
             spare: Vec::new(),
             outside,
+            busy: VecDeque::new(),
             welcome,
             is_stopping: false,
             memory_has_gone: false,
@@ -128,10 +132,10 @@ impl Reactor {
     /// the queue do not wait for everybody else's requests, and then memory that went back to the
     /// system, since some may have waited for that. What has expired is looked at after the
     /// requests, so that an object that came in time is not missed because we were busy. Events are
-    /// handed out when everything that makes some has happened, and sending is next to last, so
-    /// that all that a turn has for one peer goes in one call. Closing is last: what a connection
-    /// was still to be told has had its chance, and everything it gives back is there for the next
-    /// turn.
+    /// handed out when everything that makes some has happened, and sending comes late, so that all
+    /// that a turn has for one peer goes in one call. Long requests go on when short answers have
+    /// left. Closing is last: what a connection was still to be told has had its chance, and
+    /// everything it gives back is there for the next turn.
     fn turn(&mut self) {
         self.poll();
         self.accept();
@@ -141,6 +145,7 @@ impl Reactor {
         self.work();
         self.stream_events();
         self.flush();
+        self.go_on();
         self.close();
 
         self.outside.memory.note_used(self.store.used_end());
@@ -276,6 +281,18 @@ impl Reactor {
         });
     }
 
+    /// Does one slice of a request that takes several, and chooses whose.
+    fn go_on(&mut self) {
+        let Some(client) = self.busy.pop_front() else { return };
+        self.store.go_on(client, self.now, &mut self.effects);
+        self.carry_out();
+        if self.store.is_busy(client) {
+            self.busy.push_back(client);
+        } else {
+            self.outside.connections.to_read.push(client);
+        }
+    }
+
     fn close(&mut self) {
         let mut end = None;
         while let Some(client) = self.outside.connections.next_to_close(self.now) {
@@ -298,6 +315,9 @@ impl Reactor {
 
     /// Serves what a client has sent, within the budget of a turn and until `end`.
     fn serve(&mut self, client: ClientId, end: Timestamp) {
+        if self.store.is_busy(client) {
+            return;
+        }
         let mut budget = Budget::new(&mut self.spare);
         loop {
             let Outside { connections, counters, .. } = &mut self.outside;
@@ -308,6 +328,9 @@ impl Reactor {
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
+                    if self.store.is_busy(client) {
+                        return self.busy.push_back(client);
+                    }
                     if self.clock.now() >= end {
                         return self.outside.connections.to_read.push(client);
                     }
@@ -355,6 +378,7 @@ impl Reactor {
     fn has_backlog(&self) -> bool {
         self.acceptor.is_pending()
             || self.store.has_work()
+            || !self.busy.is_empty()
             || self.outside.connections.has_backlog()
             || self.outside.streams.has_backlog(self.store.event_sequence())
     }

@@ -47,6 +47,7 @@ impl Store {
         self.told(now, effects, |store| {
             store.counters.clients_disconnected += 1;
             store.begin_slice();
+            store.busy.remove(&client);
             store.subscriptions.unsubscribe(client);
             store.directory.end(client);
             let idle = store.quotas.get(client).map_or(0, |account| account.idle.idle_objects());
@@ -207,7 +208,7 @@ impl Store {
         is_in_use && self.directory.is_alive(client)
     }
 
-    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there at
+    /// Looks at some survivors, and at what each of them keeps from going, and goes on from there
     /// the next time. Whether something has come free.
     pub(super) fn look_at_some_survivors(&mut self) -> bool {
         let mut looks = SURVIVORS_LOOKS_MAX;
