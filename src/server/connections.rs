@@ -42,6 +42,8 @@ pub struct Connections {
     pub strangers: Agenda,
     /// Have introduced themselves, and may have something to be read.
     pub to_read: FairAgenda,
+    /// Have a request that takes more than a slice. They are not read meanwhile.
+    pub busy: FairAgenda,
     /// Those that could not send descriptors, and when to try again.
     starved: Vec<ClientId>,
     starved_until: Option<Timestamp>,
@@ -65,6 +67,7 @@ impl Connections {
             processes: HashMap::default(),
             strangers: Agenda::default(),
             to_read: FairAgenda::default(),
+            busy: FairAgenda::default(),
             starved: Vec::new(),
             starved_until: None,
             to_flush: FairAgenda::default(),
@@ -105,6 +108,13 @@ impl Connections {
             Some(connection) if connection.is_stranger() => self.strangers.push(client),
             Some(connection) => self.to_read.push(client, connection.process()),
             None => {}
+        }
+    }
+
+    /// A client has a request that takes more than a slice.
+    pub fn go_on_later(&mut self, client: ClientId) {
+        if let Some(connection) = self.table.get(&client) {
+            self.busy.push(client, connection.process());
         }
     }
 
@@ -151,6 +161,7 @@ impl Connections {
     /// Whether there is something to do that no event will tell of.
     pub fn has_backlog(&self) -> bool {
         !(self.to_read.is_empty()
+            && self.busy.is_empty()
             && self.to_flush.is_empty()
             && self.strangers.is_empty()
             && self.to_close.is_empty())
@@ -230,6 +241,7 @@ impl Connections {
         if *left == 0 {
             self.processes.remove(&process);
             self.to_read.forget(process);
+            self.busy.forget(process);
             self.to_flush.forget(process);
         }
         connection.close(&self.registry, counters)

@@ -52,6 +52,8 @@ pub struct Reactor {
     /// Memory to receive into, for one connection after the other.
     spare: Vec<u8>,
     outside: Outside,
+    /// Whether the last long work was a slice of a job.
+    is_jobs_turn: bool,
     /// What new clients are told, but for their number.
     welcome: Connected,
     is_stopping: bool,
@@ -94,6 +96,7 @@ impl Reactor {
             effects: Effects::new(),
             spare: Vec::new(),
             outside,
+            is_jobs_turn: false,
             welcome,
             is_stopping: false,
             memory_has_gone: false,
@@ -143,7 +146,7 @@ impl Reactor {
         self.expire();
         self.stream_events();
         self.flush();
-        self.work();
+        self.do_long_work();
         self.admit_and_close();
 
         self.outside.memory.note_used(self.store.used_end());
@@ -233,12 +236,25 @@ impl Reactor {
         }
     }
 
-    /// Goes on with what was too long for one turn.
-    fn work(&mut self) {
-        if self.store.has_work() {
+    /// One slice of a job, or of the request of a busy client, in turn.
+    fn do_long_work(&mut self) {
+        let has_job = self.store.has_work();
+        let has_busy = !self.outside.connections.busy.is_empty();
+        self.is_jobs_turn = has_job && !(has_busy && self.is_jobs_turn);
+        if self.is_jobs_turn {
             self.outside.counters.slices += 1;
             self.store.work(self.now, &mut self.effects);
             self.carry_out();
+        } else if let Some((client, process)) = self.outside.connections.busy.pop() {
+            let began = self.clock.now();
+            self.store.go_on(client, self.now, &mut self.effects);
+            self.carry_out();
+            self.outside.connections.busy.charge(process, self.clock.now().since(began));
+            if self.store.is_busy(client) {
+                self.outside.connections.go_on_later(client);
+            } else {
+                self.outside.connections.read_later(client);
+            }
         }
     }
 
@@ -307,6 +323,9 @@ impl Reactor {
 
     /// Serves what a client has sent, within the budget of a turn and until `end`.
     fn serve(&mut self, client: ClientId, end: Timestamp) {
+        if self.store.is_busy(client) {
+            return;
+        }
         let mut budget = Budget::new(&mut self.spare);
         loop {
             let Outside { connections, counters, .. } = &mut self.outside;
@@ -320,6 +339,9 @@ impl Reactor {
                 Received::Request(request_id, request) => {
                     self.store.apply(client, request_id, request, self.now, &mut self.effects);
                     self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
+                    if self.store.is_busy(client) {
+                        return self.outside.connections.go_on_later(client);
+                    }
                     if self.clock.now() >= end {
                         return self.outside.connections.read_later(client);
                     }

@@ -70,7 +70,8 @@ impl Store {
             count.next = slots.end;
             let (bytes, found) = self.pinned_idle_bytes(slots);
             count.pinned_bytes += bytes;
-            self.steps = self.steps.saturating_sub(self.look_steps() + found / PINS_PER_STEP);
+            self.charge_look();
+            self.steps = self.steps.saturating_sub(1 + found / PINS_PER_STEP);
         }
         true
     }

@@ -172,9 +172,10 @@ impl Store {
     }
 
     pub(super) fn seal(&mut self, asked: Asked, id: &ObjectId, release: bool) -> Answer {
-        // After a seal in the creator's table comes a message. The table has been looked at by now,
-        // and the name may be that of a later object, which is not sealed.
+        // After a seal in the creator's table comes a message, to have a look there. The name
+        // may be that of a later object, which is not sealed.
         if asked.request == RequestId::NONE && self.directory.has_joined(asked.client) {
+            self.find_settled(id);
             return Ok(Some(Reply::Done));
         }
         let slot = self.find_own_unsealed(asked.client, id)?;
@@ -213,8 +214,8 @@ impl Store {
     }
 
     /// An object that this client is creating; nobody else may seal or abort it.
-    fn find_own_unsealed(&self, client: ClientId, id: &ObjectId) -> Result<Slot, Refusal> {
-        let slot = self.objects.find(id).ok_or(Refusal::ObjectNotFound(*id))?;
+    fn find_own_unsealed(&mut self, client: ClientId, id: &ObjectId) -> Result<Slot, Refusal> {
+        let slot = self.find_settled(id).ok_or(Refusal::ObjectNotFound(*id))?;
         match self.objects.get(slot).state {
             State::Sealed { .. } => Err(Refusal::AlreadySealed(*id)),
             State::Created { creator } if creator != client => Err(Refusal::NotCreator(*id)),

@@ -60,6 +60,7 @@ impl Store {
     pub(super) fn steps_back(&mut self, slot: Slot) -> bool {
         let owner = self.objects.get(slot).account();
         let next = self.idle_after(owner, slot);
+        self.charge_look();
         let used_at = self.directory.last_release(slot);
         self.was_used(slot, used_at) && self.idle_after(owner, slot) != next
     }

@@ -52,7 +52,8 @@ impl Store {
         }
         for slot in &self.jobs.wakes {
             *holders.entry(*slot).or_default() += 1;
-            assert!(self.objects.get(*slot).is_sealed(), "only sealed objects wake anybody");
+            let object = self.objects.get(*slot);
+            assert!(object.is_sealed() && object.is_waking, "only sealed objects wake anybody");
         }
         let mut unsealed = 0;
         for (slot, object) in self.objects.iter_from(0) {
@@ -129,7 +130,7 @@ impl Store {
                 let sealed = self.find_sealed(id);
                 if waiter.missing.contains_key(id) {
                     // A wait remembers what it has seen; only a get must not miss what is there.
-                    let is_told_soon = sealed.is_some_and(|slot| self.jobs.wakes.contains(&slot));
+                    let is_told_soon = sealed.is_some_and(|slot| self.objects.get(slot).is_waking);
                     assert!(sealed.is_none() || is_told_soon, "no missing id is sealed");
                 } else if matches!(waiter.want, Want::Get { .. }) {
                     let slot = sealed.expect("what a waiting get has got is there");
@@ -140,7 +141,8 @@ impl Store {
         let waiters = self.waits.iter().map(|waiter| (waiter.asked.client, waiter.cost()));
         let creates =
             self.creates.iter().map(|create| (create.asked.client, create.creation.cost()));
-        let askers = self.jobs.askers().filter(|(client, _)| self.clients.is_here(*client));
+        let askers = self.jobs.askers().filter(|client| self.clients.is_here(*client));
+        let askers = askers.map(|client| (client, WaitCost::default()));
         for (client, cost) in waiters.chain(creates).chain(askers) {
             let (count, costs) = waiting.entry(client).or_default();
             *count += 1;

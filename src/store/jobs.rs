@@ -14,7 +14,6 @@ use crate::protocol::message::Reply;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
 use crate::store::space::Ranges;
-use crate::store::told::Later;
 use crate::store::waiting::WaiterId;
 use crate::store::{Answer, Asked, Effects, Store};
 use crate::time::Timestamp;
@@ -23,14 +22,13 @@ use crate::time::Timestamp;
 type Job = (fn(&Store) -> bool, fn(&mut Store));
 
 /// All kinds. Each has its turn.
-const JOBS: [Job; 8] = [
+const JOBS: [Job; 7] = [
     (|store| !store.jobs.wakes.is_empty(), Store::work_on_wakes),
     (|store| !store.jobs.abandoned.is_empty(), Store::work_on_abandoned),
     (|store| !store.jobs.evictions.is_empty(), Store::work_on_evictions),
     (|store| !store.jobs.leaving.is_empty(), Store::work_on_leaving),
     (Store::has_room_work, Store::serve_creates),
     (|store| !store.jobs.counts.is_empty(), Store::work_on_counts),
-    (|store| !store.jobs.later.is_empty(), Store::work_on_later),
     (|store| !store.waste.is_empty(), Store::drop_waste),
 ];
 
@@ -46,8 +44,6 @@ pub struct Jobs {
     pub counts: VecDeque<Count>,
     /// Clients that have gone.
     pub leaving: VecDeque<ClientId>,
-    /// Requests that are served when what others have sealed is known.
-    pub later: VecDeque<Later>,
     /// What had the last slice, as an index of [`JOBS`].
     last: usize,
 }
@@ -77,12 +73,10 @@ pub struct Eviction {
 }
 
 impl Jobs {
-    /// Who waits for the end of a job, and what that keeps in memory.
-    pub fn askers(&self) -> impl Iterator<Item = (ClientId, WaitCost)> {
+    /// Who waits for the end of a job.
+    pub fn askers(&self) -> impl Iterator<Item = ClientId> {
         let evictions = self.evictions.iter().map(|eviction| eviction.asked);
-        let counts = self.counts.iter().map(|count| count.asked);
-        let small = evictions.chain(counts).map(|asked| (asked.client, WaitCost::default()));
-        small.chain(self.later.iter().map(|later| (later.asked.client, later.cost)))
+        evictions.chain(self.counts.iter().map(|count| count.asked)).map(|asked| asked.client)
     }
 
     /// Whether memory is being freed, for which a create may wait.
@@ -91,8 +85,8 @@ impl Jobs {
     }
 
     fn is_any_open(&self) -> bool {
-        let Self { wakes, abandoned, evictions, counts, leaving, later, last: _ } = self;
-        let others = wakes.len() + abandoned.len() + counts.len() + later.len();
+        let Self { wakes, abandoned, evictions, counts, leaving, last: _ } = self;
+        let others = wakes.len() + abandoned.len() + counts.len();
         others + evictions.len() + leaving.len() > 0
     }
 }
@@ -136,7 +130,9 @@ impl Store {
     /// An object has been sealed: tells everybody who waited for it.
     pub(super) fn wake_waiters(&mut self, slot: Slot) {
         if !self.wake_some(slot) {
-            self.objects.get_mut(slot).holders += 1;
+            let object = self.objects.get_mut(slot);
+            object.holders += 1;
+            object.is_waking = true;
             self.jobs.wakes.push_back(slot);
         }
     }
@@ -145,6 +141,7 @@ impl Store {
         let Some(slot) = self.jobs.wakes.front().copied() else { return };
         if self.wake_some(slot) {
             self.jobs.wakes.pop_front();
+            self.objects.get_mut(slot).is_waking = false;
             self.lose_holder(slot);
         }
     }
@@ -200,7 +197,7 @@ impl Store {
             if self.steps == 0 {
                 return false;
             }
-            self.steps = self.steps.saturating_sub(self.look_steps());
+            self.steps -= 1;
             let first = self.first_idle(eviction.owner).filter(|_| eviction.looks > 0);
             if let Some(slot) = first {
                 eviction.looks -= 1;

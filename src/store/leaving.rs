@@ -47,6 +47,7 @@ impl Store {
         self.told(now, effects, |store| {
             store.counters.clients_disconnected += 1;
             store.begin_slice();
+            store.busy.remove(&client);
             store.subscriptions.unsubscribe(client);
             store.directory.end(client);
             let idle = store.quotas.get(client).map_or(0, |account| account.idle.idle_objects());

@@ -6,7 +6,8 @@
 //! a simulation or by a fuzzer alike. Its surface is a few verbs: [`Store::connect`],
 //! [`Store::apply`], [`Store::expire`], [`Store::disconnect`], [`Store::work`],
 //! [`Store::next_deadline`] and [`Store::done`]. None of them takes longer for there being more
-//! of anything: what would is a job (`jobs`), done in slices by [`Store::work`].
+//! of anything: what would is done in slices, a long request by [`Store::go_on`] (`busy`) and what
+//! nobody waits for, or many do, by [`Store::work`] (`jobs`).
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
 //! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts),
@@ -27,6 +28,7 @@ use crate::protocol::message::{Event, Reply, Request, RequestId, Subject, Timeou
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
+mod busy;
 mod clients;
 mod counters;
 mod counting;
@@ -58,6 +60,7 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use space::TrimConfig;
 
+use busy::{Busy, Task};
 use clients::{Asked, Clients};
 use directory::{Directory, Unshared};
 use filling::Filling;
@@ -68,6 +71,8 @@ use pinned::Parked;
 use quota::Quotas;
 use space::{Ranges, Search, Space};
 use subscriptions::Subscriptions;
+use told::Next;
+use using::Releasing;
 use waiting::{CreateQueue, Creation, Turn, Waitlist};
 
 /// What a store is made of.
@@ -115,6 +120,7 @@ pub struct Store {
     /// Room for the create that has this turn, which is looked for or cannot be found.
     search: Option<(Turn, Search)>,
     jobs: Jobs,
+    busy: Busy,
     /// What is not needed any more, and takes time to be dropped.
     waste: Vec<Ranges>,
     slice: Slice,
@@ -167,6 +173,7 @@ impl Store {
             counters: StoreCounters::default(),
             search: None,
             jobs: Jobs::default(),
+            busy: Busy::new(),
             waste: Vec::new(),
             slice: Slice { steps: limits::SLICE_STEPS, answers: limits::SLICE_ANSWERS },
             steps: 0,
@@ -197,7 +204,10 @@ impl Store {
     }
 
     /// Serves one request of a connected client. The reply is among the effects, unless the request
-    /// waits or wants none.
+    /// waits or wants none, or it takes more than a slice: then the client is busy.
+    ///
+    /// # Panics
+    /// If the client is busy with another request.
     pub fn apply(
         &mut self,
         client: ClientId,
@@ -206,6 +216,7 @@ impl Store {
         now: Timestamp,
         effects: &mut Effects,
     ) {
+        assert!(!self.is_busy(client), "{client} has one request served at a time");
         self.told(now, effects, |store| {
             store.counters.requests += 1;
             store.begin_slice();
@@ -249,17 +260,15 @@ impl Store {
     }
 
     fn serve(&mut self, asked: Asked, request: Request) -> Answer {
+        if request.traits().subject != Subject::Everything {
+            // What depends on some objects looks at each of them when it comes to it.
+            return self.serve_now(asked, request);
+        }
         // Whoever counts counts nothing of those that have died.
-        if !self.survivors.is_empty() && request.traits().subject == Subject::Everything {
+        if !self.survivors.is_empty() {
             self.look_at_some_survivors();
         }
-        // Nearly always nobody is creating anything.
-        if !self.unsealed.is_empty()
-            && let Some(next) = self.settle_for(request.traits().subject)
-        {
-            return self.serve_later(asked, request, next);
-        }
-        self.serve_now(asked, request)
+        self.serve_task(asked, Task::Look { request, next: Next::FIRST })
     }
 
     fn serve_now(&mut self, asked: Asked, request: Request) -> Answer {
@@ -282,16 +291,25 @@ impl Store {
                 self.get(asked, ids, timeout, fail_if_abandoned)
             }
             Request::Unpinned { slots } => {
-                self.unpinned(client, &slots);
-                Ok(Some(Reply::Done))
+                self.serve_task(asked, Task::Unpinned { slots: slots.into_iter() })
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
             Request::Cancel { request } => Ok(Some(self.cancel(client, request))),
-            Request::Release { holds } => self.release(client, &holds),
-            Request::GetState { ids } => Ok(Some(self.states(&ids))),
-            Request::Delete { ids } => Ok(Some(self.delete(&ids))),
+            Request::Release { holds } => {
+                self.serve_task(asked, Task::Release(Releasing::new(holds)))
+            }
+            Request::GetState { ids } => {
+                let states = Vec::with_capacity(ids.len());
+                self.serve_task(asked, Task::States { ids: ids.into_iter(), states })
+            }
+            Request::Delete { ids } => {
+                let outcomes = Vec::with_capacity(ids.len());
+                self.serve_task(asked, Task::Delete { ids: ids.into_iter(), outcomes })
+            }
             Request::Evict { bytes } => self.evict(asked, bytes),
-            Request::Refresh { ids } => Ok(Some(self.refresh(&ids))),
+            Request::Refresh { ids } => {
+                self.serve_task(asked, Task::Refresh { ids: ids.into_iter(), objects: 0 })
+            }
             Request::List { cursor } => Ok(Some(self.list(cursor))),
             Request::Subscribe { one_by_one } => self.subscribe(asked, one_by_one),
             Request::GetStats => {

@@ -40,6 +40,8 @@ pub struct Object {
     pub holders: u32,
     /// It goes when the last holder lets go. A field of the object, so that it cannot survive it.
     pub delete_pending: bool,
+    /// The store holds it until all who waited for it have been told.
+    pub is_waking: bool,
     /// The number of the client whose quota it counts against: half as large as an optional id.
     owner: Option<NonZeroU64>,
     /// Which object this is, given by `ObjectTable::insert` from 1 on: slots are reused, this
@@ -53,7 +55,16 @@ impl Object {
     pub fn new(id: ObjectId, location: Location, creator: ClientId, has_quota: bool) -> Self {
         let owner = NonZeroU64::new(creator.0).filter(|_| has_quota);
         let state = State::Created { creator };
-        Self { id, location, state, holders: 0, delete_pending: false, owner, generation: 0 }
+        Self {
+            id,
+            location,
+            state,
+            holders: 0,
+            delete_pending: false,
+            is_waking: false,
+            owner,
+            generation: 0,
+        }
     }
 
     /// The client whose quota it counts against.

@@ -64,9 +64,11 @@ impl Store {
     /// Takes a sealed object that no client holds back from the readers. False if one has it
     /// pinned: then it is in use until the last of them has let go.
     pub(super) fn retire(&mut self, slot: Slot) -> bool {
+        self.charge_look();
         if self.directory.retire(slot).is_ok() {
             return true;
         }
+        self.charge_look();
         self.directory.ask_to_tell(slot);
         match self.directory.retire(slot) {
             Ok(()) => {
@@ -80,9 +82,15 @@ impl Store {
         }
     }
 
-    /// Steps that it takes to see whether readers have an object pinned, or used it.
+    /// Before it is seen whether readers have an object pinned, or used it: that takes many steps,
+    /// if there are many readers.
+    pub(super) fn charge_look(&mut self) {
+        self.steps = self.steps.saturating_sub(self.look_steps());
+    }
+
+    /// So many steps more than what costs one in any case.
     pub(super) fn look_steps(&self) -> usize {
-        1 + self.directory.tables() / TABLES_PER_STEP
+        self.directory.tables() / TABLES_PER_STEP
     }
 
     /// Whether readers have it pinned; if so, it is in use from now on.
@@ -104,18 +112,17 @@ impl Store {
         self.objects.get_mut(slot).holders += 1;
     }
 
-    /// A reader says that it has taken the last of its pins on these slots. As long as the witness
+    /// A reader says that it has taken the last of its pins on this slot. As long as the witness
     /// has not said so, nothing has changed.
-    pub(super) fn unpinned(&mut self, client: ClientId, slots: &[Slot]) {
-        for slot in slots {
-            if self.parked.by_witness.contains(&(client, *slot)) {
-                self.look_at_parked(*slot);
-            }
+    pub(super) fn unpinned(&mut self, client: ClientId, slot: Slot) {
+        if self.parked.by_witness.contains(&(client, slot)) {
+            self.look_at_parked(slot);
         }
     }
 
     /// Somebody may have let go of a parked object.
     fn look_at_parked(&mut self, slot: Slot) {
+        self.charge_look();
         match self.directory.pinned_by(slot) {
             Some(witness) => self.parked.set(slot, witness),
             None => {

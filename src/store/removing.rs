@@ -4,17 +4,13 @@
 //! directory; one that they have pinned stays, see [`pinned`](super::pinned).
 
 use crate::ids::{Location, ObjectId, Slot};
-use crate::protocol::message::{DeleteOutcome, Event, Reply};
+use crate::protocol::message::{DeleteOutcome, Event};
 use crate::store::Store;
 use crate::store::object_table::Object;
 
 impl Store {
-    pub(super) fn delete(&mut self, ids: &[ObjectId]) -> Reply {
-        Reply::Deleted(ids.iter().map(|id| self.delete_one(id)).collect())
-    }
-
-    fn delete_one(&mut self, id: &ObjectId) -> DeleteOutcome {
-        let Some(slot) = self.objects.find(id) else { return DeleteOutcome::NotFound };
+    pub(super) fn delete(&mut self, id: &ObjectId) -> DeleteOutcome {
+        let Some(slot) = self.find_settled(id) else { return DeleteOutcome::NotFound };
         let object = self.objects.get(slot);
         if object.is_unused() && self.delete_idle(slot) {
             return DeleteOutcome::Deleted;
@@ -67,13 +63,13 @@ impl Store {
         object
     }
 
-    pub(super) fn refresh(&mut self, ids: &[ObjectId]) -> Reply {
-        let touched = ids.iter().filter(|id| self.touch(id)).count();
-        Reply::Refreshed { objects: u32::try_from(touched).unwrap_or(u32::MAX) }
-    }
-
-    fn touch(&mut self, id: &ObjectId) -> bool {
-        let idle = self.objects.find(id).filter(|slot| self.directory.pinned_by(*slot).is_none());
-        idle.is_some_and(|slot| self.becomes_recent(slot))
+    /// An object counts as used. False if it is not idle.
+    pub(super) fn refresh(&mut self, id: &ObjectId) -> bool {
+        let Some(slot) = self.find_settled(id) else { return false };
+        if !self.is_idle(slot) {
+            return false;
+        }
+        self.charge_look();
+        self.directory.pinned_by(slot).is_none() && self.becomes_recent(slot)
     }
 }

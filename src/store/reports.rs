@@ -48,8 +48,10 @@ impl Store {
             id: object.id,
             data_size: object.location.data_size,
             metadata_size: object.location.metadata_size,
-            // What the store holds for readers that it does not see is not one of them.
-            ref_count: object.holders - u32::from(self.parked.contains(slot)),
+            // What the store holds itself does not count.
+            ref_count: object.holders
+                - u32::from(self.parked.contains(slot))
+                - u32::from(object.is_waking),
             create_time,
             construct_duration,
             state,

@@ -7,24 +7,17 @@
 //! object is *settled*. The message that follows the word only saves others from waiting. Waits end
 //! in [`using`](super::using), which looks there once more.
 
-use crate::ids::{ClientId, SealPlace, Slot};
-use crate::protocol::message::{Request, Subject};
-use crate::store::clients::{Hold, WaitCost};
+use crate::ids::{ClientId, ObjectId, SealPlace, Slot};
+use crate::store::Store;
+use crate::store::clients::Hold;
 use crate::store::object_table::State;
-use crate::store::{Answer, Asked, Store};
 
 /// Where the look at all that is being created goes on.
-type Next = (ClientId, Slot);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next(ClientId, Slot);
 
-/// A request that is served when all that is being created has been looked at.
-#[derive(Debug)]
-pub struct Later {
-    /// Who asks.
-    pub asked: Asked,
-    request: Request,
-    /// What it keeps in memory.
-    pub cost: WaitCost,
-    next: Next,
+impl Next {
+    pub const FIRST: Self = Self(ClientId(0), Slot(0));
 }
 
 impl Store {
@@ -69,67 +62,34 @@ impl Store {
         told.is_some()
     }
 
-    /// Looks at what a request depends on. If that is more than fits into a slice, returns where to
-    /// go on.
-    pub(super) fn settle_for(&mut self, subject: Subject<'_>) -> Option<Next> {
-        match subject {
-            Subject::Nothing => None,
-            Subject::Objects(ids) if ids.len() <= self.unsealed.len() => {
-                for id in ids {
-                    if let Some(slot) = self.objects.find(id) {
-                        self.settle(slot);
-                    }
-                }
-                None
-            }
-            Subject::Objects(_) | Subject::Everything => self.settle_from((ClientId(0), Slot(0))),
-        }
+    /// The object of this name. It is known then whether it is sealed.
+    pub(super) fn find_settled(&mut self, id: &ObjectId) -> Option<Slot> {
+        let slot = self.objects.find(id)?;
+        let is_known = self.objects.get(slot).is_sealed() || !self.settle(slot);
+        // An object that is to be deleted goes if its creator has let go of it.
+        if is_known { Some(slot) } else { self.objects.find(id) }
     }
 
-    fn settle_from(&mut self, mut next: Next) -> Option<Next> {
-        while let Some((creator, slot)) = self.unsealed.range(next..).next().copied() {
+    /// Looks at all that is being created, from here on. If that is more than fits into a slice,
+    /// returns where to go on.
+    pub(super) fn settle_from(&mut self, next: Next) -> Option<Next> {
+        let Next(mut creator, mut from) = next;
+        while let Some((owner, slot)) = self.unsealed.range((creator, from)..).next().copied() {
             if self.steps == 0 {
-                return Some((creator, slot));
+                return Some(Next(owner, slot));
             }
             self.steps -= 1;
             self.settle(slot);
-            next = (creator, Slot(slot.0 + 1));
+            (creator, from) = (owner, Slot(slot.0 + 1));
         }
         None
-    }
-
-    pub(super) fn serve_later(&mut self, asked: Asked, request: Request, next: Next) -> Answer {
-        // It keeps all its ids in memory until its turn comes.
-        let ids = match request.traits().subject {
-            Subject::Objects(ids) => ids.len(),
-            Subject::Nothing | Subject::Everything => 0,
-        };
-        let cost = WaitCost { ids, bytes: 0 };
-        self.begin_wait(asked.client, cost)?;
-        self.jobs.later.push_back(Later { asked, request, cost, next });
-        Ok(None)
-    }
-
-    pub(super) fn work_on_later(&mut self) {
-        let Some(later) = self.jobs.later.pop_front() else { return };
-        let Later { asked, request, cost, next } = later;
-        if !self.clients.is_here(asked.client) {
-            return;
-        }
-        if let Some(next) = self.settle_from(next) {
-            return self.jobs.later.push_front(Later { asked, request, cost, next });
-        }
-        self.clients.get_mut(asked.client).wait_ended(cost);
-        let answer = self.serve_now(asked, request);
-        self.answer(asked, answer);
-        self.finish();
     }
 
     /// Looks at everything that clients may have told in their tables, and at which of them have
     /// gone. Whether anything has come of it: then there may be room where there was none.
     pub(super) fn catch_up(&mut self) -> bool {
         let unsealed = self.unsealed.len();
-        let mut next = Some((ClientId(0), Slot(0)));
+        let mut next = Some(Next::FIRST);
         while let Some(from) = next {
             self.steps = self.slice.steps;
             next = self.settle_from(from);

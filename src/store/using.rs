@@ -3,7 +3,8 @@
 //! [`Store::hold`] and [`Store::let_go`] are the only places where an object changes between idle
 //! and in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::vec::IntoIter;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
@@ -11,6 +12,28 @@ use crate::protocol::refusal::Refusal;
 use crate::store::clients::{Hold, WaitCost};
 use crate::store::waiting::{Waiter, WaiterId, Want};
 use crate::store::{Answer, Asked, Store, is_now};
+
+/// A release as far as it has come. All of it or nothing is released.
+#[derive(Debug)]
+pub struct Releasing {
+    unchecked: IntoIter<(ObjectId, u32)>,
+    /// How much of each object is to be released, if the request has several entries. Nobody looks
+    /// at its order.
+    totals: Option<HashMap<Slot, u64>>,
+    /// What may be released: the slots, their generations, and how often.
+    checked: VecDeque<(Slot, u64, u64)>,
+}
+
+impl Releasing {
+    pub fn new(holds: Vec<(ObjectId, u32)>) -> Self {
+        let count = holds.len();
+        Self {
+            unchecked: holds.into_iter(),
+            totals: (count > 1).then(|| HashMap::with_capacity(count)),
+            checked: VecDeque::with_capacity(count),
+        }
+    }
+}
 
 impl Store {
     pub(super) fn get(
@@ -20,6 +43,7 @@ impl Store {
         timeout: Timeout,
         fail_if_abandoned: bool,
     ) -> Answer {
+        self.settle_all(&ids);
         let (found, missing) = self.find_all_sealed(&ids);
         let waits = !missing.is_empty() && !is_now(timeout);
         if waits {
@@ -49,6 +73,7 @@ impl Store {
         count: usize,
         timeout: Timeout,
     ) -> Answer {
+        self.settle_all(&ids);
         let (found, missing) = self.find_all_sealed(&ids);
         let distinct = ids.iter().collect::<std::collections::BTreeSet<_>>().len();
         let ready = distinct - missing.len();
@@ -194,45 +219,75 @@ impl Store {
         Reply::Done
     }
 
-    pub(super) fn release(&mut self, client: ClientId, holds: &[(ObjectId, u32)]) -> Answer {
-        if self.clients.get(client).unsealed > 0 {
-            for (id, _) in holds {
-                // An object that is sealed does not go with the hold of its creator.
-                self.objects.find(id).map(|slot| self.settle(slot));
+    /// One step of a release: first everything is checked, then all of it is released, in the
+    /// order of the request, in which it becomes least recent. The answer if that was the last one.
+    pub(super) fn release_on(
+        &mut self,
+        client: ClientId,
+        releasing: &mut Releasing,
+    ) -> Option<Answer> {
+        if let Some((id, count)) = releasing.unchecked.next() {
+            return self.check_release(client, releasing, &id, count).err().map(Err);
+        }
+        if let Some((slot, generation, count)) = releasing.checked.pop_front() {
+            // Its creator may have told meanwhile that it has let go.
+            let object = self.objects.try_get(slot);
+            let is_there = object.is_some_and(|object| object.generation == generation);
+            if is_there && self.granted_holds(client, slot) >= count {
+                self.counters.releases += count;
+                self.release_hold(client, slot, Hold::granted(count));
             }
+            return None;
         }
-        let held = &self.clients.get(client).holds;
-        let granted = |slot| held.get(&slot).map_or(0, |hold| hold.granted);
-        let mut released = Vec::with_capacity(holds.len());
-        for (id, count) in holds {
-            let slot = self.objects.find(id).ok_or(Refusal::ObjectNotFound(*id))?;
-            if granted(slot) < u64::from(*count) {
-                return Err(Refusal::NotHeld(*id));
-            }
-            released.push((slot, u64::from(*count)));
-        }
-        if let Some(slot) = first_exceeding(&released, granted) {
-            return Err(Refusal::NotHeld(self.objects.get(slot).id));
-        }
-        // In the order of the request, which is the order in which they become least recent.
-        for (slot, count) in released {
-            self.counters.releases += count;
-            self.release_hold(client, slot, Hold::granted(count));
-        }
-        Ok(Some(Reply::Done))
+        Some(Ok(Some(Reply::Done)))
     }
 
-    pub(super) fn states(&self, ids: &[ObjectId]) -> Reply {
-        let state = |id: &ObjectId| match self.objects.find(id) {
+    /// Refuses to release more than the client holds, all entries of an object together.
+    fn check_release(
+        &mut self,
+        client: ClientId,
+        releasing: &mut Releasing,
+        id: &ObjectId,
+        count: u32,
+    ) -> Result<(), Refusal> {
+        let count = u64::from(count);
+        // An object that is sealed does not go with the hold of its creator.
+        let slot = self.find_settled(id).ok_or(Refusal::ObjectNotFound(*id))?;
+        let total = releasing.totals.as_mut().map_or(count, |totals| {
+            let total = totals.entry(slot).or_insert(0);
+            *total += count;
+            *total
+        });
+        if total > self.granted_holds(client, slot) {
+            return Err(Refusal::NotHeld(*id));
+        }
+        releasing.checked.push_back((slot, self.objects.get(slot).generation, count));
+        Ok(())
+    }
+
+    fn granted_holds(&self, client: ClientId, slot: Slot) -> u64 {
+        self.clients.get(client).holds.get(&slot).map_or(0, |hold| hold.granted)
+    }
+
+    pub(super) fn state(&mut self, id: &ObjectId) -> ObjectState {
+        match self.find_settled(id) {
             None => ObjectState::Absent,
             Some(slot) if self.objects.get(slot).is_sealed() => ObjectState::Sealed,
             Some(_) => ObjectState::Created,
-        };
-        Reply::States(ids.iter().map(state).collect())
+        }
     }
 
     pub(super) fn find_sealed(&self, id: &ObjectId) -> Option<Slot> {
         self.objects.find(id).filter(|slot| self.objects.get(*slot).is_sealed())
+    }
+
+    fn settle_all(&mut self, ids: &[ObjectId]) {
+        // Nearly always nobody is creating anything.
+        if !self.unsealed.is_empty() {
+            for id in ids {
+                self.find_settled(id);
+            }
+        }
     }
 
     /// Where these objects are, and the ids of which there is none, each with how often it is
@@ -300,21 +355,4 @@ impl Store {
             self.becomes_idle(slot);
         }
     }
-}
-
-/// The first slot of which more is released, all its entries together, than `granted` allows. Each
-/// entry alone does not exceed it, and nearly always there is one for each slot.
-fn first_exceeding(released: &[(Slot, u64)], granted: impl Fn(Slot) -> u64) -> Option<Slot> {
-    let mut slots: Vec<Slot> = released.iter().map(|(slot, _)| *slot).collect();
-    slots.sort_unstable();
-    if slots.windows(2).all(|pair| pair[0] != pair[1]) {
-        return None;
-    }
-    let mut totals: BTreeMap<Slot, u64> = BTreeMap::new();
-    let mut exceeds = |slot: Slot, count: u64| {
-        let total = totals.entry(slot).or_default();
-        *total += count;
-        *total > granted(slot)
-    };
-    released.iter().find(|(slot, count)| exceeds(*slot, *count)).map(|(slot, _)| *slot)
 }

@@ -359,7 +359,7 @@ impl Store {
             return self.end_look(search, has_run);
         }
         search.looks -= 1;
-        self.steps = self.steps.saturating_sub(self.look_steps());
+        self.steps -= 1;
         let is_own = wants_own || search.next.is_none();
         let (owner, next) = if is_own {
             (Some(search.client), &mut search.next_own)
@@ -443,7 +443,7 @@ impl Store {
         let Some(seen) = search.seen.pop() else {
             // Beside another search this one is forgotten at the end of its slice: all or nothing.
             let is_beside = self.search.as_ref().is_some_and(|(_, other)| other.is_under_way());
-            if is_beside && search.chosen.len() * self.look_steps() >= self.steps {
+            if is_beside && search.chosen.len() * (1 + 2 * self.look_steps()) >= self.steps {
                 search.phase = Phase::Begin;
                 self.steps = 0;
             } else {
@@ -472,7 +472,7 @@ impl Store {
             search.phase = Phase::Place;
             return Progress::More;
         };
-        self.steps = self.steps.saturating_sub(self.look_steps());
+        self.steps -= 1;
         if let Some(sums) = self.victim(search, seen) {
             let is_in_target = search.is_in_target(seen);
             if is_in_target {

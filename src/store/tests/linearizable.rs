@@ -4,7 +4,8 @@
 //! A random world has a few clients, each with a queue of requests that the store has not read and
 //! a queue of answers that it has not taken, and few names. Clients with a table seal in it. Every
 //! operation has a moment at which it was begun and one at which it was completed; then [`checker`]
-//! looks for an order of all operations that agrees with these moments and with [`spec`].
+//! looks for an order of all operations that agrees with these moments and with [`spec`]. A request
+//! that names several objects is an operation for each of them.
 //!
 //! A seed that fails is printed; `PLASMA_SEED=n` runs it alone.
 
@@ -100,6 +101,8 @@ struct World {
     moment: u64,
     under_way: BTreeMap<RequestId, UnderWay>,
     last_request: u64,
+    /// When the store came to the objects of a request, as far as it has.
+    looks: BTreeMap<RequestId, Vec<u64>>,
     history: Vec<Operation>,
     /// The store does nothing before this moment.
     stopped_until: u64,
@@ -124,6 +127,7 @@ impl World {
         let mut store = Store::with_directory(config, Box::new(twin.clone()));
         if random.bool() {
             store.slice.steps = random.usize(1..8);
+            store.slice.answers = random.usize(1..8);
         }
         let mut clients = Vec::new();
         for number in 0..random.u64(3..=5) {
@@ -144,6 +148,7 @@ impl World {
             moment: 0,
             under_way: BTreeMap::new(),
             last_request: 0,
+            looks: BTreeMap::new(),
             history: Vec::new(),
             stopped_until: 0,
         }
@@ -234,7 +239,7 @@ impl World {
                 self.clients[client].own.remove(&name);
                 Request::Abort { id: name }
             }
-            13..15 => Request::Delete { ids: vec![name] },
+            13..15 => Request::Delete { ids: self.names() },
             15 => Request::Evict { bytes: bytes * self.random.u64(1..3) },
             16..19 => {
                 if self.find(client, name) {
@@ -293,8 +298,14 @@ impl World {
     /// What a client has begun and completed in this moment.
     fn happens(&mut self, client: usize, what: What) {
         let moment = self.moment;
-        let operation =
-            Operation { client, begun: moment, served: moment, completed: moment, what };
+        let operation = Operation {
+            client,
+            begun: moment,
+            served: moment,
+            completed: moment,
+            what,
+            part: None,
+        };
         self.history.push(operation);
     }
 
@@ -342,7 +353,8 @@ impl World {
     fn read(&mut self, client: usize) {
         for _ in 0..self.random.usize(1..4) {
             let sender = &mut self.clients[client];
-            if self.moment < self.stopped_until || sender.answers.len() > UNREAD_MAX {
+            let is_busy = self.store.is_busy(ClientId(client as u64));
+            if self.moment < self.stopped_until || is_busy || sender.answers.len() > UNREAD_MAX {
                 return;
             }
             let Some((number, request)) = sender.requests.pop_front() else { return };
@@ -356,10 +368,13 @@ impl World {
         if self.is_stopped() {
             return;
         }
-        if self.random.bool() {
-            self.act(Store::expire);
-        } else {
-            self.act(Store::work);
+        match self.random.u8(..4) {
+            0 => self.act(Store::expire),
+            1 => self.act(Store::work),
+            _ => {
+                let client = ClientId(self.random.u64(..self.clients.len() as u64));
+                self.act(|store, now, effects| store.go_on(client, now, effects));
+            }
         }
     }
 
@@ -380,6 +395,10 @@ impl World {
             }
             self.moment += 1;
         }
+        for (asked, task) in self.store.busy.values() {
+            self.looks.entry(asked.request).or_default().resize(task.looks(), self.moment);
+        }
+        self.moment += 1;
         self.twin.state().take_gone();
         self.store.check_invariants();
     }
@@ -409,19 +428,50 @@ impl World {
             _ => {}
         }
         let completed = self.moment;
-        let what = What::Asked(request, reply);
-        self.history.push(Operation { client, begun, served, completed, what });
+        let looks = self.looks.remove(&number).unwrap_or_default();
+        for (index, (request, reply)) in split(request, reply).into_iter().enumerate() {
+            let served = looks.get(index).copied().unwrap_or(served);
+            let (what, part) = (What::Asked(request, reply), Some((number, index)));
+            self.history.push(Operation { client, begun, served, completed, what, part });
+        }
+    }
+}
+
+/// A request that comes to one object after the other, as requests for one each.
+fn split(request: Request, reply: Reply) -> Vec<(Request, Reply)> {
+    match (request, reply) {
+        (Request::Get { ids, timeout, fail_if_abandoned }, Reply::Objects(found)) => {
+            let get = |id| Request::Get { ids: vec![id], timeout, fail_if_abandoned };
+            let pairs = ids.into_iter().zip(found);
+            pairs.map(|(id, found)| (get(id), Reply::Objects(vec![found]))).collect()
+        }
+        (Request::Get { ids, timeout, fail_if_abandoned }, Reply::Granted(found)) => {
+            let get = |id| Request::Get { ids: vec![id], timeout, fail_if_abandoned };
+            let pairs = ids.into_iter().zip(found);
+            pairs.map(|(id, found)| (get(id), Reply::Granted(vec![found]))).collect()
+        }
+        (Request::GetState { ids }, Reply::States(states)) => {
+            let look = |id| Request::GetState { ids: vec![id] };
+            let pairs = ids.into_iter().zip(states);
+            pairs.map(|(id, state)| (look(id), Reply::States(vec![state]))).collect()
+        }
+        (Request::Delete { ids }, Reply::Deleted(outcomes)) => {
+            let delete = |id| Request::Delete { ids: vec![id] };
+            let pairs = ids.into_iter().zip(outcomes);
+            pairs.map(|(id, outcome)| (delete(id), Reply::Deleted(vec![outcome]))).collect()
+        }
+        other => vec![other],
     }
 }
 
 fn told(client: usize, moment: u64, number: u64) -> Operation {
     let what = What::Sealed { id: id(number), release: true };
-    Operation { client, begun: moment, served: moment, completed: moment, what }
+    Operation { client, begun: moment, served: moment, completed: moment, what, part: None }
 }
 
 fn asked(client: usize, begun: u64, completed: u64, request: Request, reply: Reply) -> Operation {
     let what = What::Asked(request, reply);
-    Operation { client, begun, served: completed, completed, what }
+    Operation { client, begun, served: completed, completed, what, part: None }
 }
 
 fn created(client: usize, begun: u64, completed: u64) -> Operation {

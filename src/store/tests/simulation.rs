@@ -387,8 +387,15 @@ impl Simulation {
         let mut carried = Carried::default();
         self.carry_out(&mut effects, &mut carried);
         // Nothing comes in between, so it does not matter how thin the slices are.
-        while self.store.has_work() {
-            self.store.work(self.model.now, &mut effects);
+        loop {
+            let now = self.model.now;
+            if let Some(client) = self.store.busy.keys().next().copied() {
+                self.store.go_on(client, now, &mut effects);
+            } else if self.store.has_work() {
+                self.store.work(now, &mut effects);
+            } else {
+                break;
+            }
             self.carry_out(&mut effects, &mut carried);
         }
         let Carried { effects, fills, trim } = carried;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::thin::{AT_ONCE, OBJECT_BYTES, OBJECTS, Thin, create, get, id, object};
-use crate::ids::ClientId;
-use crate::limits::{CLIENT_WAITED_IDS_MAX, REQUEST_IDS_MAX};
-use crate::protocol::message::{DeleteOutcome, ObjectState, Reply, Request, Room};
+use crate::ids::{ClientId, ObjectId};
+use crate::protocol::message::{DeleteOutcome, ObjectState, Reply, Request, RequestId, Room};
 use crate::protocol::refusal::Refusal;
+use crate::store::Effects;
 use crate::time::Timestamp;
 
 #[test]
@@ -179,18 +179,116 @@ fn objects_that_nobody_waited_for_are_given_up_without_a_slice_for_each() {
     assert_eq!(thin.answers.len(), 48, "who waited has been told");
 }
 
+fn numbers() -> Vec<ObjectId> {
+    (0..OBJECTS).map(id).collect()
+}
+
 #[test]
-fn what_waits_for_a_look_at_what_is_being_created_counts_with_all_its_ids() {
-    let mut thin = Thin::new(4, 2);
-    for number in 0..50 {
-        assert!(matches!(thin.ask(1, create(number, 0, AT_ONCE)), Some(Reply::Created(_))));
-    }
-    let ids: Vec<_> = (0..REQUEST_IDS_MAX as u64).map(id).collect();
-    let asked: Vec<_> = (0..=CLIENT_WAITED_IDS_MAX / REQUEST_IDS_MAX)
-        .map(|_| thin.begin(2, Request::GetState { ids: ids.clone() }))
-        .collect();
-    let limit = Refusal::TooManyWaiting(CLIENT_WAITED_IDS_MAX as u64);
-    assert_eq!(thin.answers.remove(asked.last().unwrap()), Some(Reply::Refused(limit)));
+fn what_names_many_objects_comes_to_one_after_the_other() {
+    let mut thin = Thin::full(4, 2);
+    let asked = thin.begin(2, Request::GetState { ids: numbers() });
+    assert_eq!(thin.answers.get(&asked), None, "it has begun");
+    // The first ones have been looked at, the last ones have not.
+    let ids = vec![id(0), id(OBJECTS - 1)];
+    let deleted = vec![DeleteOutcome::Deleted; 2];
+    assert_eq!(thin.ask(1, Request::Delete { ids }), Some(Reply::Deleted(deleted)));
     thin.finish(|_| {});
-    assert_eq!(thin.answers.len(), asked.len() - 1, "all others are answered");
+    let mut states = vec![ObjectState::Sealed; numbers().len() - 1];
+    states.push(ObjectState::Absent);
+    assert_eq!(thin.answers.remove(&asked), Some(Reply::States(states)));
+}
+
+#[test]
+fn others_may_use_what_is_to_be_deleted_before_its_turn_comes() {
+    let mut thin = Thin::full(4, 2);
+    let asked = thin.begin(2, Request::Delete { ids: numbers() });
+    let last = OBJECTS - 1;
+    assert!(matches!(thin.ask(1, get(last, AT_ONCE)), Some(Reply::Objects(_))));
+    thin.finish(|_| {});
+    let mut outcomes = vec![DeleteOutcome::Deleted; numbers().len() - 1];
+    outcomes.push(DeleteOutcome::DeferredInUse);
+    assert_eq!(thin.answers.remove(&asked), Some(Reply::Deleted(outcomes)));
+    assert_eq!(thin.store.stats().objects, 1);
+}
+
+#[test]
+fn what_is_deleted_before_its_turn_comes_is_not_refreshed() {
+    let mut thin = Thin::full(4, 2);
+    let asked = thin.begin(2, Request::Refresh { ids: numbers() });
+    thin.ask(1, Request::Delete { ids: vec![id(OBJECTS - 1)] });
+    thin.finish(|_| {});
+    let objects = u32::try_from(OBJECTS - 1).unwrap();
+    assert_eq!(thin.answers.remove(&asked), Some(Reply::Refreshed { objects }));
+}
+
+#[test]
+fn a_release_of_much_is_all_or_nothing() {
+    let mut thin = Thin::full(4, 2);
+    let hold = Request::Get { ids: numbers(), timeout: AT_ONCE, fail_if_abandoned: false };
+    assert!(matches!(thin.ask(2, hold), Some(Reply::Objects(_))));
+    let all = numbers().into_iter().map(|id| (id, 1));
+    let too_much = all.clone().chain([(id(0), 1)]).collect();
+    let refused = thin.ask(2, Request::Release { holds: too_much });
+    assert_eq!(refused, Some(Reply::Refused(Refusal::NotHeld(id(0)))));
+    let bytes = OBJECTS * OBJECT_BYTES;
+    assert_eq!(thin.store.stats().pinned, bytes, "nothing is released");
+    let asked = thin.begin(2, Request::Release { holds: all.collect() });
+    thin.slice();
+    assert_eq!(thin.store.stats().pinned, bytes, "it is still being checked");
+    thin.finish(|_| {});
+    assert_eq!(thin.answers.remove(&asked), Some(Reply::Done));
+    assert_eq!(thin.store.stats().pinned, 0);
+}
+
+#[test]
+fn who_leaves_while_he_is_busy_leaves_nothing_behind() {
+    let holds = numbers().into_iter().map(|id| (id, 1)).collect();
+    let more: Vec<_> = (0..=OBJECTS).map(id).collect();
+    for request in [
+        Request::GetState { ids: numbers() },
+        Request::Delete { ids: numbers() },
+        Request::Refresh { ids: numbers() },
+        Request::Release { holds },
+        Request::Get { ids: numbers(), timeout: AT_ONCE, fail_if_abandoned: false },
+        Request::Get {
+            ids: (0..=OBJECTS).map(id).collect(),
+            timeout: None,
+            fail_if_abandoned: true,
+        },
+        Request::Wait { ids: more, count: 1000, timeout: None },
+    ] {
+        for slices in [0, 5, 30, 60, 120] {
+            let mut thin = Thin::full(4, 2);
+            if matches!(request, Request::Release { .. }) {
+                let (ids, timeout) = (numbers(), AT_ONCE);
+                thin.ask(2, Request::Get { ids, timeout, fail_if_abandoned: false });
+            }
+            let asked = thin.begin(2, request.clone());
+            for _ in 0..slices {
+                thin.slice();
+            }
+            let is_answered = thin.answers.contains_key(&asked);
+            thin.act(|store, effects| store.disconnect(ClientId(2), Timestamp::ZERO, effects));
+            assert!(!thin.store.is_busy(ClientId(2)));
+            thin.finish(|_| {});
+            assert_eq!(
+                thin.answers.contains_key(&asked),
+                is_answered,
+                "nobody is there to be told"
+            );
+            let stats = thin.store.stats();
+            let left = (stats.clients, stats.pinned, stats.waiting_requests);
+            assert_eq!(left, (1, 0, 0), "{} after {slices} slices", request.traits().name);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "one request served at a time")]
+fn a_busy_client_has_no_other_request_served() {
+    let mut thin = Thin::full(4, 2);
+    thin.begin(2, Request::GetState { ids: numbers() });
+    let mut effects = Effects::new();
+    let goodbye = Request::Disconnect;
+    thin.store.apply(ClientId(2), RequestId(1000), goodbye, Timestamp::ZERO, &mut effects);
 }

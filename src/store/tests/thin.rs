@@ -59,24 +59,42 @@ impl Thin {
         thin
     }
 
-    /// Begins a request.
+    /// Begins a request, when the one before it of the same client has been served.
     pub fn begin(&mut self, client: u64, request: Request) -> (ClientId, RequestId) {
         self.last_request += 1;
         let asked = (ClientId(client), RequestId(self.last_request));
+        self.end_task(asked.0);
         let now = self.now;
         self.act(|store, effects| store.apply(asked.0, asked.1, request, now, effects));
         asked
     }
 
-    /// A request and its answer, if that comes at once.
+    /// A request and its answer, if it does not wait.
     pub fn ask(&mut self, client: u64, request: Request) -> Option<Reply> {
         let asked = self.begin(client, request);
+        self.end_task(asked.0);
         self.answers.remove(&asked)
     }
 
+    /// A slice for a client that is busy.
+    pub fn go_on(&mut self, client: ClientId) {
+        let now = self.now;
+        self.act(|store, effects| store.go_on(client, now, effects));
+    }
+
+    fn end_task(&mut self, client: ClientId) {
+        while self.store.is_busy(client) {
+            self.go_on(client);
+        }
+    }
+
+    /// A slice of a job, and one for a client that is busy.
     pub fn slice(&mut self) {
         let now = self.now;
         self.act(|store, effects| store.work(now, effects));
+        if let Some(client) = self.store.busy.keys().next().copied() {
+            self.go_on(client);
+        }
     }
 
     pub fn act(&mut self, act: impl FnOnce(&mut Store, &mut Effects)) {
@@ -102,7 +120,7 @@ impl Thin {
     /// Slices until nothing is left to do, with `between` after each; how many there were.
     pub fn finish(&mut self, mut between: impl FnMut(&mut Self)) -> u64 {
         let mut slices = 0;
-        while self.store.has_work() {
+        while self.store.has_work() || !self.store.busy.is_empty() {
             assert!(slices < 10_000, "it comes to an end");
             slices += 1;
             self.slice();

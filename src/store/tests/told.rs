@@ -10,8 +10,11 @@ use crate::store::{Effect, Effects, Peer, Store, StoreConfig};
 use crate::time::Timestamp;
 
 fn ask(store: &mut Store, client: u64, request: Request) -> Reply {
-    let mut effects = Effects::new();
-    store.apply(ClientId(client), RequestId(1), request, Timestamp::ZERO, &mut effects);
+    let (client, mut effects) = (ClientId(client), Effects::new());
+    store.apply(client, RequestId(1), request, Timestamp::ZERO, &mut effects);
+    while store.is_busy(client) {
+        store.go_on(client, Timestamp::ZERO, &mut effects);
+    }
     match effects.pop() {
         Some(Effect::Reply { reply, .. }) => reply,
         other => panic!("it is answered at once: {other:?}"),

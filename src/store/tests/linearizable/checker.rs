@@ -13,14 +13,14 @@ use crate::protocol::message::Request;
 /// What of a history has had its place, which objects there are then, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Node {
-    done: u64,
+    done: u128,
     world: World,
     floor: u64,
 }
 
 /// The right order of these operations, as their numbers; nothing if there is none.
 pub fn find_order(history: &[Operation], capacity: usize, names: u64) -> Option<Vec<usize>> {
-    assert!(history.len() <= 64, "one bit each");
+    assert!(history.len() <= 128, "one bit each");
     assert!(names <= NAMES as u64);
     let start = Node { done: 0, world: World::default(), floor: 0 };
     let mut search = Search { history, capacity, tried: HashSet::new(), order: Vec::new() };
@@ -44,7 +44,11 @@ impl Search<'_> {
         if first_end < node.floor || !self.tried.insert(node) {
             return false;
         }
-        let mut may_be_next = left().filter(|index| history[*index].begun <= first_end);
+        let is_next_part = |index: &usize| {
+            !left().any(|other| history[other].is_before_in_request(&history[*index]))
+        };
+        let may_be_next = left().filter(|index| history[*index].begun <= first_end);
+        let mut may_be_next = may_be_next.filter(is_next_part);
         // Nearly always it was the one that the store came to first.
         if may_be_next.next().is_some_and(|index| self.is_right_with(node, index)) {
             return true;

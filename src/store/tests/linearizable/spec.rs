@@ -3,15 +3,15 @@
 //! Left out: when an object goes whose deletion is deferred, once nobody uses it (at any moment);
 //! whether a deletion finds an object in use of which a reader has taken its last pin, or that is
 //! being evicted at the moment; which idle objects go for whom, and how many; that creates which
-//! may not evict are granted whenever there is room. What looks at several objects looks at one
-//! after the other whether its creator has told that it is sealed: of two that are sealed meanwhile
-//! it may see the second one only. Which objects there are is what it was at one moment.
+//! may not evict are granted whenever there is room. A list looks at one object after the other
+//! whether its creator has told that it is sealed: of two that are sealed meanwhile it may show the
+//! second one only. Which objects there are is what it was at one moment.
 
 use std::fmt;
 
 use super::super::thin::id;
 use crate::ids::ObjectId;
-use crate::protocol::message::{DeleteOutcome, ObjectInfo, ObjectState, Reply, Request};
+use crate::protocol::message::{DeleteOutcome, ObjectInfo, ObjectState, Reply, Request, RequestId};
 use crate::protocol::refusal::Refusal;
 
 /// Most clients, and most names.
@@ -27,6 +27,18 @@ pub struct Operation {
     pub served: u64,
     pub completed: u64,
     pub what: What,
+    /// Of which request it is which part, if it is one of several.
+    pub part: Option<(RequestId, usize)>,
+}
+
+impl Operation {
+    /// A request comes to its objects in their order.
+    pub fn is_before_in_request(&self, other: &Self) -> bool {
+        match (self.part, other.part) {
+            (Some((one, part)), Some((same, next))) => one == same && part < next,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +56,7 @@ pub enum What {
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client, begun, served, completed, what } = self;
+        let Self { client, begun, served, completed, what, part: _ } = self;
         let mut text = format!("{what:?}");
         for number in 0..NAMES as u64 {
             text = text.replace(&format!("{:?}", id(number)), &format!("o{number}"));
@@ -91,7 +103,7 @@ impl Object {
         }
     }
 
-    /// Whether a look at several objects that began then may not have seen the seal.
+    /// Whether a list that was begun then may not show the seal.
     fn may_be_unseen(self, looks_from: u64) -> bool {
         matches!(self, Self::Sealed { at, .. } if at > looks_from)
     }
@@ -168,10 +180,6 @@ impl World {
         reply: &Reply,
         capacity: usize,
     ) -> bool {
-        let looks_from = match request {
-            Request::Get { ids, .. } | Request::GetState { ids } if ids.len() == 1 => u64::MAX,
-            _ => begun,
-        };
         match (request, reply) {
             (Request::Create { id, .. }, Reply::Created(_)) => {
                 self.create(id, Object::Created { creator: client, is_to_go: false }, capacity)
@@ -207,17 +215,14 @@ impl World {
                 self.is_right(client, refusal)
             }
             (Request::Delete { ids }, Reply::Deleted(outcomes)) => {
-                let mut pairs = ids.iter().zip(outcomes);
-                pairs.all(|(id, outcome)| self.delete(id, *outcome))
+                self.delete(&ids[0], outcomes[0])
             }
             (Request::Evict { .. }, Reply::Evicted { .. }) => true,
             (Request::Get { ids, .. }, Reply::Objects(found)) => {
-                let mut pairs = ids.iter().zip(found);
-                pairs.all(|(id, found)| self.get(client, id, found.is_some(), looks_from))
+                self.get(client, &ids[0], found[0].is_some())
             }
             (Request::Get { ids, .. }, Reply::Granted(found)) => {
-                let mut pairs = ids.iter().zip(found);
-                pairs.all(|(id, found)| self.get(client, id, found.is_some(), looks_from))
+                self.get(client, &ids[0], found[0].is_some())
             }
             (Request::Wait { ids, .. }, Reply::Ready(ready)) => {
                 let is_sealed = self.object(&ids[0]).state() == ObjectState::Sealed;
@@ -227,11 +232,7 @@ impl World {
                 holds.iter().all(|(id, _)| self.object(id).change_hold(client, -1))
             }
             (Request::GetState { ids }, Reply::States(states)) => {
-                ids.iter().zip(states).all(|(id, state)| {
-                    let object = *self.object(id);
-                    let is_unseen = *state == ObjectState::Created;
-                    object.state() == *state || is_unseen && object.may_be_unseen(looks_from)
-                })
+                self.object(&ids[0]).state() == states[0]
             }
             (Request::List { .. }, Reply::ObjectList { objects, next: None }) => {
                 self.count(|object| object != Object::Absent) == objects.len()
@@ -269,12 +270,9 @@ impl World {
         }
     }
 
-    fn get(&mut self, client: usize, id: &ObjectId, is_found: bool, looks_from: u64) -> bool {
+    fn get(&mut self, client: usize, id: &ObjectId, is_found: bool) -> bool {
         let object = self.object(id);
-        if is_found {
-            return object.change_hold(client, 1);
-        }
-        object.state() != ObjectState::Sealed || object.may_be_unseen(looks_from)
+        if is_found { object.change_hold(client, 1) } else { object.state() != ObjectState::Sealed }
     }
 
     fn delete(&mut self, id: &ObjectId, outcome: DeleteOutcome) -> bool {

@@ -173,8 +173,7 @@ impl Simulation {
         self.become_idle();
         assert_eq!(self.store.space.pool.free_bytes(), self.chaos.config.segment_bytes);
         assert_eq!(self.store.space.pool.free_runs(), 1, "the memory is in one piece");
-        let state = self.store.states(&[id]);
-        assert_eq!(state, Reply::States(vec![ObjectState::Absent]), "nothing is left");
+        assert_eq!(self.store.state(&id), ObjectState::Absent, "nothing is left");
     }
 
     /// One request, and its answer if it does not wait.
