@@ -325,7 +325,6 @@ impl Reactor {
                         connection.turn_away(request, refusal, counters);
                         return connections.to_flush.push(client);
                     }
-                    connection.open();
                     let mut welcome = Connected {
                         client,
                         protocol_version: version,
@@ -335,6 +334,7 @@ impl Reactor {
                     if !(connect.reads_directory && self.store.let_read(client)) {
                         welcome.directory_slots = 0;
                     }
+                    connection.open(welcome.directory_slots);
                     self.outside.reply(client, request, Reply::Connected(welcome));
                 }
                 Received::Later => return connections.to_read.push(client),
