@@ -160,8 +160,10 @@ impl Client {
         let Some(connection) = self.shared.current.swap(None) else {
             return;
         };
-        connection.close();
-        if let Some(connection) = Arc::into_inner(connection) {
+        let answers = connection.close();
+        if let Some(connection) = Arc::into_inner(connection)
+            && answers
+        {
             connection.say_goodbye();
         }
     }

@@ -1047,3 +1047,31 @@ fn b25_what_a_killed_process_was_creating_or_holding_is_let_go() {
     assert!(observer.contains(id(1)).expect("contains works"), "a sealed object stays");
     store.assert_serves();
 }
+
+/// Of one who reads by message, and of one whose table says so. The store may know of both only
+/// by what lies in another socket.
+#[test]
+fn what_another_client_let_go_a_moment_ago_can_be_deleted() {
+    // Without a directory it depends on how soon a thread of the other client gets a processor.
+    if std::env::var_os("PLASMA_TEST_NO_DIRECTORY").is_some() {
+        return;
+    }
+    let store = StoreProcess::start("1000000");
+    let client = store.client();
+    for directory in [false, true] {
+        let other = Client::builder().directory(directory).connect(store.socket());
+        let other = other.expect("connected");
+        for _ in 0..200 {
+            client.put(id(1), b"data", b"").expect("put works");
+            // So many that they are quick ones.
+            (0..40).for_each(|_| drop(held(&other, id(1))));
+            let buffer = held(&other, id(1));
+            // Now the store wants to be told.
+            assert_eq!(client.evict(1).expect("evict works").objects, 0);
+            drop(buffer);
+            let outcome = client.delete_one(id(1)).expect("delete works");
+            assert_eq!(outcome, DeleteOutcome::Deleted);
+        }
+    }
+    store.stop();
+}

@@ -246,11 +246,20 @@ fn every_call_to_a_killed_store_says_so() {
     let mut store = StoreProcess::start("1000000");
     let client = Client::builder().retries(0).connect(store.socket()).expect("the store is there");
     client.put(numbered(7), b"data", b"").expect("there is room");
-    let own = client.create(numbered(8), 8, 0, CreateOptions::default()).expect("there is room");
+    let create = |number| client.create(numbered(number), 8, 0, CreateOptions::default());
+    let (own, other) = (create(8).expect("there is room"), create(9).expect("there is room"));
     let mut events = client.subscribe().expect("the store is there");
     store.signal(Signal::SIGKILL);
     store.wait();
-    let calls = || WITH_END.iter().chain(WITHOUT_END).filter(|(name, _)| *name != "connect");
+    // Before any call that asks has found out.
+    assert_eq!(Outcome::from(other.seal()), Outcome::Disconnected);
+    let at_hand = client.get_at_hand(&[numbered(7)]).expect("it asks nobody");
+    assert!(at_hand.is_none(), "what the directory of a dead store says is worth nothing");
+    let asks_nobody = ["connect", "capacity", "get_at_hand"];
+    let calls = || {
+        let calls = AT_HAND.iter().chain(WITH_END).chain(WITHOUT_END);
+        calls.filter(|(name, _)| !asks_nobody.contains(name))
+    };
     let calls: Vec<_> = calls().copied().collect();
     assert_outcomes(&client, &calls, Outcome::Disconnected);
     let connect = Client::builder().retries(0).connect(store.socket());

@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use plasma::client::Event;
+use plasma::ids::Slot;
 use plasma::protocol::codec;
 use plasma::protocol::frame::FrameReader;
 use plasma::protocol::message::{
@@ -85,6 +86,38 @@ fn an_unknown_request_is_refused_and_the_connection_lives() {
     let mut stranger = store.raw_peer();
     stranger.send(&framed(&[0x08, 7, 0x9a, 0x06, 0])).unwrap();
     stranger.wait_for_end();
+    store.stop();
+}
+
+/// A client tells of its own table only.
+#[test]
+fn slots_that_a_client_does_not_have_break_the_protocol() {
+    let store = StoreProcess::start("1M");
+    for reads_directory in [false, true] {
+        let open = || {
+            let mut peer = store.raw_peer();
+            let connect = Connect {
+                protocol_version: limits::PROTOCOL_VERSION,
+                reads_directory,
+                ..Connect::default()
+            };
+            peer.send(&RawPeer::frame(1, &ClientMessage::Connect(connect))).unwrap();
+            let reply = peer.receive().expect("an answer").reply;
+            let Reply::Connected(connected) = reply else { panic!("{reply:?}") };
+            (peer, connected.directory_slots)
+        };
+        let unpinned = |slot| Request::Unpinned { slots: vec![Slot(slot)] };
+        let (mut peer, slots) = open();
+        if let Some(last) = slots.checked_sub(1) {
+            assert_eq!(peer.call(unpinned(last)), Reply::Done);
+        }
+        for slot in [slots, u32::MAX] {
+            let (mut peer, _) = open();
+            peer.request(unpinned(slot));
+            peer.wait_for_end();
+        }
+    }
+    wait_until("the log says so", || store.log_lines("Unpinned.slots").len() == 4);
     store.stop();
 }
 

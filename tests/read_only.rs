@@ -137,7 +137,7 @@ fn a_client_that_says_so_only_reads() {
 fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
-        println!("LEFT OUT: only root can connect as another user");
+        eprintln!("LEFT OUT: only root can connect as another user");
     }
     is_root
 }

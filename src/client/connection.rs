@@ -21,12 +21,15 @@ use super::Result;
 use super::direct::DirectReader;
 use super::error::{Error, Fault, unexpected};
 use super::holding::HeldTable;
-use super::opening::{Builder, CONNECT_REQUEST, Interrupt, is_interrupted, is_interruptible, open};
+use super::opening::{
+    Builder, CONNECT_REQUEST, Interrupt, is_interrupted, is_interruptible, open, pause,
+};
 use super::receiving::{Ticket, may_wait};
 use super::transport::Transport;
 use crate::ids::{Location, ObjectId, SegmentId};
 use crate::limits::{
-    CANCEL_PATIENCE, GOODBYE_PATIENCE, INTERRUPT_CHECK_INTERVAL, REQUEST_IDS_TOGETHER,
+    CANCEL_PATIENCE, GOODBYE_PATIENCE, INTERRUPT_CHECK_INTERVAL, RELEASE_GRACE,
+    REQUEST_IDS_TOGETHER,
 };
 use crate::polling::Polling;
 use crate::protocol::ProtocolError;
@@ -93,6 +96,7 @@ impl Connection {
             direct,
             CONNECT_REQUEST,
             connected.request_ids_max.min(REQUEST_IDS_TOGETHER),
+            !connected.has_directory,
             clock.clone(),
         );
         Ok(Self {
@@ -135,6 +139,14 @@ impl Connection {
         answer(self.call(request)?).map_err(|other| self.unexpected(name, &other))
     }
 
+    /// Gives what others have let go the time to come to the store, where it takes any.
+    pub(super) fn allow_for_releases(&self, interrupt: &mut Interrupt<'_>) -> Result<()> {
+        match self.connected.has_directory {
+            true => Ok(()),
+            false => pause(&self.transport.clock, RELEASE_GRACE, interrupt),
+        }
+    }
+
     pub(super) fn error(&self, fault: Fault) -> Error {
         fault.at(&self.path)
     }
@@ -152,12 +164,14 @@ impl Connection {
         }
     }
 
-    /// Cancels what waits, and lets nothing in that may wait.
-    pub(super) fn close(&self) {
-        // If the store has gone, nobody waits for it any more.
+    /// Cancels what waits, and lets nothing in that may wait. False if the store does not answer,
+    /// or the caller does not want to wait.
+    pub(super) fn close(&self) -> bool {
         let end = self.goodbye_end();
-        let _ =
+        let closed =
             self.transport.close(|cancel| wait_unless_interrupted(&self.transport, cancel, end));
+        // If the store has gone, nobody waits for it any more.
+        closed.unwrap_or(true)
     }
 
     /// When to give up on the answers to a goodbye.
@@ -240,17 +254,17 @@ impl Connection {
     }
 }
 
-/// Waits for a reply that is of no interest.
+/// Waits for a reply that is of no interest. False if it has not come.
 fn wait_unless_interrupted(
     transport: &Transport,
     ticket: &mut Ticket<'_>,
     end: Timestamp,
-) -> std::result::Result<(), Fault> {
+) -> std::result::Result<bool, Fault> {
     loop {
         let next_look = end.min(transport.clock.now().after(INTERRUPT_CHECK_INTERVAL));
         let has_come = ticket.wait_until(Some(next_look))?.is_some();
         if has_come || transport.clock.now() >= end || is_interrupted(&mut None) {
-            return Ok(());
+            return Ok(has_come);
         }
     }
 }

@@ -13,14 +13,14 @@ use std::time::Duration;
 use super::connection::answer;
 use super::error::{Error, Fault, unexpected};
 use super::opening::{
-    CONNECT_REQUEST, Interrupt, Line, Soon, is_interrupted, is_interruptible, open, pause,
+    CONNECT_REQUEST, Interrupt, Line, Soon, is_interrupted, is_interruptible, open,
 };
 use super::receiving::Received;
 use super::{
     Client, ClientInfo, DeleteOutcome, Event, ObjectInfo, ObjectState, Result, Shared, Stats,
 };
 use crate::ids::{ClientId, ObjectId};
-use crate::limits::{INTERRUPT_CHECK_INTERVAL, RELEASE_GRACE};
+use crate::limits::INTERRUPT_CHECK_INTERVAL;
 use crate::protocol::ProtocolError;
 use crate::protocol::codec::decode_server;
 use crate::protocol::message::{ClientMessage, Reply, Request, RequestId};
@@ -53,7 +53,8 @@ impl Client {
     /// ```
     ///
     /// What another client released a moment ago may not have come to the store yet. So where
-    /// somebody else uses an object this waits 3 ms before it says so.
+    /// somebody else uses an object, this looks once more before it says so: at once, or after 3 ms
+    /// if the store has no directory.
     pub fn delete(&self, ids: &[ObjectId]) -> Result<Vec<DeleteOutcome>> {
         let connection = self.connection()?;
         let mut all = Vec::with_capacity(ids.len());
@@ -63,7 +64,7 @@ impl Client {
                 answer!(Reply::Deleted(outcomes) if outcomes.len() == part.len() => outcomes);
             all.extend(connection.ask(delete, outcomes)?);
         }
-        // What others have let go may have been on its way still, so those are looked at again.
+        // What others have let go may have been on its way, so those are looked at once more.
         let mut in_use: Vec<_> = std::iter::zip(ids, &mut all).collect();
         in_use.retain(|(id, outcome)| {
             **outcome == DeleteOutcome::DeferredInUse && !connection.holds(id)
@@ -71,7 +72,7 @@ impl Client {
         if in_use.is_empty() {
             return Ok(all);
         }
-        pause(&connection.transport.clock, RELEASE_GRACE, &mut None)?;
+        connection.allow_for_releases(&mut None)?;
         let ids: Vec<_> = in_use.iter().map(|(id, _)| **id).collect();
         for ((_, outcome), state) in in_use.into_iter().zip(self.states(&ids)?) {
             if state != ObjectState::Sealed {

@@ -16,14 +16,12 @@ use std::time::Duration;
 
 use super::connection::{Answer, Connection};
 use super::error::Error;
-use super::opening::{Interrupt, pause};
+use super::opening::Interrupt;
 use super::transport::lock;
 use super::writer::Claim;
 use super::{Client, ObjectWriter, Result};
 use crate::ids::ObjectId;
-use crate::limits::{
-    COPY_BYTES_PER_THREAD_MIN, COPY_PART_BYTES, COPY_THREADS, PUT_INLINE_BYTES, RELEASE_GRACE,
-};
+use crate::limits::{COPY_BYTES_PER_THREAD_MIN, COPY_PART_BYTES, COPY_THREADS, PUT_INLINE_BYTES};
 use crate::protocol::message::{NewObject, Reply, Request, Room};
 use crate::threads;
 
@@ -42,8 +40,9 @@ use crate::threads;
 pub struct CreateOptions {
     /// Whether objects that nobody uses may be evicted, least recently used first. True by default.
     pub evict: bool,
-    /// How long to wait for room: `None` for ever, zero (the default) not at all, but for 3 ms if
-    /// somebody holds objects: what he has let go may still be on its way.
+    /// How long to wait for room: `None` for ever, zero (the default) not at all. But if somebody
+    /// holds objects, the store is asked twice, for what he has let go may still be on its way: at
+    /// once, or after 3 ms if the store has no directory.
     pub timeout: Option<Duration>,
 }
 
@@ -364,7 +363,7 @@ impl Connection {
                 if full.pinned > 0 && options.timeout == Some(Duration::ZERO) => {}
             other => return other,
         }
-        pause(&self.transport.clock, RELEASE_GRACE, &mut interrupt)?;
+        self.allow_for_releases(&mut interrupt)?;
         self.call_waiting(request(), &mut interrupt)
     }
 }

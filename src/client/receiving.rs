@@ -17,7 +17,7 @@
 //! the store hands out then would be held until the connection ends. So with each request lies what
 //! it would take to undo it: [`Grants`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -197,6 +197,7 @@ pub(super) struct Inbox {
     /// `None` while a thread leads.
     receiver: Option<Receiver>,
     waiting: HashMap<RequestId, Waiting, RandomState>,
+    readers: Readers,
     /// Requests of event loops whose replies have come since the loop last asked.
     answered: Vec<RequestId>,
     /// Why there will be no more replies.
@@ -250,6 +251,7 @@ impl Inbox {
         Self {
             receiver: Some(receiver),
             waiting: HashMap::default(),
+            readers: Readers::default(),
             answered: Vec::new(),
             fault: None,
             is_closing: false,
@@ -275,6 +277,7 @@ impl Inbox {
         };
         let grants = Grants::of(request);
         let waiting = Waiting { thread, state, may_wait, is_cancellable: false, grants };
+        self.readers.enter(id, &waiting);
         self.waiting.insert(id, waiting);
         Ok(())
     }
@@ -287,6 +290,7 @@ impl Inbox {
         };
         match waiting.state {
             WaitState::Looks | WaitState::LooksAway => {
+                self.readers.strike_out(request, waiting);
                 waiting.state = WaitState::Replied(reply);
                 match &waiting.thread {
                     Some(thread) if thread.id() == thread::current().id() => {}
@@ -335,7 +339,9 @@ impl Inbox {
         if let Some(waiting) = self.waiting.get_mut(&request)
             && !matches!(waiting.state, WaitState::Replied(_))
         {
+            self.readers.strike_out(request, waiting);
             waiting.state = state;
+            self.readers.enter(request, waiting);
         }
     }
 
@@ -343,6 +349,7 @@ impl Inbox {
     /// that it need not wait any more, or what is given back.
     pub(super) fn abandon(&mut self, request: RequestId) -> Undo {
         let Some(mut waiting) = self.waiting.remove(&request) else { return Undo::default() };
+        self.readers.strike_out(request, &waiting);
         let undo = match waiting.state {
             _ if self.fault.is_some() => Undo::default(),
             WaitState::Replied(reply) => waiting.grants.undo(&reply),
@@ -365,11 +372,8 @@ impl Inbox {
     }
 
     /// Whether a loop that watches the socket counts on reading what comes.
-    pub(super) fn serves_event_loop(&self) -> bool {
-        let mut waiting = self.waiting.values();
-        waiting.any(|waiting| {
-            waiting.thread.is_none() && matches!(waiting.state, WaitState::LooksAway)
-        })
+    pub(super) const fn serves_event_loop(&self) -> bool {
+        self.readers.of_loops > 0
     }
 
     /// Lets no more requests in that may wait long. Returns those that do.
@@ -384,10 +388,42 @@ impl Inbox {
         if self.receiver.is_none() {
             return;
         }
-        let mut looking =
-            self.waiting.values().filter(|waiting| matches!(waiting.state, WaitState::Looks));
-        if let Some(thread) = looking.find_map(|waiting| waiting.thread.as_ref()) {
+        let first = self.readers.looking.first().and_then(|first| self.waiting.get(first));
+        if let Some(thread) = first.and_then(|waiting| waiting.thread.as_ref()) {
             thread.unpark();
+        }
+    }
+}
+
+/// Who of those that wait will read what comes: known without a look at all of them, of whom an
+/// event loop may have thousands.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Readers {
+    /// Requests of threads that look.
+    looking: BTreeSet<RequestId>,
+    /// How many requests of event loops have no reply.
+    of_loops: usize,
+}
+
+impl Readers {
+    fn enter(&mut self, request: RequestId, waiting: &Waiting) {
+        match (&waiting.thread, &waiting.state) {
+            (Some(_), WaitState::Looks) => {
+                self.looking.insert(request);
+            }
+            (None, WaitState::LooksAway) => self.of_loops += 1,
+            _ => {}
+        }
+    }
+
+    /// To be called before anything about it changes.
+    fn strike_out(&mut self, request: RequestId, waiting: &Waiting) {
+        match (&waiting.thread, &waiting.state) {
+            (Some(_), WaitState::Looks) => {
+                self.looking.remove(&request);
+            }
+            (None, WaitState::LooksAway) => self.of_loops -= 1,
+            _ => {}
         }
     }
 }
@@ -591,4 +627,43 @@ pub(super) fn poll_for(
 fn whole_milliseconds(patience: Duration) -> PollTimeout {
     let milliseconds = patience.as_nanos().div_ceil(1_000_000);
     i32::try_from(milliseconds).ok().and_then(|ms| ms.try_into().ok()).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever becomes of requests, the books say what a look at all of them would.
+    #[test]
+    fn the_readers_are_those_who_wait() {
+        let mut inbox = Inbox::new(Receiver::new());
+        let waiters = [Waiter::ThisThread, Waiter::EventLoop, Waiter::Nobody];
+        let check = |inbox: &Inbox| {
+            let mut readers = Readers::default();
+            inbox.waiting.iter().for_each(|(request, waiting)| readers.enter(*request, waiting));
+            assert_eq!(inbox.readers, readers);
+        };
+        // Each kind of waiter meets each order of what can happen to its request.
+        let steps = [0, 1, 2, 3];
+        let orders = steps.iter().flat_map(|first| steps.iter().map(move |second| [first, second]));
+        for (number, (waiter, order)) in
+            waiters.iter().flat_map(|waiter| orders.clone().map(move |it| (waiter, it))).enumerate()
+        {
+            let request = RequestId(number as u64 + 1);
+            inbox.register(request, &Request::GetStats, *waiter).unwrap();
+            check(&inbox);
+            for step in order {
+                match step {
+                    0 => drop(inbox.deliver(request, Reply::Done)),
+                    1 => drop(inbox.abandon(request)),
+                    2 if *waiter == Waiter::ThisThread => {
+                        inbox.set_state(request, WaitState::LooksAway);
+                    }
+                    _ => drop(inbox.take_outcome(request)),
+                }
+                check(&inbox);
+            }
+        }
+        assert!(inbox.serves_event_loop() && !inbox.readers.looking.is_empty());
+    }
 }

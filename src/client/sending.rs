@@ -14,18 +14,20 @@
 //!
 //! # Releases
 //!
-//! A release is not answered, so all it costs is the call that sends it and the turn of the store
-//! that reads it. While objects come and go quickly that is half of the whole cost. So while
-//! traffic is hot a release waits for the next request and travels with it. Nobody may be left
-//! waiting for the memory, though, because a client has fallen silent: a thread, the *sweeper*,
-//! looks every millisecond and sends what is still there. It is started after some quick releases,
-//! and ends when there were none for a while; without it, and at any lower rate, a release is sent
-//! at once.
+//! Where the store has no directory, releases are messages. A release is not answered, so all it
+//! costs is the call that sends it and the turn of the store that reads it. While objects come and
+//! go quickly that is half of the whole cost. So while traffic is hot a release waits there for the
+//! next request and travels with it. Nobody may be left waiting for the memory, though, because a
+//! client has fallen silent: a thread, the *sweeper*, looks every millisecond and sends what is
+//! still there. It is started after some quick releases, and ends when there were none for a while;
+//! without it, and at any lower rate, a release is sent at once.
 //!
 //! So another client may find an object in use that this one has let go a moment ago. It gives
 //! that moment to us (`RELEASE_GRACE`) before it tells its user that there is no room, or that an
-//! object is in use. A sweeper that gets no processor time (real-time scheduling, a stopped
-//! process) keeps holds for as long; so does a thread that would send them at once.
+//! object is in use. Where there is a directory nobody has to: most clients have pins, which the
+//! store sees, and the releases of the others are sent at once. A sweeper that gets no processor
+//! time (real-time scheduling, a stopped process) keeps holds for as long; so does a thread that
+//! would send them at once.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -80,9 +82,12 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one, for a store that takes so many ids in one request.
-    pub(super) fn new(request_ids_max: usize) -> Self {
-        Self { releases: Releases::new(request_ids_max), ..Self::default() }
+    /// An empty one, for a store that takes so many ids in one request; where others allow for it,
+    /// releases may wait.
+    pub(super) fn new(request_ids_max: usize, releases_may_wait: bool) -> Self {
+        let mut releases = Releases::new(request_ids_max);
+        releases.may_wait = releases_may_wait;
+        Self { releases, ..Self::default() }
     }
 
     /// Appends a frame, behind what is to be given back. The position returned is its end.
@@ -271,6 +276,8 @@ impl Transport {
 struct Releases {
     /// Ids that the store takes in one message.
     ids_max: usize,
+    /// Whether other clients allow for it.
+    may_wait: bool,
     waiting: Vec<(ObjectId, u32)>,
     /// Quick releases in a row.
     run: u32,
@@ -292,7 +299,7 @@ enum Step {
 impl Releases {
     /// No releases, of at most so many ids in a message.
     fn new(ids_max: usize) -> Self {
-        Self { ids_max, ..Self::default() }
+        Self { ids_max, may_wait: true, ..Self::default() }
     }
 
     /// What is waiting, in as many messages as it needs, to be sent now.
@@ -306,6 +313,9 @@ impl Releases {
 
     fn add(&mut self, holds: &[(ObjectId, u32)], now: Timestamp) -> Step {
         self.waiting.extend_from_slice(holds);
+        if !self.may_wait {
+            return Step::Send;
+        }
         let is_quick = now.since(self.last) <= POLL_HOT;
         self.is_fresh |= is_quick;
         self.run = if is_quick { self.run.saturating_add(1) } else { 0 };
@@ -426,6 +436,13 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_allows_for_it_none_waits() {
+        let mut releases = Releases { may_wait: false, ..Releases::new(8192) };
+        let steps = quick(&mut releases, 10 * RELEASE_RUN as usize);
+        assert!(steps.iter().all(|step| *step == Step::Send), "{steps:?}");
+    }
+
+    #[test]
     fn what_waits_is_cut_to_what_the_store_takes() {
         let mut releases = Releases::new(3);
         releases.has_sweeper = true;
@@ -462,11 +479,11 @@ mod tests {
         let client = by_message.connect(store.path()).unwrap();
         let id = ObjectId::random();
         client.put(id, b"data", b"").unwrap();
-        let has_sweeper = || {
-            let connection = client.connection().unwrap();
-            let halves = connection.transport.halves().unwrap();
-            lock(&halves.outbox).releases.has_sweeper
-        };
+        let connection = client.connection().unwrap();
+        let outbox = || lock(&connection.transport.halves().unwrap().outbox);
+        // As if the store had no directory.
+        outbox().releases.may_wait = true;
+        let has_sweeper = || outbox().releases.has_sweeper;
         for _ in 0..2 {
             for _ in 0..100_000 {
                 drop(client.get_one(id, None).unwrap());

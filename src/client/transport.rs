@@ -66,9 +66,10 @@ impl Transport {
         direct: Option<DirectReader>,
         last_request: RequestId,
         request_ids_max: usize,
+        releases_may_wait: bool,
         clock: Clock,
     ) -> Self {
-        let outbox = Outbox::new(request_ids_max);
+        let outbox = Outbox::new(request_ids_max, releases_may_wait);
         let Line { socket, receiver, descriptors } = line;
         let halves = Halves { outbox: Mutex::new(outbox), inbox: Mutex::new(Inbox::new(receiver)) };
         let segments = Segments::default();
@@ -194,20 +195,22 @@ impl Transport {
 
     /// Cancels all requests that wait for something to happen in the store, and lets no new ones
     /// in. They are answered as if their time were over, and then it is answered that they were
-    /// cancelled: `wait` waits for that.
+    /// cancelled: `wait` waits for that, and says whether it has come. So does this.
     pub(super) fn close(
         self: &Arc<Self>,
-        wait: impl Fn(&mut Ticket<'_>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        wait: impl Fn(&mut Ticket<'_>) -> Result<bool, Fault>,
+    ) -> Result<bool, Fault> {
         let waiting = lock(&self.halves()?.inbox).close();
         let cancels: Vec<_> = waiting
             .into_iter()
             .map(|request| self.start(Request::Cancel { request }, AT_ONCE))
             .collect();
         for cancel in cancels {
-            wait(&mut cancel?)?;
+            if !wait(&mut cancel?)? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -270,6 +270,7 @@ pub struct Connected {
     pub clear_new_objects: bool,
     pub directory_slots: u32,
     pub read_only: bool,
+    pub has_directory: bool,
 }
 
 /// A new object for its creator to write.

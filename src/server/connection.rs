@@ -136,6 +136,7 @@ pub struct Connection {
     output: Output,
     /// It may not change which objects there are.
     pub is_read_only: bool,
+    table_slots: u32,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
 }
@@ -162,6 +163,7 @@ impl Connection {
             outbox: Outbox::default(),
             output: Output::Flows,
             is_read_only: false,
+            table_slots: 0,
             descriptors: Vec::new(),
         })
     }
@@ -202,9 +204,10 @@ impl Connection {
         self.outbox.len() > limits::OUTBOX_BYTES_MAX
     }
 
-    /// The store knows the peer from now on.
-    pub fn open(&mut self) {
+    /// The store knows the peer from now on, who has so many slots in a table of its own.
+    pub fn open(&mut self, table_slots: u32) {
         self.stage = Stage::Open;
+        self.table_slots = table_slots;
     }
 
     /// Ends the connection of a peer that the store does not want to know.
@@ -442,6 +445,7 @@ impl Connection {
     ) -> Result<Received, CloseReason> {
         match (&self.stage, message) {
             (Stage::Open, ClientMessage::Request(request)) => {
+                self.check_slots(&request)?;
                 if self.is_read_only && request.traits().changes_objects {
                     return Ok(Received::Refused(request_id, Refusal::ReadOnly));
                 }
@@ -467,6 +471,18 @@ impl Connection {
                 Err(ProtocolError::Handshake("the first message was not Connect").into())
             }
             (Stage::Draining { .. }, _) => Ok(Received::Nothing),
+        }
+    }
+
+    /// Only slots that the peer has can be unpinned.
+    fn check_slots(&self, request: &Request) -> Result<(), ProtocolError> {
+        let Request::Unpinned { slots } = request else { return Ok(()) };
+        match slots.iter().find(|slot| slot.0 >= self.table_slots) {
+            None => Ok(()),
+            Some(slot) => Err(ProtocolError::InvalidField {
+                field: "Unpinned.slots",
+                reason: format!("slot {} of a table that has {}", slot.0, self.table_slots),
+            }),
         }
     }
 

@@ -245,6 +245,7 @@ fn welcome(config: &Config) -> Connected {
         clear_new_objects: config.clear_new_objects,
         directory_slots: config.objects_max,
         read_only: false,
+        has_directory: config.directory_slots > 0,
     }
 }
 

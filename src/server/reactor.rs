@@ -354,7 +354,6 @@ impl Reactor {
                         connection.turn_away(request, refusal, counters);
                         return connections.flush_later(client);
                     }
-                    connection.open();
                     let mut welcome = Connected {
                         client,
                         protocol_version: version,
@@ -364,6 +363,7 @@ impl Reactor {
                     if !(connect.reads_directory && self.store.let_read(client)) {
                         welcome.directory_slots = 0;
                     }
+                    connection.open(welcome.directory_slots);
                     self.outside.reply(client, request, Reply::Connected(welcome));
                 }
                 Received::Later => return connections.read_later(client),

@@ -55,6 +55,7 @@ impl FakeStore {
             clear_new_objects: false,
             directory_slots: 0,
             read_only: false,
+            has_directory: false,
         };
         Self { directory, listener, connected }
     }

@@ -315,6 +315,18 @@ fn every_call_of_a_thread_can_be_interrupted() {
 }
 
 #[test]
+fn a_disconnect_that_is_interrupted_waits_for_nothing_more() {
+    let (client, mut store) = connected();
+    let start = |name| client.start_get(&[id(name)], GetOptions::default()).unwrap();
+    let pending = [1, 2, 3].map(start);
+    interrupted_by(|| true, || client.disconnect());
+    drop((pending, client));
+    let gets = [1, 2, 3].map(|_| store.next().0);
+    assert_eq!(gets.map(|_| store.next().1.name()), ["cancel"; 3]);
+    assert_eq!(store.next_or_end(), None);
+}
+
+#[test]
 fn connecting_to_a_socket_with_a_full_queue_can_be_interrupted_and_has_an_end() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("plasma");

@@ -125,6 +125,7 @@ fn write_connected(connected: &Connected) -> wire::Connected {
         clear_new_objects: connected.clear_new_objects,
         directory_slots: connected.directory_slots,
         read_only: connected.read_only,
+        has_directory: connected.has_directory,
     }
 }
 
@@ -233,6 +234,7 @@ fn read_connected(connected: wire::Connected) -> Result<Connected, ProtocolError
         clear_new_objects: connected.clear_new_objects,
         directory_slots: connected.directory_slots,
         read_only: connected.read_only,
+        has_directory: connected.has_directory,
     })
 }
 

@@ -62,6 +62,7 @@ impl Harness {
             clear_new_objects: false,
             directory_slots: 0,
             read_only: false,
+            has_directory: false,
         };
         let reactor =
             Reactor::new(listener, store, memory, clock, limits::POLL_TIME, welcome).unwrap();

@@ -173,6 +173,7 @@ fn connected() -> Connected {
         clear_new_objects: false,
         directory_slots: 0,
         read_only: false,
+        has_directory: false,
     }
 }
 

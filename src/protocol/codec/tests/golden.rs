@@ -290,6 +290,7 @@ fn connected() -> Connected {
         clear_new_objects: true,
         directory_slots: 0,
         read_only: false,
+        has_directory: false,
     }
 }
 

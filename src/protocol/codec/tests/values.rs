@@ -210,7 +210,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn connected() -> impl Strategy<Value = Connected> {
     let limits = [1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX];
-    let numbers = any::<(u32, u64, u32, u64, (bool, bool), u32)>();
+    let numbers = any::<(u32, u64, u32, u64, [bool; 3], u32)>();
     (numbers, name(), limits).prop_map(|(numbers, version, limits)| {
         let (protocol_version, capacity, server_pid, client, flags, slots) = numbers;
         let [request_ids_max, inline_bytes_max, batch_objects_max] =
@@ -224,9 +224,10 @@ fn connected() -> impl Strategy<Value = Connected> {
             request_ids_max,
             inline_bytes_max,
             batch_objects_max,
-            clear_new_objects: flags.0,
+            clear_new_objects: flags[0],
             directory_slots: slots,
-            read_only: flags.1,
+            read_only: flags[1],
+            has_directory: flags[2],
         }
     })
 }
