@@ -212,6 +212,13 @@ pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
 /// the start, as a divisor. A larger one takes its pages as they are touched.
 pub const TABLE_READY_DIVISOR: u64 = 16;
 
+/// Bytes that the process needs beside the memory of the objects, at least. A store that takes all
+/// of that at the start is refused if its control group has less than both left.
+pub const OWN_BYTES: u64 = 16 << 20;
+
+/// The share of mapped memory that the kernel needs for page tables, as a divisor.
+pub const PAGE_TABLES_DIVISOR: u64 = 512;
+
 /// How long free memory stays with the store before it goes back to the system, unless told
 /// otherwise; it may be twice as long. To take it again costs what memory costs at first touch,
 /// a quarter of a second for a GiB, so it should be rare.

@@ -375,6 +375,34 @@ fn more_than_the_memory_is_refused() {
 }
 
 #[test]
+fn what_is_taken_at_the_start_has_to_be_left_in_the_control_group() {
+    let place = |backing, reserve| {
+        let mut place = Place::new(100 << 20, backing);
+        place.config.reserve = reserve;
+        let write = |file: &str, text: &str| {
+            let path = place.directory.path().join(file);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(path, text).expect("written");
+        };
+        write("proc/self/cgroup", "4:memory:/box\n");
+        let mount = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        write("proc/self/mountinfo", mount);
+        write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "209715200\n");
+        write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "104857600\n");
+        place
+    };
+    place(Backing::Memfd, false).check(&plenty()).expect("it is taken as it is used");
+    let on_tmpfs = Backing::Directory("/dev/shm".into());
+    for taken in [place(Backing::Memfd, true), place(on_tmpfs, false)] {
+        let needles = ["-m: 104857600 bytes", "box", "has 104857600 bytes", "--reserve"];
+        assert_environment(taken.refused(&plenty()), &needles);
+        let usage = "sys/fs/cgroup/memory/box/memory.usage_in_bytes";
+        fs::write(taken.directory.path().join(usage), "52428800\n").expect("written");
+        taken.check(&plenty()).expect("150 MiB are left");
+    }
+}
+
+#[test]
 fn a_directory_in_memory_is_memory() {
     let place = Place::new(4096, Backing::Directory("/dev/shm".into()));
     let boxed = MemoryLimit { memory: 1000, memory_and_swap: 2000, cgroup: None };
