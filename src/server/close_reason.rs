@@ -25,7 +25,8 @@ pub enum CloseReason {
     /// The peer speaks another version of the protocol, and was told so.
     #[error("it speaks version {0} of the protocol, and not {PROTOCOL_VERSION}")]
     Version(u32),
-    /// The store takes no more connections of this process, and has told it why.
+    /// The store takes no more connections of this process, or no more of a frame, and has told
+    /// it why.
     #[error("turned away: {0}")]
     TurnedAway(Refusal),
     /// A subscriber did not keep up, and was told so.

@@ -23,6 +23,7 @@ use super::metrics::ServerCounters;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::store::Peer;
+use crate::store::request_memory::RequestMemory;
 use crate::time::{Clock, Timestamp};
 
 /// Connections flushed before the clock is looked at again.
@@ -124,14 +125,14 @@ impl Connections {
     }
 
     /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
-    /// was looked at, with the number of bytes it has still to send.
+    /// was looked at, which says whether something may be read from it again.
     pub fn flush(
         &mut self,
         now: Timestamp,
         clock: &Clock,
         memory: &Memory,
         counters: &mut ServerCounters,
-        mut flushed: impl FnMut(ClientId, usize),
+        mut flushed: impl FnMut(&mut Connection, &mut ServerCounters) -> bool,
     ) {
         if self.starved_until.take_if(|until| *until <= now).is_some() {
             for client in self.starved.drain(..) {
@@ -166,7 +167,10 @@ impl Connections {
                 self.starved.push(client);
                 self.starved_until = Some(now.after(limits::STARVED_TIME));
             }
-            flushed(client, connection.outbox_bytes());
+            if flushed(connection, counters) {
+                self.to_read.push(client);
+                self.to_flush.push(client);
+            }
         }
     }
 
@@ -186,8 +190,14 @@ impl Connections {
     }
 
     /// Ends a connection that drains. Returns whether the store knows the client.
-    pub fn close(&mut self, client: ClientId, counters: &mut ServerCounters) -> bool {
+    pub fn close(
+        &mut self,
+        client: ClientId,
+        all: &mut RequestMemory,
+        counters: &mut ServerCounters,
+    ) -> bool {
         let connection = self.table.remove(&client).expect("it is closed once");
+        connection.forget_memory(all);
         connection.close(&self.registry, counters)
     }
 }

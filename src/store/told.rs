@@ -119,7 +119,7 @@ impl Store {
         if let Some(next) = self.settle_from(next) {
             return self.jobs.later.push_front(Later { asked, request, cost, next });
         }
-        self.clients.get_mut(asked.client).wait_ended(cost);
+        self.clients.wait_ended(asked.client, cost);
         let answer = self.serve_now(asked, request);
         self.answer(asked, answer);
         self.finish();

@@ -53,8 +53,8 @@ fn replies_are_written_as_ever() {
 fn refusals_are_written_as_ever() {
     let refusals = refusals();
     // One of a newer store at the end.
-    assert_eq!(refusals.len(), 17);
-    assert!(Code::try_from(16).is_ok() && Code::try_from(17).is_err(), "a new code needs a line");
+    assert_eq!(refusals.len(), 18);
+    assert!(Code::try_from(17).is_ok() && Code::try_from(18).is_err(), "a new code needs a line");
     for (index, (refusal, hex)) in refusals.into_iter().enumerate() {
         let body = parse_hex(hex);
         assert_eq!(body[..2], [0x08, u8::try_from(index + 1).unwrap()], "codes count up from 1");
@@ -267,7 +267,8 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
         (Refusal::VersionMismatch(2), "080e4802"),
         (Refusal::TooManyEnded(16), "080f4810"),
         (Refusal::MemoryLost, "0810"),
-        (Refusal::Other { code: 17 }, "0811"),
+        (Refusal::OverRequestMemory(300), "081148ac02"),
+        (Refusal::Other { code: 18 }, "0812"),
     ]
 }
 

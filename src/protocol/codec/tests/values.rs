@@ -177,7 +177,8 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         any::<u64>().prop_map(Refusal::TooManyEnded),
         any::<u32>().prop_map(Refusal::VersionMismatch),
         Just(Refusal::MemoryLost),
-        prop_oneof![i32::MIN..=0, 16..=i32::MAX].prop_map(|code| Refusal::Other { code }),
+        any::<u64>().prop_map(Refusal::OverRequestMemory),
+        prop_oneof![i32::MIN..=0, 18..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]
 }
 
