@@ -48,17 +48,47 @@ pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 /// introduced itself is disconnected.
 pub const HANDSHAKE_BYTES_MAX: usize = 1 << 10;
 
-/// Requests of one client that may wait at a time (gets, waits, creates). One costs about 200
-/// bytes, and its ids and bytes. The next one is refused.
+/// Requests of one client that may wait at a time (gets, waits, creates), [`WAIT_BYTES`] each, and
+/// their ids and bytes. The next one is refused.
 pub const CLIENT_WAITS_MAX: usize = 65_536;
 
-/// Ids that the waiting requests of one client may name together, about 64 bytes each and as much
-/// again when they are answered. A request beyond is refused.
+/// Ids that the waiting requests of one client may name together, [`WAITED_ID_BYTES`] each. A
+/// request beyond is refused.
 pub const CLIENT_WAITED_IDS_MAX: usize = 1 << 18;
 
 /// Bytes of data and metadata that may wait for room with the puts of one client. A put beyond is
 /// refused.
 pub const CLIENT_WAITED_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of the store's own memory that all requests may keep, unless told otherwise: those that
+/// wait with their ids and bytes, frames of which a part has come, replies that nobody has read. A
+/// request that would wait is refused beyond, a connection with an unfinished frame ends, and of
+/// those with unread replies nothing is read.
+pub const REQUEST_MEMORY_BYTES: u64 = 256 << 20;
+
+/// The share of the memory that the store may use which requests may keep at most, as a divisor,
+/// unless told otherwise.
+pub const REQUEST_MEMORY_DIVISOR: u64 = 32;
+
+/// Least such bytes that anybody can ask for: a process may then have the largest frame.
+pub const REQUEST_MEMORY_BYTES_MIN: u64 = 32 << 20;
+
+/// The share of these bytes that one process may have, as a divisor. Beyond half of what the others
+/// leave it may have nothing more either.
+pub const REQUEST_MEMORY_PROCESS_DIVISOR: u64 = 4;
+
+/// Bytes that each process may keep in any case, so that a small request gets in whatever others
+/// do.
+pub const REQUEST_MEMORY_LEAST: u64 = 16 << 10;
+
+/// Bytes that a waiting request costs in all tables that know it, without its ids.
+pub const WAIT_BYTES: usize = 640;
+
+/// Bytes that each of its ids costs in all tables, or later in the reply.
+pub const WAITED_ID_BYTES: usize = 160;
+
+/// Bytes of an unfinished frame for which no connection is ended.
+pub const SMALL_FRAME_BYTES: usize = 8 << 10;
 
 /// Entries in one part of a listing; about 100 bytes and 100 ns each.
 pub const LIST_PART_MAX: usize = 2048;
@@ -219,6 +249,13 @@ pub const COMMIT_FREE_BYTES_MIN: u64 = 1 << 30;
 /// the start, as a divisor. A larger one takes its pages as they are touched.
 pub const TABLE_READY_DIVISOR: u64 = 16;
 
+/// Bytes that the process needs beside the memory of the objects, at least. A store that takes all
+/// of that at the start is refused if its control group has less than both left.
+pub const OWN_BYTES: u64 = 16 << 20;
+
+/// The share of mapped memory that the kernel needs for page tables, as a divisor.
+pub const PAGE_TABLES_DIVISOR: u64 = 512;
+
 /// How long free memory stays with the store before it goes back to the system, unless told
 /// otherwise; it may be twice as long. To take it again costs what memory costs at first touch,
 /// a quarter of a second for a GiB, so it should be rare.
@@ -308,6 +345,10 @@ const _: () = {
     assert!(CLIENTS_PART_MAX * (CLIENT_NAME_BYTES_MAX + 256) < FRAME_PAYLOAD_BYTES_MAX as usize);
     assert!(EVENTS_PART_MAX * 128 < FRAME_PAYLOAD_BYTES_MAX as usize);
     assert!(REQUEST_IDS_MAX <= CLIENT_WAITED_IDS_MAX);
+    assert!(
+        2 * FRAME_PAYLOAD_BYTES_MAX as u64
+            <= REQUEST_MEMORY_BYTES_MIN / REQUEST_MEMORY_PROCESS_DIVISOR
+    );
     assert!(CLIENT_NAME_BYTES_MAX + 64 < HANDSHAKE_BYTES_MAX);
     assert!(INLINE_BYTES_MAX as u64 <= CLIENT_WAITED_BYTES_MAX);
     assert!(TURN_READ_BYTES_MAX >= 4096);

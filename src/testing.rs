@@ -38,6 +38,7 @@ pub fn store() -> TestStore {
         reserve: false,
         clear_new_objects: false,
         ahead: 0,
+        request_memory: crate::limits::REQUEST_MEMORY_BYTES,
         trim_after: crate::limits::TRIM_AFTER,
         poll_time: crate::limits::POLL_TIME,
         directory_slots: if std::env::var_os(NO_DIRECTORY).is_some() { 0 } else { 1 << 14 },

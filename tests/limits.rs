@@ -17,7 +17,10 @@ use plasma::protocol::message::{
 };
 use plasma::protocol::refusal::Refusal;
 use plasma::{ObjectId, limits};
-use support::{AT_ONCE, RawPeer, StoreProcess, get_numbered, numbered, put_numbered, wait_until};
+use support::{
+    AT_ONCE, RawPeer, StoreProcess, Worker, get_numbered, hear, numbered, put_numbered, say,
+    wait_until, worker_part,
+};
 
 /// Makes a request about these ids, with a timeout if it has one.
 type MakeRequest = fn(Vec<ObjectId>, Option<Duration>) -> Request;
@@ -301,6 +304,119 @@ fn client_waited_bytes_max() {
     peer.request(put(max + 1));
     assert_eq!(stats(&mut peer).waiting_requests, max, "now there is room for one");
     drop((holder, peer));
+    store.assert_serves();
+}
+
+// ---- memory for requests ------------------------------------------------------------------------
+
+/// What the store of these tests may keep for requests.
+const REQUEST_MEMORY: u64 = 64 << 20;
+
+fn store_with_request_memory() -> StoreProcess {
+    StoreProcess::start_with(&["-m", "8MB", "--request-memory", "64MiB"], |_| {})
+}
+
+/// Lets gets of very many ids wait until one is refused. Returns how much the process may have.
+fn wait_until_refused(peer: &mut RawPeer) -> u64 {
+    for round in 0.. {
+        let ids =
+            (0..limits::REQUEST_IDS_MAX as u64).map(|id| numbered(round << 32 | id)).collect();
+        let get = peer.request(Request::Get { ids, timeout: LONG, fail_if_abandoned: false });
+        let last = peer.request(Request::GetStats);
+        let message = peer.receive().expect("the connection lives on");
+        match message.reply {
+            Reply::Refused(Refusal::OverRequestMemory(allowed)) => {
+                assert_eq!(message.request, RequestId(get));
+                return allowed;
+            }
+            other => assert_eq!(message.request, RequestId(last), "{other:?}"),
+        }
+    }
+    unreachable!("there is a limit")
+}
+
+/// A peer of another process that takes all it can get, in this way, and keeps it.
+#[test]
+fn worker_entry() {
+    let Some((part, socket)) = worker_part() else { return };
+    assert_eq!(part, "greedy");
+    let mut peers: Vec<_> = (0..4).map(|_| RawPeer::connect_to(&socket)).collect();
+    for peer in &mut peers {
+        assert!(wait_until_refused(peer) <= REQUEST_MEMORY / 4);
+    }
+    say("full");
+    hear();
+}
+
+#[test]
+fn request_memory_of_one_process() {
+    let mut store = store_with_request_memory();
+    let mut other = Worker::start("greedy", store.socket());
+    other.expect("full");
+    other.kill();
+    let mut watcher = store.raw_client();
+    wait_until("its requests are gone", || stats(&mut watcher).counter("request_memory") == 0);
+    let before = store.private_memory();
+
+    let mut peers: Vec<_> = (0..30).map(|_| store.raw_client()).collect();
+    for peer in &mut peers {
+        assert_eq!(wait_until_refused(peer), REQUEST_MEMORY / 4);
+    }
+    // An unfinished frame beyond it: an answer to just this request, and the end.
+    let mut frame = RawPeer::frame(77, &ClientMessage::Request(put_numbered(0..4000)));
+    frame.resize(3 << 20, 0);
+    frame[..4].copy_from_slice(&limits::FRAME_PAYLOAD_BYTES_MAX.to_le_bytes());
+    let mut halves: Vec<_> = (0..30).map(|_| store.raw_client()).collect();
+    for peer in &mut halves {
+        // It may hang up before it has been told everything.
+        let _ = peer.send(&frame);
+        let answer = peer.receive().expect("an answer");
+        let refusal = Reply::Refused(Refusal::OverRequestMemory(REQUEST_MEMORY / 4));
+        assert_eq!((answer.request, answer.reply), (RequestId(77), refusal));
+        peer.wait_for_end();
+    }
+    let numbers = stats(&mut watcher);
+    assert_eq!(numbers.counter("frames_refused"), 30);
+    assert!(numbers.counter("refusals_request_memory") >= 30);
+    let most = numbers.counter("request_memory_most");
+    assert!(most <= REQUEST_MEMORY / 4 + (4 << 20), "{most} bytes for one process");
+    let grown = store.private_memory().saturating_sub(before);
+    assert!(grown < REQUEST_MEMORY / 4 + (4 << 20), "{grown} bytes of the store's memory");
+
+    // What does not wait is served, and what waits in other processes.
+    assert_eq!(peers[0].call(put_numbered([1])), Reply::Done);
+    let mut other = Worker::start("greedy", store.socket());
+    other.expect("full");
+    other.kill();
+    drop(peers);
+    wait_until("nothing is kept", || stats(&mut watcher).counter("request_memory") == 0);
+    store.assert_serves();
+}
+
+#[test]
+fn request_memory_of_many_processes() {
+    let mut store = store_with_request_memory();
+    let mut watcher = store.raw_client();
+    let before = store.private_memory();
+    let start = |_| Worker::start("greedy", store.socket());
+    let mut greedy: Vec<_> = (0..8).map(start).collect();
+    greedy.iter_mut().for_each(|worker| worker.expect("full"));
+
+    let kept = stats(&mut watcher).counter("request_memory");
+    assert!((REQUEST_MEMORY / 2..REQUEST_MEMORY).contains(&kept), "{kept} bytes are kept");
+    let grown = store.private_memory().saturating_sub(before);
+    assert!(grown < REQUEST_MEMORY + (4 << 20), "{grown} bytes of the store's memory");
+    // Somebody who wants little gets it.
+    let waiting = stats(&mut watcher).waiting_requests;
+    watcher.request_all((0..10).map(|number| get_numbered(number, LONG)));
+    assert_eq!(stats(&mut watcher).waiting_requests, waiting + 10);
+    store.client().put(numbered(1 << 40), &[7; 100_000], b"").expect("put works");
+
+    greedy.iter_mut().for_each(Worker::kill);
+    wait_until("only the watcher waits", || stats(&mut watcher).waiting_requests == 10);
+    wait_until("the memory goes back to the system", || {
+        store.private_memory() < before + before / 10 + (8 << 20)
+    });
     store.assert_serves();
 }
 

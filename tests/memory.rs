@@ -194,6 +194,96 @@ fn b12_memory_is_a_limit_more_than_the_file_system_has_is_refused_at_the_start()
     refusal("10000");
 }
 
+/// A control group of version 1 or 2 with a limit of memory, inside of that of this process.
+struct ControlGroup(PathBuf);
+
+impl ControlGroup {
+    /// `None`, and a line about it, where this process may not make one.
+    fn new(limit: u64) -> Option<Self> {
+        Self::make(limit)
+            .inspect_err(|error| eprintln!("LEFT OUT: no control group can be made here: {error}"))
+            .ok()
+    }
+
+    fn make(limit: u64) -> Result<Self, String> {
+        let read =
+            |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+        let (groups, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
+        let path_of = |version: &str| {
+            let line = groups.lines().find(|line| line.contains(version))?;
+            line.splitn(3, ':').nth(2)
+        };
+        let mount_of = |kind: &str| {
+            let line = mounts.lines().find(|line| line.contains(kind))?;
+            line.split(' ').nth(4)
+        };
+        let one = (mount_of(" - cgroup cgroup rw,memory"), path_of(":memory:"), "limit_in_bytes");
+        let two = (mount_of(" - cgroup2 "), path_of("0::"), "max");
+        let mut reason = "there is no hierarchy of them".to_owned();
+        for (mount, path, limit_file) in [one, two] {
+            let (Some(mount), Some(path)) = (mount, path) else { continue };
+            let name = format!("plasma-test-{}", std::process::id());
+            let group = PathBuf::from(format!("{mount}{}/{name}", path.trim_end_matches('/')));
+            match fs::create_dir(&group) {
+                Ok(()) => {
+                    let group = Self(group);
+                    let file = group.0.join(format!("memory.{limit_file}"));
+                    let written = fs::write(&file, limit.to_string());
+                    match written {
+                        Ok(()) => return Ok(group),
+                        Err(error) => reason = format!("{}: {error}", file.display()),
+                    }
+                }
+                Err(error) => reason = format!("{}: {error}", group.display()),
+            }
+        }
+        Err(reason)
+    }
+
+    /// Runs the store in it, which has to end by itself: its exit code, if it was not killed, and
+    /// what it has printed.
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = store_program();
+        // A store that is not refused runs until `timeout` ends it.
+        let enter = r#"echo $$ > "$0/cgroup.procs" && exec timeout 20 "$@""#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", enter]).arg(&self.0).arg(store.get_program()).args(arguments);
+        shell.arg("-s").arg(directory.path().join("socket"));
+        let output = shell.output().expect("a shell runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn b12_memory_is_a_limit_more_than_a_control_group_allows_is_refused_at_the_start() {
+    let Some(group) = ControlGroup::new(100 << 20) else { return };
+    let lines = [
+        // With swap more can be had, but never so much.
+        &["-m", "1T"][..],
+        &["-m", "1T", "--reserve"],
+        // This would fit alone.
+        &["-m", "99MiB", "--reserve"],
+        &["-m", "99MiB", "-d", "/dev/shm"],
+    ];
+    for line in lines {
+        let (code, text) = group.run(line);
+        // A machine that has less says so itself.
+        assert_eq!(code, Some(1), "{line:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{line:?}: {text}");
+        let of_group = text.contains(&format!("{:?}", group.0));
+        assert!(of_group || text.contains("in -d"), "{line:?}: {text}");
+    }
+}
+
 // ---- fragmentation ------------------------------------------------------------------------------
 
 #[test]

@@ -78,7 +78,8 @@ fn refused(refusal: &Refusal, text: String) -> PyErr {
         | Refusal::QuotaExceeded { .. }
         | Refusal::QuotaUnavailable { .. }
         | Refusal::QuotaAlreadySet(_)
-        | Refusal::TooManyWaiting(_) => PlasmaStoreFull::new_err(text),
+        | Refusal::TooManyWaiting(_)
+        | Refusal::OverRequestMemory(_) => PlasmaStoreFull::new_err(text),
         // As the system says where memory is not there that was.
         Refusal::MemoryLost => PyOSError::new_err((BAD_ADDRESS, text)),
         // `PermissionError`.

@@ -15,6 +15,11 @@ use plasma::server::config::{Config, Invocation};
 use plasma::server::logging::{Log, one_line};
 use plasma::server::signals::block_termination_signals;
 
+/// Gives freed memory back to the system. The allocator of the C library keeps nearly all of it:
+/// a page goes back only if nothing on it is in use.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const ENVIRONMENT: u8 = 1;
 
 fn main() -> ExitCode {

@@ -156,7 +156,7 @@ impl FrameReader {
         let buffered = self.buffered();
         let complete = header.filter(|(payload_bytes, _)| HEADER_BYTES + payload_bytes <= buffered);
         let Some((payload_bytes, descriptors)) = complete else {
-            self.shrink();
+            self.shrink_above(RETAINED_BYTES_MAX);
             return Ok(None);
         };
         let payload = self.consumed + HEADER_BYTES..self.consumed + HEADER_BYTES + payload_bytes;
@@ -170,6 +170,18 @@ impl FrameReader {
         self.received - self.consumed
     }
 
+    /// Bytes of memory for what has come and what is to come next.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// What has come of the payload of an unfinished frame.
+    #[must_use]
+    pub fn partial_payload(&self) -> &[u8] {
+        self.buffer[self.consumed..self.received].get(HEADER_BYTES..).unwrap_or_default()
+    }
+
     /// Whether the stream, if it ended here, would end inside a frame. Meant for a reader whose
     /// complete frames have all been taken out.
     #[must_use]
@@ -181,7 +193,7 @@ impl FrameReader {
     /// connections cost nothing; the next [`Self::space`] allocates again.
     pub fn give_back_memory(&mut self) {
         if self.is_mid_frame() {
-            self.shrink();
+            self.shrink_above(self.buffered());
         } else {
             self.buffer = Vec::new();
             self.consumed = 0;
@@ -228,8 +240,8 @@ impl FrameReader {
     }
 
     /// A large frame has passed: its memory would otherwise stay for as long as the connection.
-    fn shrink(&mut self) {
-        if self.buffer.len() > RETAINED_BYTES_MAX && self.buffered() < self.buffer.len() / 4 {
+    fn shrink_above(&mut self, retained: usize) {
+        if self.buffer.len() > retained && self.buffered() < self.buffer.len() / 4 {
             self.move_to_front();
             self.buffer.truncate(self.received);
             self.buffer.shrink_to_fit();

@@ -41,6 +41,13 @@ pub enum Refusal {
     /// Too many requests of this client wait already, or they name too many ids.
     #[error("too many waiting requests of one client, the limit is {0} (requests or ids)")]
     TooManyWaiting(u64),
+    /// The requests of this process would keep more of the store's own memory than it may have now.
+    /// If that was a frame of which a part had come, the connection ends.
+    #[error(
+        "requests of this process may keep {0} bytes of the store's own memory now, and this one \
+         would need more (--request-memory)"
+    )]
+    OverRequestMemory(u64),
     /// The client cancelled its own request.
     #[error("the request was cancelled")]
     Cancelled,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 
 use crate::ids::ClientId;
+use crate::store::request_memory::Process;
 
 /// Who has to be looked at by a phase of the turn, in the order in which they were put down, each
 /// at most once. Its memory is kept for the next turn.
@@ -48,16 +49,6 @@ impl Agenda {
     pub fn remove(&mut self, client: ClientId) {
         self.members.remove(&client);
     }
-}
-
-/// A process, whose connections share its turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Process {
-    /// Its number.
-    Known(u32),
-    /// It is in another pid namespace, so we cannot tell its connections from those of others:
-    /// each counts as a process of its own.
-    Unknown(ClientId),
 }
 
 /// What a process has used, and which of its clients wait.
@@ -158,7 +149,7 @@ mod tests {
 
     fn put_down(agenda: &mut FairAgenda, clients: &[(u64, u32)]) {
         for (client, pid) in clients {
-            agenda.push(ClientId(*client), Process::Known(*pid));
+            agenda.push(ClientId(*client), Process::Pid(*pid));
         }
     }
 
@@ -200,8 +191,8 @@ mod tests {
     fn nothing_is_left_of_a_process_that_is_forgotten() {
         let mut agenda = FairAgenda::default();
         put_down(&mut agenda, &[(10, 1), (20, 2)]);
-        agenda.forget(Process::Known(1));
-        agenda.forget(Process::Known(3));
+        agenda.forget(Process::Pid(1));
+        agenda.forget(Process::Pid(3));
         assert_eq!(agenda.len(), 1);
         assert_eq!(pop_all(&mut agenda), [20]);
         assert_eq!(agenda.accounts.len(), 1);

@@ -28,7 +28,8 @@ pub enum CloseReason {
          {PROTOCOL_VERSION}; update the older of the two"
     )]
     Version(u32),
-    /// The store takes no more connections of this process, and has told it why.
+    /// The store takes no more connections of this process, or no more of a frame, and has told
+    /// it why.
     #[error("turned away: {0}")]
     TurnedAway(Refusal),
     /// A subscriber did not keep up, and was told so.

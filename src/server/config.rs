@@ -23,7 +23,8 @@ use crate::directory::layout::SLOTS_MAX;
 use crate::eviction::PolicyKind;
 use crate::limits::{
     ALIGNMENT, CAPACITY_MAX, CAPACITY_MIN, COMMIT_AHEAD_BYTES, COMMIT_AHEAD_DIVISOR,
-    COMMIT_AHEAD_STORE_DIVISOR,
+    COMMIT_AHEAD_STORE_DIVISOR, REQUEST_MEMORY_BYTES, REQUEST_MEMORY_BYTES_MIN,
+    REQUEST_MEMORY_DIVISOR,
 };
 use crate::shm::segment::Backing;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub clear_new_objects: bool,
     /// Bytes of memory to have ready beyond what objects have used, and to keep for the next ones.
     pub ahead: u64,
+    /// Bytes of the store's own memory that requests may keep.
+    pub request_memory: u64,
     /// How long free memory stays with the store before it goes back to the system; zero is for
     /// ever.
     pub trim_after: Duration,
@@ -153,6 +156,9 @@ impl Config {
         let slots =
             (capacity / DIRECTORY_SLOT_BYTES).clamp(DIRECTORY_SLOTS_LEAST, DIRECTORY_SLOTS_MOST);
         let slots = TABLE.directory_slots.number_or(&given.directory_slots, slots)?;
+        let request_memory = REQUEST_MEMORY_BYTES
+            .min(limit.memory / REQUEST_MEMORY_DIVISOR)
+            .max(REQUEST_MEMORY_BYTES_MIN);
         let trim_after = TABLE.trim_after.number_or_default(&given.trim_after)?;
         let group = TABLE.socket_group.text(&given.socket_group)?;
         let has_group = TABLE.read_only_group.text(&given.read_only_group)?.or(group).is_some();
@@ -170,6 +176,9 @@ impl Config {
             reserve: given.reserve,
             clear_new_objects: given.clear_new_objects,
             ahead: TABLE.ahead.number_or(&given.ahead, ahead)?,
+            request_memory: TABLE
+                .request_memory
+                .number_or(&given.request_memory, request_memory)?,
             trim_after: Duration::from_secs(trim_after),
             poll_time: Duration::from_micros(poll_us),
             directory_slots: if given.no_directory { 0 } else { narrow(slots.min(objects_max)) },

@@ -16,7 +16,6 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
-use super::agenda::Process;
 use super::close_reason::{CloseReason, is_departure};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
@@ -24,7 +23,7 @@ use super::outbox::{DescriptorKind, Outbox};
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::ProtocolError;
-use crate::protocol::codec::{decode_client, encode_server};
+use crate::protocol::codec::{decode_client, encode_server, leading_request_id};
 use crate::protocol::frame::{FrameReader, append_frame};
 use crate::protocol::message::{
     ClientMessage, Connect, DescriptorInfo, Reply, Request, RequestId, ServerMessage,
@@ -32,6 +31,7 @@ use crate::protocol::message::{
 use crate::protocol::refusal::Refusal;
 use crate::shm::fd_passing;
 use crate::store::Peer;
+use crate::store::request_memory::{Process, RequestMemory};
 use crate::time::Timestamp;
 
 /// Bytes to read at a time at first: more than most requests have.
@@ -139,6 +139,10 @@ pub struct Connection {
     table_slots: u32,
     /// What the peer has been sent.
     descriptors: Vec<DescriptorKind>,
+    /// Bytes that have been counted.
+    counted_bytes: u64,
+    /// Its process keeps too much, so nothing more is read before it has taken all replies.
+    is_over_share: bool,
 }
 
 impl Connection {
@@ -165,7 +169,13 @@ impl Connection {
             is_read_only: false,
             table_slots: 0,
             descriptors: Vec::new(),
+            counted_bytes: 0,
+            is_over_share: false,
         })
+    }
+
+    pub const fn id(&self) -> ClientId {
+        self.id
     }
 
     pub fn peer(&self) -> &Peer {
@@ -174,10 +184,7 @@ impl Connection {
 
     /// Its process.
     pub fn process(&self) -> Process {
-        match self.peer.pid {
-            0 => Process::Unknown(self.id),
-            pid => Process::Known(pid),
-        }
+        Process::new(self.peer.pid, self.id)
     }
 
     /// Whether it has still to introduce itself.
@@ -201,7 +208,46 @@ impl Connection {
 
     /// Whether nothing is read from it until it has read some replies.
     pub fn is_held_back(&self) -> bool {
-        self.outbox.len() > limits::OUTBOX_BYTES_MAX
+        self.outbox.len() > if self.is_over_share { 0 } else { limits::OUTBOX_BYTES_MAX }
+    }
+
+    /// Whether a stream is given nothing more to send before it has sent some.
+    pub fn is_full(&self) -> bool {
+        self.is_held_back() || self.outbox.len() >= limits::STREAM_REFILL_BYTES
+    }
+
+    /// Counts how much is kept for this connection now. Too much for its process is the
+    /// end of a connection with a large frame of which a part has come. Whether there is something
+    /// to do: something may be read again, or is to be sent.
+    pub fn count_memory(&mut self, all: &mut RequestMemory, counters: &mut ServerCounters) -> bool {
+        let kept = (self.frames.memory() + self.outbox.memory()) as u64;
+        // Nearly always, and nothing was kept before.
+        if kept == 0 && self.counted_bytes == 0 && !self.is_over_share {
+            return false;
+        }
+        let process = self.process();
+        all.change(process, self.counted_bytes, kept);
+        self.counted_bytes = kept;
+        let was_held_back = self.is_held_back();
+        let allowed = all.check(process, 0);
+        self.is_over_share = allowed.is_err();
+        match allowed {
+            Err(refusal)
+                if self.frames.buffered() > limits::SMALL_FRAME_BYTES && !self.is_draining() =>
+            {
+                let request = leading_request_id(self.frames.partial_payload());
+                self.turn_away(request, refusal, counters);
+                self.frames = FrameReader::new(CLIENT_DESCRIPTORS);
+                counters.frames_refused += 1;
+                true
+            }
+            _ => was_held_back && !self.is_held_back(),
+        }
+    }
+
+    /// Nothing is kept for it any more.
+    pub fn forget_memory(&self, all: &mut RequestMemory) {
+        all.change(self.process(), self.counted_bytes, 0);
     }
 
     /// The store knows the peer from now on, who has so many slots in a table of its own.

@@ -17,7 +17,7 @@ use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 
-use super::agenda::{Agenda, FairAgenda, Process};
+use super::agenda::{Agenda, FairAgenda};
 use super::close_reason::CloseReason;
 use super::connection::{Connection, Flushed};
 use super::memory::Memory;
@@ -26,6 +26,7 @@ use crate::ids::ClientId;
 use crate::limits;
 use crate::shm::peer_groups;
 use crate::store::Peer;
+use crate::store::request_memory::{Process, RequestMemory};
 use crate::time::{Clock, Timestamp};
 
 #[derive(Debug)]
@@ -174,14 +175,14 @@ impl Connections {
     }
 
     /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
-    /// was looked at, with the number of bytes it has still to send.
+    /// was looked at, which says whether something may be read from it again.
     pub fn flush(
         &mut self,
         now: Timestamp,
         clock: &Clock,
         memory: &Memory,
         counters: &mut ServerCounters,
-        mut flushed: impl FnMut(ClientId, usize),
+        mut flushed: impl FnMut(&mut Connection, &mut ServerCounters) -> bool,
     ) {
         if self.starved_until.take_if(|until| *until <= now).is_some() {
             for client in std::mem::take(&mut self.starved) {
@@ -196,7 +197,7 @@ impl Connections {
             let Flushed { resumes_reading, is_starved } =
                 connection.flush(memory, &self.registry, counters);
             let deadline = now.after(limits::DRAIN_TIME_MAX);
-            flushed(client, connection.outbox_bytes());
+            let is_to_be_looked_at = flushed(connection, counters);
             if connection.is_draining() && connection.outbox_bytes() == 0 {
                 self.to_close.push(client);
             } else if connection.set_drain_deadline(deadline) {
@@ -207,6 +208,10 @@ impl Connections {
             if is_starved {
                 self.starved.push(client);
                 self.starved_until = Some(now.after(limits::STARVED_TIME));
+            }
+            if is_to_be_looked_at {
+                self.read_later(client);
+                self.flush_later(client);
             }
             let ended = clock.now();
             self.to_flush.charge(process, ended.since(began));
@@ -233,7 +238,12 @@ impl Connections {
     }
 
     /// Ends a connection that drains. Returns whether the store knows the client.
-    pub fn close(&mut self, client: ClientId, counters: &mut ServerCounters) -> bool {
+    pub fn close(
+        &mut self,
+        client: ClientId,
+        all: &mut RequestMemory,
+        counters: &mut ServerCounters,
+    ) -> bool {
         let connection = self.table.remove(&client).expect("it is closed once");
         let process = connection.process();
         let left = self.processes.get_mut(&process).expect("it has this connection");
@@ -244,6 +254,7 @@ impl Connections {
             self.busy.forget(process);
             self.to_flush.forget(process);
         }
+        connection.forget_memory(all);
         connection.close(&self.registry, counters)
     }
 }

@@ -31,7 +31,10 @@ impl Outside {
     pub fn carry_out(&mut self, store: &mut Store, now: Timestamp, effects: &mut Effects) {
         while let Some(effect) = effects.pop() {
             match effect {
-                Effect::Reply { client, request, reply } => self.reply(client, request, reply),
+                Effect::Reply { client, request, reply } => {
+                    self.counters.note_request_memory(store.request_memory().used());
+                    self.reply(client, request, reply);
+                }
                 Effect::Start { ticket, work: Work::Fill { writes } } => {
                     store.done(ticket, self.memory.fill(&writes), now, effects);
                 }

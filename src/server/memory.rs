@@ -220,7 +220,7 @@ impl File {
 }
 
 /// What a store of this capacity needs. The segment rounds it up to whole pages.
-fn segment_bytes(capacity: u64) -> u64 {
+pub fn segment_bytes(capacity: u64) -> u64 {
     let slack = (capacity / SLACK_DIVISOR).clamp(SLACK_BYTES_MIN, SLACK_BYTES_MAX);
     capacity.next_multiple_of(ALIGNMENT) + slack
 }

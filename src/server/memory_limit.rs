@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 use crate::shm::segment::meminfo_bytes;
 
+/// No machine has so many bytes, whatever the size of its pages.
+const UNLIMITED_FROM: u64 = 1 << 62;
+
 /// The memory that this process may use, bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MemoryLimit {
@@ -41,31 +44,49 @@ impl MemoryLimit {
             io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no line MemTotal")
         })?;
         let swap = meminfo_bytes(&meminfo, "SwapTotal").unwrap_or(0);
-        let mut limit =
-            Self { memory: total, memory_and_swap: total.saturating_add(swap), cgroup: None };
+        let mut least = Least { memory: total, swap, both: u64::MAX, cgroup: None };
         for hierarchy in Hierarchy::of_this_process(root) {
             for group in hierarchy.groups() {
-                limit.lower(hierarchy.version, group, swap);
+                least.lower(hierarchy.version, group);
             }
         }
-        Ok(limit)
+        let memory_and_swap = least.sum().min(least.both);
+        Ok(Self { memory: least.memory, memory_and_swap, cgroup: least.cgroup })
+    }
+}
+
+/// The least limits so far, bytes.
+struct Least {
+    memory: u64,
+    swap: u64,
+    /// Of the sum of both, where a group limits that.
+    both: u64,
+    /// The group that has lowered what can be had in all.
+    cgroup: Option<PathBuf>,
+}
+
+impl Least {
+    fn sum(&self) -> u64 {
+        self.memory.saturating_add(self.swap)
     }
 
-    fn lower(&mut self, version: Version, group: &Path, swap: u64) {
-        let bytes = |file: &str| number(&group.join(file));
-        let (memory, with_swap) = match version {
-            Version::One => (bytes("memory.limit_in_bytes"), bytes("memory.memsw.limit_in_bytes")),
-            Version::Two => {
-                let (memory, own_swap) = (bytes("memory.max"), bytes("memory.swap.max"));
-                let both = memory.zip(own_swap);
-                (memory, both.map(|(memory, own)| memory.saturating_add(own.min(swap))))
+    fn lower(&mut self, version: Version, group: &Path) {
+        let bytes = |file: &str| number(&group.join(file)).unwrap_or(u64::MAX);
+        let (before, memory_before) = (self.sum().min(self.both), self.memory);
+        match version {
+            // Without accounting of swap there is no second file.
+            Version::One => {
+                self.memory = self.memory.min(bytes("memory.limit_in_bytes"));
+                self.both = self.both.min(bytes("memory.memsw.limit_in_bytes"));
             }
-        };
-        let Some(memory) = memory else { return };
-        let memory_and_swap = with_swap.unwrap_or_else(|| memory.saturating_add(swap));
-        self.memory = self.memory.min(memory);
-        if memory_and_swap < self.memory_and_swap {
-            self.memory_and_swap = memory_and_swap;
+            Version::Two => {
+                self.memory = self.memory.min(bytes("memory.max"));
+                self.swap = self.swap.min(bytes("memory.swap.max"));
+            }
+        }
+        // A group that limits nothing but swap is named only if no other limits memory.
+        let is_named = self.memory < memory_before || self.both != u64::MAX;
+        if self.sum().min(self.both) < before && (is_named || self.cgroup.is_none()) {
             self.cgroup = Some(group.to_owned());
         }
     }
@@ -79,22 +100,58 @@ pub(super) fn available_bytes(root: &Path) -> u64 {
     let machine = meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(u64::MAX);
     let hierarchies = Hierarchy::of_this_process(root);
     let groups = hierarchies.iter().flat_map(|hierarchy| {
-        hierarchy.groups().filter_map(|group| room_in_group(hierarchy.version, group))
+        // Pages of files that nobody has used lately are counted, but go when memory is wanted.
+        hierarchy
+            .groups()
+            .filter_map(|group| room_in_group(hierarchy.version, group, &["inactive"]))
     });
     groups.fold(machine, u64::min)
 }
 
-fn room_in_group(version: Version, group: &Path) -> Option<u64> {
-    let (limit, usage, idle) = match version {
-        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
-        Version::Two => ("memory.max", "memory.current", "inactive_file "),
+/// Memory and swap that the control groups still allow if all pages of files that they count are
+/// thrown out, bytes, and the group that says so. `None` if none has a limit.
+pub(super) fn room_in_groups(root: &Path) -> Option<(u64, PathBuf)> {
+    let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let swap = meminfo_bytes(&meminfo, "SwapFree").unwrap_or(0);
+    let hierarchies = Hierarchy::of_this_process(root);
+    let groups = hierarchies.iter().flat_map(|hierarchy| {
+        hierarchy.groups().filter_map(|group| {
+            let memory = room_in_group(hierarchy.version, group, &["inactive", "active"])?;
+            let swap = swap.min(swap_in_group(hierarchy.version, group));
+            Some((memory.saturating_add(swap), group.to_owned()))
+        })
+    });
+    groups.min_by_key(|(room, _)| *room)
+}
+
+/// Bytes of swap that a group still allows.
+fn swap_in_group(version: Version, group: &Path) -> u64 {
+    let bytes = |file: &str| number(&group.join(file));
+    let left = |limit: &str, usage: &str| Some(bytes(limit)?.saturating_sub(bytes(usage)?));
+    let left = match version {
+        // The sum of both has a limit: swap is what it allows beyond memory.
+        Version::One => left("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"),
+        Version::Two => left("memory.swap.max", "memory.swap.current"),
+    };
+    left.unwrap_or(u64::MAX)
+}
+
+/// Bytes that a group still allows if these pages of files (`active`, `inactive`) are thrown out.
+fn room_in_group(version: Version, group: &Path, thrown_out: &[&str]) -> Option<u64> {
+    let (limit, usage, prefix) = match version {
+        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        Version::Two => ("memory.max", "memory.current", ""),
     };
     let limit = number(&group.join(limit))?;
     let usage = number(&group.join(usage))?;
-    // Pages of files that nobody has used lately are counted, but go when memory is wanted.
     let statistics = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
-    let idle = statistics.lines().find_map(|line| line.strip_prefix(idle)?.trim().parse().ok());
-    Some(limit.saturating_sub(usage.saturating_sub(idle.unwrap_or(0))))
+    let files = thrown_out.iter().map(|pages| {
+        let name = format!("{prefix}{pages}_file ");
+        let bytes =
+            statistics.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok());
+        bytes.unwrap_or(0_u64)
+    });
+    Some(limit.saturating_sub(usage.saturating_sub(files.sum())))
 }
 
 impl HugePages {
@@ -175,9 +232,11 @@ fn membership(version: Version, memberships: &str) -> Option<&str> {
     })
 }
 
-/// The number in a file of one number. `max`, as for no limit, is none.
+/// The number in a file of one number. No limit is none: `max`, or in version 1 the largest whole
+/// number of pages below 2^63 bytes.
 fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
+    let number = fs::read_to_string(file).ok()?.trim().parse().ok();
+    number.filter(|number| *number < UNLIMITED_FROM)
 }
 
 #[cfg(test)]
@@ -285,6 +344,81 @@ mod tests {
             ("sys/fs/cgroup/cpu/memory.limit_in_bytes", "1\n"),
         ]);
         assert_eq!(machine.limit(), (40_960, 81_920, Some("box".into())));
+    }
+
+    #[test]
+    fn in_version_one_a_limit_of_memory_counts_whatever_that_of_memory_and_swap_is() {
+        let machine = Machine::new(&[
+            ("proc/self/cgroup", "4:memory:/box/inner\n"),
+            ("proc/self/mountinfo", V1_MOUNTS),
+            ("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "40960\n"),
+        ]);
+        let memsw = "sys/fs/cgroup/memory/box/memory.memsw.limit_in_bytes";
+        let swap = 500_000 * KIB;
+        let with_all_swap = (40_960, 40_960 + swap, Some("box".into()));
+        assert_eq!(machine.limit(), with_all_swap, "swap is not accounted for");
+        // As kernels with pages of 4 and of 64 KiB write it.
+        for unlimited in ["9223372036854771712", "9223372036854710272", "9223372036854775807"] {
+            machine.write(memsw, &format!("{unlimited}\n"));
+            assert_eq!(machine.limit(), with_all_swap, "{unlimited}");
+        }
+        machine.write(memsw, "40960\n");
+        assert_eq!(machine.limit(), (40_960, 40_960, Some("box".into())), "no swap at all");
+        machine.write(memsw, &format!("{}\n", 1_u64 << 50));
+        assert_eq!(machine.limit(), with_all_swap, "more swap than there is");
+
+        // The inner one lowers what the outer one has left, and the other way round.
+        let inner = "sys/fs/cgroup/memory/box/inner/memory.limit_in_bytes";
+        machine.write(inner, "4096\n");
+        assert_eq!(machine.limit(), (4096, 4096 + swap, Some("inner".into())));
+        machine.write(inner, "81920\n");
+        assert_eq!(machine.limit(), with_all_swap);
+    }
+
+    #[test]
+    fn in_version_two_swap_is_limited_by_itself() {
+        let machine = Machine::new(&[
+            ("proc/self/cgroup", "0::/box/inner\n"),
+            ("proc/self/mountinfo", V2_MOUNT),
+            ("sys/fs/cgroup/box/memory.max", "max\n"),
+            ("sys/fs/cgroup/box/memory.swap.max", "0\n"),
+            ("sys/fs/cgroup/box/inner/memory.max", "max\n"),
+        ]);
+        let memory = 1_000_000 * KIB;
+        assert_eq!(machine.limit(), (memory, memory, Some("box".into())));
+        machine.write("sys/fs/cgroup/box/inner/memory.max", "40960\n");
+        machine.write("sys/fs/cgroup/box/inner/memory.swap.max", "max\n");
+        assert_eq!(machine.limit(), (40_960, 40_960, Some("inner".into())));
+    }
+
+    #[test]
+    fn what_can_be_taken_in_groups_is_what_is_left_without_pages_of_files() {
+        let machine = Machine::new(&[
+            ("proc/self/cgroup", "4:memory:/box/inner\n"),
+            ("proc/self/mountinfo", V1_MOUNTS),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "700000\n"),
+        ]);
+        let room = || {
+            let (room, group) = room_in_groups(machine.0.path())?;
+            Some((room, group.file_name()?.to_string_lossy().into_owned()))
+        };
+        assert_eq!(room(), None, "no group has a limit");
+        machine.write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "500000\n");
+        machine.write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "400000\n");
+        assert_eq!(room(), Some((100_000, "box".into())));
+        let statistics = "active_file 5\ntotal_inactive_file 10000\ntotal_active_file 20000\n";
+        machine.write("sys/fs/cgroup/memory/box/memory.stat", statistics);
+        assert_eq!(room(), Some((130_000, "box".into())));
+        machine.write("sys/fs/cgroup/memory/box/inner/memory.limit_in_bytes", "90000\n");
+        machine.write("sys/fs/cgroup/memory/box/inner/memory.usage_in_bytes", "1000\n");
+        assert_eq!(room(), Some((89_000, "inner".into())));
+
+        machine.write("proc/meminfo", "MemTotal: 900 kB\nSwapFree: 40 kB\n");
+        assert_eq!(room(), Some((89_000 + 40 * KIB, "inner".into())), "swap counts");
+        let inner = "sys/fs/cgroup/memory/box/inner/memory.memsw.limit_in_bytes";
+        machine.write(inner, "90500\n");
+        assert_eq!(room(), Some((89_500, "inner".into())), "as far as the group allows it");
     }
 
     #[test]

@@ -37,6 +37,12 @@ counters! {
     protocol_errors,
     /// Connections that ended in any other way than a goodbye: cut off, reset, not reading.
     connections_lost,
+    /// Connections ended for an unfinished frame: their processes kept too much memory.
+    frames_refused,
+    /// Bytes of the store's own memory that requests keep now. Goes up and down.
+    request_memory,
+    /// The most of these bytes at any reply.
+    request_memory_most,
     /// Bytes read from sockets.
     bytes_received,
     /// Bytes written to sockets.
@@ -64,6 +70,12 @@ impl ServerCounters {
         self.turns_backlogged += u64::from(backlogged);
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.turn_longest_us = self.turn_longest_us.max(microseconds);
+    }
+
+    /// Requests keep so many bytes now.
+    pub fn note_request_memory(&mut self, bytes: u64) {
+        self.request_memory = bytes;
+        self.request_memory_most = self.request_memory_most.max(bytes);
     }
 
     /// Adds the counters to those of the store.

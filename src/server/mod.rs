@@ -194,7 +194,8 @@ fn start(config: &Config) -> Result<Started, StartupError> {
         unix_start: clock.unix_start(),
     };
     let (directory, directory_file) = directory(config, &mut memory)?;
-    let store = Store::with_directory(store_config, directory);
+    let mut store = Store::with_directory(store_config, directory);
+    store.limit_request_memory(config.request_memory);
     let mut reactor = Reactor::new(
         UnixListener::from_std(socket),
         store,
@@ -321,6 +322,7 @@ mod tests {
             trim_after: limits::TRIM_AFTER,
             poll_time: limits::POLL_TIME,
             ahead: 0,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
             directory_slots: 0,
         }
     }

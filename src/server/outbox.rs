@@ -51,6 +51,11 @@ impl Outbox {
         self.bytes.len() - self.sent
     }
 
+    /// Bytes of memory for what has not been sent. What is kept for the next reply does not count.
+    pub fn memory(&self) -> usize {
+        if self.is_empty() { 0 } else { self.bytes.capacity() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -220,6 +220,7 @@ impl Reactor {
         for _ in 0..self.outside.connections.to_read.len() {
             let Some((client, process)) = self.outside.connections.to_read.pop() else { break };
             self.serve(client, end);
+            self.count_memory(client);
             let ended = self.clock.now();
             self.outside.connections.to_read.charge(process, ended.since(began));
             began = ended;
@@ -276,9 +277,22 @@ impl Reactor {
 
     fn flush(&mut self) {
         let Outside { connections, streams, memory, counters } = &mut self.outside;
-        connections.flush(self.now, &self.clock, memory, counters, |client, outbox_bytes| {
-            streams.note_flushed(client, outbox_bytes);
+        let all = self.store.request_memory();
+        connections.flush(self.now, &self.clock, memory, counters, |connection, counters| {
+            streams.note_flushed(connection.id(), connection.outbox_bytes());
+            connection.count_memory(all, counters)
         });
+    }
+
+    /// What is kept for a connection has changed.
+    fn count_memory(&mut self, client: ClientId) {
+        let Outside { connections, counters, .. } = &mut self.outside;
+        if let Some(connection) = connections.get_mut(client)
+            && connection.count_memory(self.store.request_memory(), counters)
+        {
+            connections.read_later(client);
+            connections.flush_later(client);
+        }
     }
 
     /// Closes connections, accepts others, and listens to those who have not introduced themselves.
@@ -287,7 +301,8 @@ impl Reactor {
         while let Some(client) = self.outside.connections.next_to_close(self.now) {
             self.outside.streams.remove(client);
             self.acceptor.note_departure();
-            if self.outside.connections.close(client, &mut self.outside.counters) {
+            let Outside { connections, counters, .. } = &mut self.outside;
+            if connections.close(client, self.store.request_memory(), counters) {
                 self.store.disconnect(client, self.now, &mut self.effects);
                 self.carry_out();
             }
@@ -310,6 +325,7 @@ impl Reactor {
         for _ in 0..self.outside.connections.strangers.len() {
             if let Some(client) = self.outside.connections.strangers.pop() {
                 self.serve(client, end);
+                self.count_memory(client);
             }
             if self.clock.now() >= end {
                 break;
@@ -379,7 +395,7 @@ impl Reactor {
             if connection.takes_nothing() {
                 return;
             }
-            if connection.outbox_bytes() >= limits::STREAM_REFILL_BYTES {
+            if connection.is_full() {
                 return self.outside.streams.note_full(client);
             }
             let mut events = Vec::new();

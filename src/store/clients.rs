@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use crate::ids::{ClientId, Slot};
 use crate::limits;
 use crate::protocol::message::RequestId;
+use crate::protocol::refusal::Refusal;
+use crate::store::request_memory::{Process, RequestMemory};
 
 /// Who a client is. Everything but the name comes from the socket, not from the client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -111,25 +113,30 @@ pub struct WaitCost {
     pub bytes: u64,
 }
 
+impl WaitCost {
+    /// Bytes of the store's own memory for so many requests that cost this together.
+    const fn memory(self, requests: usize) -> u64 {
+        let each = requests * limits::WAIT_BYTES + self.ids * limits::WAITED_ID_BYTES;
+        each as u64 + self.bytes
+    }
+}
+
 impl Client {
     /// The limit that one more waiting request would break.
-    pub fn broken_limit(&self, cost: WaitCost) -> Option<u64> {
+    fn broken_limit(&self, cost: WaitCost) -> Option<u64> {
         let waiting = (self.waiting as u64 + 1, limits::CLIENT_WAITS_MAX as u64);
         let ids = ((self.waited.ids + cost.ids) as u64, limits::CLIENT_WAITED_IDS_MAX as u64);
         let bytes = (self.waited.bytes + cost.bytes, limits::CLIENT_WAITED_BYTES_MAX);
         [waiting, ids, bytes].into_iter().find(|(sum, max)| sum > max).map(|(_, max)| max)
     }
 
-    pub fn wait_began(&mut self, cost: WaitCost) {
-        self.waiting += 1;
-        self.waited.ids += cost.ids;
-        self.waited.bytes += cost.bytes;
+    /// Bytes that its waiting requests keep.
+    pub const fn waited_memory(&self) -> u64 {
+        self.waited.memory(self.waiting)
     }
 
-    pub fn wait_ended(&mut self, cost: WaitCost) {
-        self.waiting -= 1;
-        self.waited.ids -= cost.ids;
-        self.waited.bytes -= cost.bytes;
+    const fn process(&self, id: ClientId) -> Process {
+        Process::new(self.peer.pid, id)
     }
 }
 
@@ -137,6 +144,8 @@ impl Client {
 #[derive(Debug, Default)]
 pub struct Clients {
     table: BTreeMap<ClientId, Client>,
+    /// What is kept for requests, also outside of the store.
+    pub memory: RequestMemory,
 }
 
 impl Clients {
@@ -174,7 +183,37 @@ impl Clients {
     }
 
     pub fn remove(&mut self, id: ClientId) -> Client {
-        self.table.remove(&id).expect("the client is connected")
+        let client = self.table.remove(&id).expect("the client is connected");
+        self.memory.change(client.process(id), client.waited_memory(), 0);
+        client
+    }
+
+    /// Whether one more request of a client may wait.
+    ///
+    /// # Errors
+    /// It would break a limit of the client, or of its process.
+    pub fn check_wait(&self, id: ClientId, cost: WaitCost) -> Result<(), Refusal> {
+        let client = self.get(id);
+        match client.broken_limit(cost) {
+            Some(limit) => Err(Refusal::TooManyWaiting(limit)),
+            None => self.memory.check(client.process(id), cost.memory(1)),
+        }
+    }
+
+    pub fn wait_began(&mut self, id: ClientId, cost: WaitCost) {
+        let client = self.table.get_mut(&id).expect("the client is connected");
+        client.waiting += 1;
+        client.waited.ids += cost.ids;
+        client.waited.bytes += cost.bytes;
+        self.memory.change(client.process(id), 0, cost.memory(1));
+    }
+
+    pub fn wait_ended(&mut self, id: ClientId, cost: WaitCost) {
+        let client = self.table.get_mut(&id).expect("the client is connected");
+        client.waiting -= 1;
+        client.waited.ids -= cost.ids;
+        client.waited.bytes -= cost.bytes;
+        self.memory.change(client.process(id), cost.memory(1), 0);
     }
 
     /// The clients with ids above `after`, in order.

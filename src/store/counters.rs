@@ -26,6 +26,8 @@ counters! {
     refusals,
     /// Refusals that said "the store is full".
     refusals_full,
+    /// Refusals that said "no more memory for requests of this process".
+    refusals_request_memory,
     /// Puts refused because their bytes could not be written: the memory was not there.
     fills_failed,
     /// Objects created, by `create` or by `put`.

@@ -50,7 +50,7 @@ impl Store {
             return;
         }
         if self.count_some(&mut count) {
-            self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
+            self.clients.wait_ended(asked.client, WaitCost::default());
             let reply = (count.reply)(self, count.pinned_bytes);
             self.reply(asked, reply);
         } else {

@@ -44,7 +44,7 @@ impl Store {
         let cost = creation.cost();
         // What has begun to evict is not refused. Others wait for its end: it is one at a time.
         if search.is_exclusive() {
-            self.clients.get_mut(asked.client).wait_began(cost);
+            self.clients.wait_began(asked.client, cost);
         } else {
             self.begin_wait(asked.client, cost)?;
         }

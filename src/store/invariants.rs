@@ -149,6 +149,10 @@ impl Store {
             costs.ids += cost.ids;
             costs.bytes += cost.bytes;
         }
+        self.clients.memory.check_invariants();
+        let kept = self.clients.iter().map(|(_, client)| client.waited_memory()).sum::<u64>();
+        // Unfinished frames and unread replies count as well, where there are any.
+        assert!(self.clients.memory.used() >= kept, "what waits is counted");
         for (id, client) in self.clients.iter() {
             if client.presence != Presence::Here {
                 waiting.remove(&id);

@@ -183,7 +183,7 @@ impl Store {
         if !self.clients.is_here(asked.client) {
             // Nobody wants to know.
         } else if self.evict_some(&mut eviction) {
-            self.clients.get_mut(asked.client).wait_ended(WaitCost::default());
+            self.clients.wait_ended(asked.client, WaitCost::default());
             self.reply(asked, eviction.reply());
             self.serve_creates();
         } else {

@@ -46,6 +46,7 @@ mod pinned;
 mod quota;
 mod removing;
 mod reports;
+pub mod request_memory;
 pub mod space;
 mod subscriptions;
 mod told;
@@ -69,6 +70,7 @@ use leaving::Survivors;
 use object_table::ObjectTable;
 use pinned::Parked;
 use quota::Quotas;
+use request_memory::RequestMemory;
 use space::{Ranges, Search, Space};
 use subscriptions::Subscriptions;
 use told::Next;
@@ -191,6 +193,17 @@ impl Store {
         self.directory.join(client)
     }
 
+    /// Requests may keep so many bytes of the store's own memory from now on; without this, any
+    /// number.
+    pub fn limit_request_memory(&mut self, bytes: u64) {
+        self.clients.memory = RequestMemory::new(bytes);
+    }
+
+    /// What is kept for requests: those that wait, and what is outside of the store and told here.
+    pub fn request_memory(&mut self) -> &mut RequestMemory {
+        &mut self.clients.memory
+    }
+
     /// A client has connected. Its id has never been used before.
     ///
     /// # Errors
@@ -255,6 +268,9 @@ impl Store {
         self.counters.refusals += 1;
         if matches!(refusal, Refusal::StoreFull(_)) {
             self.counters.refusals_full += 1;
+        }
+        if matches!(refusal, Refusal::OverRequestMemory(_)) {
+            self.counters.refusals_request_memory += 1;
         }
         self.reply(asked, Reply::Refused(refusal));
     }
@@ -376,7 +392,7 @@ impl Store {
         {
             self.answers -= 1;
             self.counters.creates_timed_out += 1;
-            self.clients.get_mut(create.asked.client).wait_ended(create.creation.cost());
+            self.clients.wait_ended(create.asked.client, create.creation.cost());
             let full = Refusal::StoreFull(self.full(create.creation.sizes().sum()));
             self.refuse(create.asked, full);
         }

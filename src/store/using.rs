@@ -91,11 +91,8 @@ impl Store {
 
     /// One more request of a client waits, if it may.
     pub(super) fn begin_wait(&mut self, client: ClientId, cost: WaitCost) -> Result<(), Refusal> {
-        let client = self.clients.get_mut(client);
-        if let Some(limit) = client.broken_limit(cost) {
-            return Err(Refusal::TooManyWaiting(limit));
-        }
-        client.wait_began(cost);
+        self.clients.check_wait(client, cost)?;
+        self.clients.wait_began(client, cost);
         Ok(())
     }
 
@@ -118,7 +115,7 @@ impl Store {
 
     /// Answers a request that is not in the waitlist any more with what there is.
     pub(super) fn answer_waiter(&mut self, waiter: Waiter) {
-        self.clients.get_mut(waiter.asked.client).wait_ended(waiter.cost());
+        self.clients.wait_ended(waiter.asked.client, waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         let reply = match waiter.want {
             Want::Get { .. } => self.grant_waited(&waiter),
@@ -199,7 +196,7 @@ impl Store {
     }
 
     fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId) {
-        self.clients.get_mut(waiter.asked.client).wait_ended(waiter.cost());
+        self.clients.wait_ended(waiter.asked.client, waiter.cost());
         self.answers = self.answers.saturating_sub(waiter.ids.len());
         for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
             let slot = self.objects.find(held).expect("a held object exists");
@@ -213,7 +210,7 @@ impl Store {
         if let Some(waiter) = self.waits.cancelled(asked) {
             self.answer_late(waiter);
         } else if let Some(create) = self.creates.cancelled(asked) {
-            self.clients.get_mut(client).wait_ended(create.creation.cost());
+            self.clients.wait_ended(client, create.creation.cost());
             self.refuse(asked, Refusal::Cancelled);
         }
         Reply::Done

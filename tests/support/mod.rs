@@ -179,7 +179,7 @@ impl StoreProcess {
 
     /// A peer that sends what it is told; nothing has been sent yet.
     pub fn raw_peer(&self) -> RawPeer {
-        RawPeer::new(UnixStream::connect(&self.socket).expect("the store accepts"))
+        RawPeer::dial(&self.socket)
     }
 
     /// A peer whose connection has been opened properly.
@@ -540,6 +540,17 @@ impl RawPeer {
             reader: FrameReader::new(limits::FRAME_DESCRIPTORS_MAX),
             last_request: 0,
         }
+    }
+
+    fn dial(socket: &Path) -> Self {
+        Self::new(UnixStream::connect(socket).expect("the store accepts"))
+    }
+
+    /// A peer of the store with this socket, whose connection has been opened properly.
+    pub fn connect_to(socket: &Path) -> Self {
+        let mut peer = Self::dial(socket);
+        peer.connect();
+        peer
     }
 
     /// The frame of a message.

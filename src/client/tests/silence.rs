@@ -322,7 +322,7 @@ fn a_disconnect_that_is_interrupted_waits_for_nothing_more() {
     interrupted_by(|| true, || client.disconnect());
     drop((pending, client));
     let gets = [1, 2, 3].map(|_| store.next().0);
-    assert_eq!(gets.map(|_| store.next().1.name()), ["cancel"; 3]);
+    assert_eq!(gets.map(|_| store.next().1.traits().name), ["cancel"; 3]);
     assert_eq!(store.next_or_end(), None);
 }
 

@@ -26,14 +26,28 @@ mod tests;
 pub use client_message::{decode_client, encode_client};
 pub use server_message::{decode_server, encode_server};
 
+use prost::encoding::decode_varint;
 use prost::{DecodeError, Message};
 
 use crate::ids::ObjectId;
 use crate::protocol::ProtocolError;
+use crate::protocol::message::RequestId;
 
 /// Appends a generated message.
 fn append(out: &mut Vec<u8>, message: &impl Message) {
     message.encode(out).expect("a vector grows");
+}
+
+/// The number of the request whose payload begins like this, if it begins with its number, as ours
+/// do.
+#[must_use]
+pub fn leading_request_id(mut payload: &[u8]) -> RequestId {
+    const REQUEST_ID_KEY: u64 = 1 << 3;
+    let mut number = || decode_varint(&mut payload).ok();
+    match (number(), number()) {
+        (Some(REQUEST_ID_KEY), Some(id)) => RequestId(id),
+        _ => RequestId::NONE,
+    }
 }
 
 /// Bytes that are no message at all.

@@ -77,7 +77,7 @@ macro_rules! refusals {
 refusals! {
     alone { Cancelled AlreadySubscribed MemoryLost ReadOnly UnknownRequest }
     about_an_object { ObjectExists ObjectNotFound NotCreator AlreadySealed NotHeld Abandoned }
-    with_a_limit { QuotaAlreadySet TooManyWaiting TooManyEnded }
+    with_a_limit { QuotaAlreadySet TooManyWaiting TooManyEnded OverRequestMemory }
     with_numbers {
         QuotaExceeded { requested: requested, quota: limit, used: used }
         QuotaUnavailable { requested: requested, available: limit }

@@ -18,8 +18,10 @@ use nix::unistd::Group;
 
 use super::Config;
 use super::byte_size::Bytes;
+use crate::limits::{OWN_BYTES, PAGE_TABLES_DIVISOR};
 use crate::server::listener::{self, ListenError};
-use crate::server::memory_limit::{HugePages, MemoryLimit};
+use crate::server::memory::segment_bytes;
+use crate::server::memory_limit::{HugePages, MemoryLimit, room_in_groups};
 use crate::shm::segment::Backing;
 
 /// The machine is not as the command line says: exit code 1.
@@ -86,6 +88,14 @@ pub enum EnvironmentError {
         /// Who says so, if not the machine.
         cgroup: Option<PathBuf>,
     },
+    /// All of it is to be taken at the start, and the control group has not so much left.
+    #[error(
+        "-m: {} are taken at the start (--reserve or -d), which needs {} with all that belongs to \
+         it, and the cgroup {cgroup:?} has {} left; use a smaller -m, raise its limit, or take \
+         memory as it is used (without --reserve and -d)",
+        Bytes(*.capacity), Bytes(*.needed), Bytes(*.left)
+    )]
+    MoreThanGroupHasLeft { capacity: u64, needed: u64, left: u64, cgroup: PathBuf },
     /// More than is free in `-d`.
     #[error(
         "-m: {} are more than the {} that are free in -d {directory:?}; use a smaller -m, make \
@@ -121,9 +131,14 @@ pub(super) fn check(
     listener::check(&config.socket)?;
     match &config.backing {
         Backing::Memfd => check_memory(capacity, limit)?,
-        Backing::Directory(directory) => check_directory(capacity, limit, directory)?,
+        Backing::Directory(directory) => {
+            check_directory(capacity, limit, directory, machine)?;
+        }
         Backing::HugeMemfd => check_huge_pages(capacity, HugePages::of_default_size(machine))?,
         Backing::HugeDirectory(directory) => check_huge_directory(capacity, directory, machine)?,
+    }
+    if config.reserve && config.backing == Backing::Memfd {
+        check_taken(capacity, machine)?;
     }
     for (resource, command) in
         [(Resource::RLIMIT_FSIZE, "ulimit -f"), (Resource::RLIMIT_AS, "ulimit -v")]
@@ -157,6 +172,7 @@ fn check_directory(
     capacity: u64,
     limit: &MemoryLimit,
     directory: &Path,
+    machine: &Path,
 ) -> Result<(), EnvironmentError> {
     let kind = file_system(directory)?.filesystem_type();
     if kind == HUGETLBFS_MAGIC {
@@ -165,7 +181,21 @@ fn check_directory(
     let room = statvfs(directory).map_err(unusable(directory))?;
     check_room(capacity, room.blocks_available().saturating_mul(room.fragment_size()), directory)?;
     // Files of a tmpfs are memory, however large it claims to be.
-    if kind == TMPFS_MAGIC { check_memory(capacity, limit) } else { Ok(()) }
+    if kind != TMPFS_MAGIC {
+        return Ok(());
+    }
+    check_memory(capacity, limit)?;
+    check_taken(capacity, machine)
+}
+
+/// Whether the control groups have left what is taken at the start. The kernel would not refuse it,
+/// but kill whoever takes it. (It refuses huge pages.)
+fn check_taken(capacity: u64, machine: &Path) -> Result<(), EnvironmentError> {
+    let Some((left, cgroup)) = room_in_groups(machine) else { return Ok(()) };
+    let bytes = segment_bytes(capacity);
+    let needed = bytes.saturating_add(bytes / PAGE_TABLES_DIVISOR).saturating_add(OWN_BYTES);
+    let error = || EnvironmentError::MoreThanGroupHasLeft { capacity, needed, left, cgroup };
+    enough(needed <= left, error)
 }
 
 fn check_huge_directory(

@@ -17,8 +17,8 @@ use super::byte_size;
 use crate::directory::layout::SLOTS_MAX;
 use crate::eviction::PolicyKind;
 use crate::limits::{
-    CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, SOCKET_PATH_BYTES_MAX,
-    TRIM_AFTER_SECONDS_MAX,
+    CAPACITY_MAX, CAPACITY_MIN, OBJECTS_MAX, POLL_US_MAX, REQUEST_MEMORY_BYTES_MIN,
+    SOCKET_PATH_BYTES_MAX, TRIM_AFTER_SECONDS_MAX,
 };
 
 /// The command line is wrong, whatever the machine looks like: exit code 2.
@@ -152,6 +152,11 @@ options! {
         /// start
         directory_slots Kind::Count(1..=SLOTS_MAX as u64), short "",
             default "one for each KiB of memory, from 16384 to 4194304";
+        /// the store's own memory that requests may keep: those that wait, unfinished
+        /// frames, unread replies. One process may have a quarter of it, and at most
+        /// half of what the others leave; what needs more is refused
+        request_memory Kind::Bytes(REQUEST_MEMORY_BYTES_MIN..=CAPACITY_MAX), short "",
+            default "256 MiB, at most 1/32 of what this process may use";
         /// microseconds to look for the next request before sleeping, while
         /// requests come quickly; 0 sleeps at once, and so does a store that has
         /// one processor

@@ -94,6 +94,7 @@ fn without_arguments_everything_has_a_default() {
         reserve: false,
         clear_new_objects: false,
         ahead: 512 << 20,
+        request_memory: 256 << 20,
         trim_after: TRIM_AFTER,
         poll_time: POLL_TIME,
         directory_slots: 3 << 20,
@@ -120,6 +121,7 @@ fn every_option_is_heard() {
         "--reserve",
         "--clear-new-objects",
         "--ahead=1M",
+        "--request-memory=40M",
         "--trim-after=5",
         "--poll-us",
         "7",
@@ -138,6 +140,7 @@ fn every_option_is_heard() {
         reserve: true,
         clear_new_objects: true,
         ahead: 1_000_000,
+        request_memory: 40_000_000,
         trim_after: Duration::from_secs(5),
         poll_time: Duration::from_micros(7),
         directory_slots: 11,
@@ -376,6 +379,34 @@ fn more_than_the_memory_is_refused() {
     let needles = ["2001 bytes", "2000 bytes", "\"/sys/fs/cgroup/box\"", "raise its limit"];
     assert_environment(error, &needles);
     Place::new(2000, Backing::Memfd).check(&boxed).expect("it fits");
+}
+
+#[test]
+fn what_is_taken_at_the_start_has_to_be_left_in_the_control_group() {
+    let place = |backing, reserve| {
+        let mut place = Place::new(100 << 20, backing);
+        place.config.reserve = reserve;
+        let write = |file: &str, text: &str| {
+            let path = place.directory.path().join(file);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(path, text).expect("written");
+        };
+        write("proc/self/cgroup", "4:memory:/box\n");
+        let mount = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        write("proc/self/mountinfo", mount);
+        write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "209715200\n");
+        write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "104857600\n");
+        place
+    };
+    place(Backing::Memfd, false).check(&plenty()).expect("it is taken as it is used");
+    let on_tmpfs = Backing::Directory("/dev/shm".into());
+    for taken in [place(Backing::Memfd, true), place(on_tmpfs, false)] {
+        let needles = ["-m: 104857600 bytes", "box", "has 104857600 bytes", "--reserve"];
+        assert_environment(taken.refused(&plenty()), &needles);
+        let usage = "sys/fs/cgroup/memory/box/memory.usage_in_bytes";
+        fs::write(taken.directory.path().join(usage), "52428800\n").expect("written");
+        taken.check(&plenty()).expect("150 MiB are left");
+    }
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Store {
         let create = self.creates.remove(turn);
         self.drop_search();
         let asked = create.asked;
-        self.clients.get_mut(asked.client).wait_ended(create.creation.cost());
+        self.clients.wait_ended(asked.client, create.creation.cost());
         self.steps = self.steps.saturating_sub(create.creation.ids().count());
         let answer = decision.map(|start| self.place(asked, create.creation, start));
         self.answer(asked, answer);

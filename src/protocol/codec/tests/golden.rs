@@ -53,8 +53,8 @@ fn replies_are_written_as_ever() {
 fn refusals_are_written_as_ever() {
     let refusals = refusals();
     // One of a newer store at the end.
-    assert_eq!(refusals.len(), 19);
-    assert!(Code::try_from(18).is_ok() && Code::try_from(19).is_err(), "a new code needs a line");
+    assert_eq!(refusals.len(), 20);
+    assert!(Code::try_from(19).is_ok() && Code::try_from(20).is_err(), "a new code needs a line");
     for (index, (refusal, hex)) in refusals.into_iter().enumerate() {
         let body = parse_hex(hex);
         assert_eq!(body[..2], [0x08, u8::try_from(index + 1).unwrap()], "codes count up from 1");
@@ -273,7 +273,8 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
         (Refusal::MemoryLost, "0810"),
         (Refusal::ReadOnly, "0811"),
         (Refusal::UnknownRequest, "0812"),
-        (Refusal::Other { code: 19 }, "0813"),
+        (Refusal::OverRequestMemory(300), "081348ac02"),
+        (Refusal::Other { code: 20 }, "0814"),
     ]
 }
 

@@ -43,7 +43,7 @@ fn unknown_enumeration_values_are_errors() {
 
 #[test]
 fn an_unknown_refusal_is_still_a_refusal() {
-    for code in [-1, 0, 19, i32::MAX] {
+    for code in [-1, 0, 20, i32::MAX] {
         let refusal = wire::Refusal { code, object_id: vec![1, 2, 3], ..wire::Refusal::default() };
         let reply = decode_reply(WireReply::Refusal(refusal)).unwrap();
         assert_eq!(reply, Reply::Refused(Refusal::Other { code }));

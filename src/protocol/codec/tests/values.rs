@@ -188,7 +188,8 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::MemoryLost),
         Just(Refusal::ReadOnly),
         Just(Refusal::UnknownRequest),
-        prop_oneof![i32::MIN..=0, 19..=i32::MAX].prop_map(|code| Refusal::Other { code }),
+        any::<u64>().prop_map(Refusal::OverRequestMemory),
+        prop_oneof![i32::MIN..=0, 20..=i32::MAX].prop_map(|code| Refusal::Other { code }),
     ]
 }
 
