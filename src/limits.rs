@@ -328,6 +328,13 @@ pub const COPY_BYTES_PER_THREAD_MIN: usize = 8 << 20;
 /// Threads that copy a large object, where nobody says how many.
 pub const COPY_THREADS: usize = 4;
 
+/// Lines of the log that peers may cause at once. Further ones are left out, and how many were is
+/// logged.
+pub const PEER_LINES_AT_ONCE: u32 = 200;
+
+/// Time after which peers may cause one line more.
+pub const PEER_LINE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Most lines of the store's log that wait to be written to stderr. Further ones are lost, and how
 /// many were is logged.
 pub const LOG_LINES_MAX: usize = 4096;

@@ -277,6 +277,28 @@ fn b01_malformed_input_ten_thousand_mutated_frames() {
     store.assert_serves();
 }
 
+#[test]
+fn lines_that_peers_cause_are_limited() {
+    let mut store = StoreProcess::start("1M");
+    let peers = 3 * limits::PEER_LINES_AT_ONCE as usize;
+    for _ in 0..peers {
+        let mut peer = store.raw_peer();
+        let _ = peer.send(&header(0, 0, 0));
+        peer.wait_for_end();
+    }
+    let left_out = || {
+        let notes = store.log_lines("lines about clients were left out");
+        let numbers =
+            notes.iter().filter_map(|line| line.split_whitespace().nth(2)?.parse::<usize>().ok());
+        numbers.sum::<usize>()
+    };
+    // Each has its line, or is counted in one. However long this takes.
+    wait_until("every line is accounted for", || {
+        store.log_lines("closed the connection").len() + left_out() == peers
+    });
+    store.assert_serves();
+}
+
 // ---- requests that make no sense ----------------------------------------------------------------
 
 fn assert_refused(peer: &mut RawPeer, request: Request, refusal: Refusal) {

@@ -13,6 +13,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
+use log::Level;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
@@ -20,6 +21,7 @@ use super::close_reason::{CloseReason, is_departure};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
 use super::outbox::{DescriptorKind, Outbox};
+use super::peer_lines::PeerLines;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::protocol::ProtocolError;
@@ -368,7 +370,13 @@ impl Connection {
 
     /// Ends it: the selector forgets the socket, the log gets its line, the socket is closed.
     /// Returns whether the store knows the client.
-    pub fn close(mut self, registry: &Registry, counters: &mut ServerCounters) -> bool {
+    pub fn close(
+        mut self,
+        registry: &Registry,
+        lines: &mut PeerLines,
+        now: Timestamp,
+        counters: &mut ServerCounters,
+    ) -> bool {
         // It fails for a socket that is not watched, and this one is.
         let deregistered = registry.deregister(&mut self.socket);
         debug_assert!(deregistered.is_ok(), "{deregistered:?}");
@@ -380,7 +388,11 @@ impl Connection {
             0 => String::new(),
             bytes => format!("; it left {bytes} bytes unread"),
         };
-        log::log!(reason.level(), "closed the connection of {self}: {reason}{unread}");
+        // Our own mistakes are always logged, and everything for whoever wants to see it all.
+        let is_always_logged = reason.level() == Level::Error || log::log_enabled!(Level::Debug);
+        if is_always_logged || log::log_enabled!(reason.level()) && lines.allow(now) {
+            log::log!(reason.level(), "closed the connection of {self}: {reason}{unread}");
+        }
         *was_open
     }
 

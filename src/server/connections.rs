@@ -22,6 +22,7 @@ use super::close_reason::CloseReason;
 use super::connection::{Connection, Flushed};
 use super::memory::Memory;
 use super::metrics::ServerCounters;
+use super::peer_lines::PeerLines;
 use crate::ids::ClientId;
 use crate::limits;
 use crate::shm::peer_groups;
@@ -55,6 +56,7 @@ pub struct Connections {
     /// When those that drain but do not read are closed in any case, in order: the time to drain
     /// is the same for all.
     drain_deadlines: VecDeque<(Timestamp, ClientId)>,
+    lines: PeerLines,
 }
 
 impl Connections {
@@ -74,6 +76,7 @@ impl Connections {
             to_flush: FairAgenda::default(),
             to_close: Agenda::default(),
             drain_deadlines: VecDeque::new(),
+            lines: PeerLines::default(),
         }
     }
 
@@ -171,7 +174,8 @@ impl Connections {
     /// When [`Self::next_to_close`] has something to say, or something is to be sent again.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let closing = self.drain_deadlines.front().map(|(deadline, _)| *deadline);
-        closing.into_iter().chain(self.starved_until).min()
+        let others = [self.starved_until, self.lines.next_deadline()];
+        closing.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Sends what can be sent, within the time of a turn. Calls `flushed` for each connection that
@@ -224,6 +228,7 @@ impl Connections {
 
     /// A connection that is to be closed now, if there is any.
     pub fn next_to_close(&mut self, now: Timestamp) -> Option<ClientId> {
+        self.lines.look(now);
         while let Some((deadline, client)) = self.drain_deadlines.front().copied() {
             let is_here = self.table.contains_key(&client);
             if is_here && deadline > now {
@@ -241,6 +246,7 @@ impl Connections {
     pub fn close(
         &mut self,
         client: ClientId,
+        now: Timestamp,
         all: &mut RequestMemory,
         counters: &mut ServerCounters,
     ) -> bool {
@@ -255,7 +261,7 @@ impl Connections {
             self.to_flush.forget(process);
         }
         connection.forget_memory(all);
-        connection.close(&self.registry, counters)
+        connection.close(&self.registry, &mut self.lines, now, counters)
     }
 }
 

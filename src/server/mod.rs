@@ -22,6 +22,7 @@ mod memory;
 mod memory_limit;
 mod metrics;
 mod outbox;
+mod peer_lines;
 mod publishing;
 mod reactor;
 mod streams;

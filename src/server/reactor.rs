@@ -302,7 +302,7 @@ impl Reactor {
             self.outside.streams.remove(client);
             self.acceptor.note_departure();
             let Outside { connections, counters, .. } = &mut self.outside;
-            if connections.close(client, self.store.request_memory(), counters) {
+            if connections.close(client, self.now, self.store.request_memory(), counters) {
                 self.store.disconnect(client, self.now, &mut self.effects);
                 self.carry_out();
             }
