@@ -189,10 +189,12 @@ impl Simulation {
         if random.bool() {
             store.slice.steps = random.usize(1..6);
         }
+        let mut model = Model::new(chaos.config.clone());
+        model.ids_in_one_go = store.slice.steps;
         Self {
             store,
             twin,
-            model: Model::new(chaos.config.clone()),
+            model,
             segment: vec![0; bytes],
             pages: Pages::new(bytes),
             ticket: None,
