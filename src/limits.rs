@@ -91,11 +91,11 @@ pub const WAITED_ID_BYTES: usize = 160;
 pub const SMALL_FRAME_BYTES: usize = 8 << 10;
 
 /// Entries in one part of a listing; about 100 bytes and 100 ns each.
-pub const LIST_PART_MAX: usize = 2048;
+pub const LIST_PART_MAX: usize = 128;
 
 /// Slots that one part of a listing looks at, in use or not, about 5 ns each: where very many
 /// objects have gone, a part may be short or even empty.
-pub const LIST_LOOKS_MAX: usize = 64 << 10;
+pub const LIST_LOOKS_MAX: usize = 4 << 10;
 
 /// Entries in one part of the list of clients.
 pub const CLIENTS_PART_MAX: usize = 1024;
@@ -105,7 +105,7 @@ pub const CLIENTS_PART_MAX: usize = 1024;
 pub const EVENT_LOG_MAX: usize = 1 << 20;
 
 /// Events (or snapshot entries) in one frame to a subscriber.
-pub const EVENTS_PART_MAX: usize = 1024;
+pub const EVENTS_PART_MAX: usize = 256;
 
 /// Clients connected at a time, whatever the descriptor limit allows. Beyond, new ones wait in the
 /// listen queue.
@@ -132,11 +132,11 @@ pub const STARVED_TIME: Duration = Duration::from_millis(10);
 
 /// Small steps (an object evicted, released, or looked at) that the store does in one go for a
 /// request or a job, about 0.5 µs each. What takes more goes on in later turns.
-pub const SLICE_STEPS: usize = 1024;
+pub const SLICE_STEPS: usize = 64;
 
 /// Waiting requests, and ids in them, that are answered in one go when an object is sealed or
 /// given up or a deadline comes, about 0.5 µs each. The others follow in later turns.
-pub const SLICE_ANSWERS: usize = 1024;
+pub const SLICE_ANSWERS: usize = 64;
 
 /// How often a search for room begins again because others have come in between. Then one that does
 /// not wait is refused, and one that does lets others have their turn first.
@@ -177,14 +177,14 @@ pub const TURN_REQUESTS_MAX: usize = 128;
 pub const STRANGERS_READY_MAX: usize = 64;
 
 /// Time after which a turn begins no other request; what has come stays for the next turn.
-pub const TURN_READ_TIME: Duration = Duration::from_micros(50);
+pub const TURN_READ_TIME: Duration = Duration::from_micros(30);
 
 /// Time after which a turn sends to no other connection. More than for requests, since each of them
 /// may make something to be sent.
-pub const TURN_FLUSH_TIME: Duration = Duration::from_micros(60);
+pub const TURN_FLUSH_TIME: Duration = Duration::from_micros(30);
 
 /// Time after which a turn accepts, closes or streams to no other connection, for each of these.
-pub const TURN_SIDE_TIME: Duration = Duration::from_micros(40);
+pub const TURN_SIDE_TIME: Duration = Duration::from_micros(30);
 
 /// How long accepting pauses when descriptors or memory ran out. A departing client ends the pause.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(500);

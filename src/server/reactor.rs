@@ -349,12 +349,12 @@ impl Reactor {
                 return;
             };
             match connection.receive(&mut budget, counters) {
-                // Of one who hears nothing, only what others notice is served.
-                Received::Request(_, request)
-                    if connection.takes_nothing() && !request.traits().has_effects => {}
                 Received::Request(request_id, request) => {
-                    self.store.apply(client, request_id, request, self.now, &mut self.effects);
-                    self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
+                    // Of one who hears nothing, only what others notice is served.
+                    if !connection.takes_nothing() || request.traits().has_effects {
+                        self.store.apply(client, request_id, request, self.now, &mut self.effects);
+                        self.outside.carry_out(&mut self.store, self.now, &mut self.effects);
+                    }
                     if self.store.is_busy(client) {
                         return self.outside.connections.go_on_later(client);
                     }

@@ -13,6 +13,7 @@ use std::vec::IntoIter;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::{DeleteOutcome, ObjectState, Reply, Request};
+use crate::store::awaiting::{Ending, Gathering};
 use crate::store::told::Next;
 use crate::store::using::Releasing;
 use crate::store::{Answer, Asked, Effects, Store};
@@ -45,18 +46,10 @@ pub enum Task {
         slots: IntoIter<Slot>,
     },
     Release(Releasing),
-}
-
-#[cfg(test)]
-impl Task {
-    /// How many objects of a request have been looked at.
-    pub fn looks(&self) -> usize {
-        match self {
-            Self::States { states, .. } => states.len(),
-            Self::Delete { outcomes, .. } => outcomes.len(),
-            _ => 0,
-        }
-    }
+    Gather(Gathering),
+    End(Ending),
+    /// Somebody wants it to end.
+    Cancel(Ending),
 }
 
 impl Store {
@@ -129,7 +122,26 @@ impl Store {
                 Reply::Done
             }
             Task::Release(releasing) => return self.release_on(asked.client, releasing),
+            Task::Gather(_) => return self.gather_on(task),
+            Task::End(ending) => return self.end_on(ending).then_some(Ok(None)),
+            Task::Cancel(ending) => {
+                if !self.end_on(ending) {
+                    return None;
+                }
+                Reply::Done
+            }
         };
         Some(Ok(Some(reply)))
+    }
+
+    /// How many objects of the request of a busy client have been looked at.
+    #[cfg(test)]
+    pub(super) fn looks(&self, task: &Task) -> usize {
+        match task {
+            Task::States { states, .. } => states.len(),
+            Task::Delete { outcomes, .. } => outcomes.len(),
+            Task::Gather(gathering) => self.waits.get(gathering.waiter).places().len(),
+            _ => 0,
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::ids::Slot;
 use crate::store::Store;
 use crate::store::clients::{Presence, WaitCost};
 use crate::store::object_table::State;
-use crate::store::waiting::Want;
+use crate::store::waiting::Place;
 
 impl Store {
     /// Walks the whole state and checks that its parts agree.
@@ -126,13 +126,12 @@ impl Store {
         let mut waiting: BTreeMap<_, (usize, WaitCost)> = BTreeMap::new();
         let mut holds: BTreeMap<_, u64> = BTreeMap::new();
         for waiter in self.waits.iter() {
-            for id in &waiter.ids {
+            for (place, id) in waiter.places().iter().zip(&waiter.ids) {
                 let sealed = self.find_sealed(id);
-                if waiter.missing.contains_key(id) {
-                    // A wait remembers what it has seen; only a get must not miss what is there.
+                if *place == Place::Missing {
                     let is_told_soon = sealed.is_some_and(|slot| self.objects.get(slot).is_waking);
                     assert!(sealed.is_none() || is_told_soon, "no missing id is sealed");
-                } else if matches!(waiter.want, Want::Get { .. }) {
+                } else if *place == Place::There && waiter.is_get() {
                     let slot = sealed.expect("what a waiting get has got is there");
                     *holds.entry((waiter.asked.client, slot)).or_default() += 1;
                 }

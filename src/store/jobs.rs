@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use crate::ids::{ClientId, ObjectId, Slot};
 use crate::protocol::message::Reply;
+use crate::store::awaiting::Ending;
 use crate::store::clients::WaitCost;
 use crate::store::counting::Count;
 use crate::store::space::Ranges;
@@ -22,8 +23,9 @@ use crate::time::Timestamp;
 type Job = (fn(&Store) -> bool, fn(&mut Store));
 
 /// All kinds. Each has its turn.
-const JOBS: [Job; 7] = [
+const JOBS: [Job; 8] = [
     (|store| !store.jobs.wakes.is_empty(), Store::work_on_wakes),
+    (|store| !store.jobs.endings.is_empty(), Store::work_on_endings),
     (|store| !store.jobs.abandoned.is_empty(), Store::work_on_abandoned),
     (|store| !store.jobs.evictions.is_empty(), Store::work_on_evictions),
     (|store| !store.jobs.leaving.is_empty(), Store::work_on_leaving),
@@ -39,6 +41,10 @@ pub struct Jobs {
     /// nobody misses them.
     pub wakes: VecDeque<Slot>,
     abandoned: VecDeque<Abandoned>,
+    /// Gets and waits that have waited and are being answered.
+    pub endings: VecDeque<Ending>,
+    /// One of them is being answered at this moment.
+    pub is_ending: bool,
     evictions: VecDeque<Eviction>,
     /// Numbers that are being counted.
     pub counts: VecDeque<Count>,
@@ -85,8 +91,8 @@ impl Jobs {
     }
 
     fn is_any_open(&self) -> bool {
-        let Self { wakes, abandoned, evictions, counts, leaving, last: _ } = self;
-        let others = wakes.len() + abandoned.len() + counts.len();
+        let Self { wakes, abandoned, endings, evictions, counts, leaving, .. } = self;
+        let others = wakes.len() + abandoned.len() + endings.len() + counts.len();
         others + evictions.len() + leaving.len() > 0
     }
 }

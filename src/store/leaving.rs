@@ -121,9 +121,8 @@ impl Store {
     fn end_one(&mut self, client: ClientId) -> bool {
         if let Some(create) = self.creates.abandoned(client) {
             self.clients.wait_ended(client, create.creation.cost());
-        } else if let Some(waiter) = self.waits.disconnected(client) {
-            self.steps = self.steps.saturating_sub(waiter.ids.len());
-            self.clients.wait_ended(client, waiter.cost());
+        } else if let Some(waiter) = self.waits.first_of(client) {
+            self.forget_waiter(waiter);
         } else if let Some(slot) = self.first_charged(client) {
             let looks_left = &mut self.clients.get_mut(client).looks_left;
             let may_step_back = *looks_left > 0;

@@ -10,11 +10,12 @@
 //! nobody waits for, or many do, by [`Store::work`] (`jobs`).
 //!
 //! Each file here owns one part of the state and the transitions of that part; the verbs of the
-//! protocol are in `creating` (create, put, seal, abort) with `filling` (the bytes of puts),
-//! `using` (get, wait, release), `removing` (delete, refresh), `jobs` (evict), `leaving` (the end
-//! of a client) and `reports` (everything that only looks). `told` looks at what creators say in
-//! their tables. `space` has the memory and finds room in it, `waiting` has the requests that wait,
-//! `idleness` the order of eviction. `invariants` says what always holds.
+//! protocol are in `creating` (create, put, seal, abort) with `filling` (their bytes), `using`
+//! (get, release), `awaiting` (what takes longer of get and wait), `removing` (delete, refresh),
+//! `jobs` (evict), `leaving` (the end of a client) and `reports` (everything that only looks).
+//! `told` looks at what creators say in their tables. `space` has the memory and finds room in it,
+//! `waiting` has the requests that wait, `idleness` the order of eviction. `invariants` says what
+//! always holds.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ use crate::protocol::message::{Event, Reply, Request, RequestId, Subject, Timeou
 use crate::protocol::refusal::Refusal;
 use crate::time::Timestamp;
 
+mod awaiting;
 mod busy;
 mod clients;
 mod counters;
@@ -61,6 +63,7 @@ pub use counters::StoreCounters;
 pub use effect::{Effect, Effects, Work, WorkOutcome};
 pub use space::TrimConfig;
 
+use awaiting::How;
 use busy::{Busy, Task};
 use clients::{Asked, Clients};
 use directory::{Directory, Unshared};
@@ -310,7 +313,7 @@ impl Store {
                 self.serve_task(asked, Task::Unpinned { slots: slots.into_iter() })
             }
             Request::Wait { ids, count, timeout } => self.wait(asked, ids, count, timeout),
-            Request::Cancel { request } => Ok(Some(self.cancel(client, request))),
+            Request::Cancel { request } => self.cancel(asked, request),
             Request::Release { holds } => {
                 self.serve_task(asked, Task::Release(Releasing::new(holds)))
             }
@@ -378,8 +381,9 @@ impl Store {
             && let Some(waiter) = self.waits.expired(self.now)
         {
             self.counters.waits_timed_out += 1;
-            self.answers = self.answers.saturating_sub(1 + waiter.missing.len());
-            self.answer_late(waiter);
+            self.answers -= 1;
+            self.end_waiter(waiter, How::AnswerLate);
+            self.work_on_endings();
         }
     }
 

@@ -1,16 +1,17 @@
-//! Getting, waiting for and letting go of objects: the part of [`Store`] that keeps holds.
+//! Getting and letting go of objects: the part of [`Store`] that keeps holds. What of a get or wait
+//! takes longer is in [`awaiting`](super::awaiting).
 //!
 //! [`Store::hold`] and [`Store::let_go`] are the only places where an object changes between idle
 //! and in use.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::vec::IntoIter;
 
 use crate::ids::{ClientId, ObjectId, Slot};
-use crate::protocol::message::{Granted, ObjectState, Reply, RequestId, Timeout};
+use crate::protocol::message::{Granted, ObjectState, Reply, Timeout};
 use crate::protocol::refusal::Refusal;
-use crate::store::clients::{Hold, WaitCost};
-use crate::store::waiting::{Waiter, WaiterId, Want};
+use crate::store::clients::Hold;
+use crate::store::waiting::Want;
 use crate::store::{Answer, Asked, Store, is_now};
 
 /// A release as far as it has come. All of it or nothing is released.
@@ -43,27 +44,17 @@ impl Store {
         timeout: Timeout,
         fail_if_abandoned: bool,
     ) -> Answer {
-        self.settle_all(&ids);
-        let (found, missing) = self.find_all_sealed(&ids);
-        let waits = !missing.is_empty() && !is_now(timeout);
-        if waits {
-            self.begin_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
+        if ids.len() <= self.steps {
+            let found = self.find_all_sealed(&ids);
+            if is_now(timeout) || found.iter().all(Option::is_some) {
+                self.counters.ids_requested += ids.len() as u64;
+                self.counters.ids_hit += found.iter().flatten().count() as u64;
+                let mut grant = |slot| self.grant(asked.client, slot);
+                let granted = found.into_iter().map(|slot| slot.map(&mut grant)).collect();
+                return Ok(Some(self.granted(asked.client, granted)));
+            }
         }
-        self.counters.ids_requested += ids.len() as u64;
-        self.counters.ids_hit += found.iter().flatten().count() as u64;
-        if !waits {
-            let mut grant = |slot| self.grant(asked.client, slot);
-            let granted = found.into_iter().map(|slot| slot.map(&mut grant)).collect();
-            return Ok(Some(self.granted(asked.client, granted)));
-        }
-        for slot in found.iter().flatten() {
-            self.hold(asked.client, *slot, Hold::waiting(1));
-        }
-        let want = Want::Get { fail_if_abandoned };
-        let deadline = self.deadline(timeout);
-        self.counters.waits += 1;
-        self.waits.add(Waiter { asked, ids, missing, want, deadline });
-        Ok(None)
+        self.gather(asked, ids, Want::Get { fail_if_abandoned }, timeout)
     }
 
     pub(super) fn wait(
@@ -73,90 +64,15 @@ impl Store {
         count: usize,
         timeout: Timeout,
     ) -> Answer {
-        self.settle_all(&ids);
-        let (found, missing) = self.find_all_sealed(&ids);
-        let distinct = ids.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let ready = distinct - missing.len();
-        let remaining = count.min(distinct).saturating_sub(ready);
-        if remaining == 0 || is_now(timeout) {
+        if ids.len() <= self.steps && is_now(timeout) {
+            let found = self.find_all_sealed(&ids);
             return Ok(Some(Reply::Ready(found.iter().map(Option::is_some).collect())));
         }
-        self.begin_wait(asked.client, WaitCost { ids: ids.len(), bytes: 0 })?;
-        let want = Want::Seen { remaining };
-        let deadline = self.deadline(timeout);
-        self.counters.waits += 1;
-        self.waits.add(Waiter { asked, ids, missing, want, deadline });
-        Ok(None)
-    }
-
-    /// One more request of a client waits, if it may.
-    pub(super) fn begin_wait(&mut self, client: ClientId, cost: WaitCost) -> Result<(), Refusal> {
-        self.clients.check_wait(client, cost)?;
-        self.clients.wait_began(client, cost);
-        Ok(())
-    }
-
-    /// Tells those who waited for this object that it is there, as many as this slice allows; a
-    /// get holds it from now on. False if there are more.
-    pub(super) fn wake_some(&mut self, slot: Slot) -> bool {
-        let id = self.objects.get(slot).id;
-        while self.answers > 0 {
-            let Some(progress) = self.waits.sealed(&id) else { return true };
-            self.answers -= 1;
-            if progress.holds > 0 {
-                self.hold(progress.client, slot, Hold::waiting(u64::from(progress.holds)));
-            }
-            if let Some(waiter) = progress.completed {
-                self.answer_waiter(waiter);
-            }
-        }
-        !self.waits.is_awaited(&id)
-    }
-
-    /// Answers a request that is not in the waitlist any more with what there is.
-    pub(super) fn answer_waiter(&mut self, waiter: Waiter) {
-        self.clients.wait_ended(waiter.asked.client, waiter.cost());
-        self.answers = self.answers.saturating_sub(waiter.ids.len());
-        let reply = match waiter.want {
-            Want::Get { .. } => self.grant_waited(&waiter),
-            Want::Seen { .. } => {
-                let is_ready = |id| !waiter.missing.contains_key(id);
-                Reply::Ready(waiter.ids.iter().map(is_ready).collect())
-            }
-        };
-        self.reply(waiter.asked, reply);
-    }
-
-    /// Answers a request that has waited in vain, after a last look at what it misses.
-    pub(super) fn answer_late(&mut self, mut waiter: Waiter) {
-        for (id, named) in std::mem::take(&mut waiter.missing) {
-            let hold = Hold::waiting(u64::from(named));
-            let getter =
-                matches!(waiter.want, Want::Get { .. }).then_some((waiter.asked.client, hold));
-            let slot = self.objects.find(&id);
-            if !slot.is_some_and(|slot| self.settle_for_waiter(slot, getter)) {
-                waiter.missing.insert(id, named);
-            }
-        }
-        self.answer_waiter(waiter);
-    }
-
-    /// Grants what a waiting get has got so far. It holds all of it, so it is all still there.
-    fn grant_waited(&mut self, waiter: &Waiter) -> Reply {
-        let mut grant_one = |id: &ObjectId| {
-            let slot = self.objects.find(id).expect("a held object exists");
-            let granted = self.grant(waiter.asked.client, slot);
-            self.release_hold(waiter.asked.client, slot, Hold::waiting(1));
-            granted
-        };
-        let is_there = |id: &&ObjectId| !waiter.missing.contains_key(id);
-        let ids = waiter.ids.iter();
-        let granted = ids.map(|id| Some(id).filter(is_there).map(&mut grant_one)).collect();
-        self.granted(waiter.asked.client, granted)
+        self.gather(asked, ids, Want::Seen { count }, timeout)
     }
 
     /// Gives a client a sealed object: as a pin in its table, if it has one, and else as a hold.
-    fn grant(&mut self, client: ClientId, slot: Slot) -> Granted {
+    pub(super) fn grant(&mut self, client: ClientId, slot: Slot) -> Granted {
         let is_pinned = self.directory.pin(client, slot);
         if !is_pinned {
             self.hold(client, slot, Hold::granted(1));
@@ -166,54 +82,12 @@ impl Store {
     }
 
     /// What to tell the client of it. One without a table has no pins.
-    fn granted(&self, client: ClientId, granted: Vec<Option<Granted>>) -> Reply {
+    pub(super) fn granted(&self, client: ClientId, granted: Vec<Option<Granted>>) -> Reply {
         if self.directory.has_joined(client) {
             return Reply::Granted(granted);
         }
         let place = |granted: Option<Granted>| granted.map(|granted| granted.location);
         Reply::Objects(granted.into_iter().map(place).collect())
-    }
-
-    /// The creator of an object gave up. Waiters that wanted to know are refused, and let go of
-    /// what they held while they waited; the others wait for somebody to create it again. As many
-    /// as this slice allows, from `from` to `last`; returns where to go on.
-    pub(super) fn tell_abandoned(
-        &mut self,
-        id: &ObjectId,
-        from: WaiterId,
-        last: WaiterId,
-    ) -> Option<WaiterId> {
-        let mut from = from;
-        while self.answers > 0 {
-            let (next, waiter) = self.waits.abandoned(id, from, last)?;
-            from = next;
-            self.answers -= 1;
-            if let Some(waiter) = waiter {
-                self.fail_waiter(&waiter, *id);
-            }
-        }
-        Some(from)
-    }
-
-    fn fail_waiter(&mut self, waiter: &Waiter, abandoned: ObjectId) {
-        self.clients.wait_ended(waiter.asked.client, waiter.cost());
-        self.answers = self.answers.saturating_sub(waiter.ids.len());
-        for held in waiter.ids.iter().filter(|id| !waiter.missing.contains_key(id)) {
-            let slot = self.objects.find(held).expect("a held object exists");
-            self.release_hold(waiter.asked.client, slot, Hold::waiting(1));
-        }
-        self.refuse(waiter.asked, Refusal::Abandoned(abandoned));
-    }
-
-    pub(super) fn cancel(&mut self, client: ClientId, request: RequestId) -> Reply {
-        let asked = Asked { client, request };
-        if let Some(waiter) = self.waits.cancelled(asked) {
-            self.answer_late(waiter);
-        } else if let Some(create) = self.creates.cancelled(asked) {
-            self.clients.wait_ended(client, create.creation.cost());
-            self.refuse(asked, Refusal::Cancelled);
-        }
-        Reply::Done
     }
 
     /// One step of a release: first everything is checked, then all of it is released, in the
@@ -278,24 +152,15 @@ impl Store {
         self.objects.find(id).filter(|slot| self.objects.get(*slot).is_sealed())
     }
 
-    fn settle_all(&mut self, ids: &[ObjectId]) {
+    /// Where these objects are. All are settled first: with that one of them may go.
+    fn find_all_sealed(&mut self, ids: &[ObjectId]) -> Vec<Option<Slot>> {
         // Nearly always nobody is creating anything.
         if !self.unsealed.is_empty() {
             for id in ids {
                 self.find_settled(id);
             }
         }
-    }
-
-    /// Where these objects are, and the ids of which there is none, each with how often it is
-    /// named.
-    fn find_all_sealed(&self, ids: &[ObjectId]) -> (Vec<Option<Slot>>, BTreeMap<ObjectId, u32>) {
-        let found: Vec<_> = ids.iter().map(|id| self.find_sealed(id)).collect();
-        let mut missing = BTreeMap::new();
-        for (id, _) in ids.iter().zip(&found).filter(|(_, slot)| slot.is_none()) {
-            *missing.entry(*id).or_insert(0) += 1;
-        }
-        (found, missing)
+        ids.iter().map(|id| self.find_sealed(id)).collect()
     }
 
     /// A client holds an object so many times more.

@@ -26,6 +26,9 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Memory of each store: room for what the loads make.
 const STORE_BYTES: &str = "256MB";
 
+/// Enough for all requests of 200 peers in one process, so that none is refused.
+const REQUEST_MEMORY: &str = "2GB";
+
 /// What heavy clients of a store cost the others.
 #[derive(FromArgs)]
 struct Arguments {
@@ -165,7 +168,9 @@ impl Store {
     fn start(program: &Path) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new(program);
-        command.args(["-m", STORE_BYTES, "-s"]).arg(directory.path().join("socket"));
+        command
+            .args(["-m", STORE_BYTES, "--request-memory", REQUEST_MEMORY, "-s"])
+            .arg(directory.path().join("socket"));
         // Its log would say of every killed client that it is gone.
         command.env("RUST_LOG", "error").stdin(Stdio::null());
         Ok(Self { process: command.spawn()?, directory })

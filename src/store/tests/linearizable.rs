@@ -127,7 +127,6 @@ impl World {
         let mut store = Store::with_directory(config, Box::new(twin.clone()));
         if random.bool() {
             store.slice.steps = random.usize(1..8);
-            store.slice.answers = random.usize(1..8);
         }
         let mut clients = Vec::new();
         for number in 0..random.u64(3..=5) {
@@ -396,7 +395,8 @@ impl World {
             self.moment += 1;
         }
         for (asked, task) in self.store.busy.values() {
-            self.looks.entry(asked.request).or_default().resize(task.looks(), self.moment);
+            let looks = self.looks.entry(asked.request).or_default();
+            looks.resize(self.store.looks(task).max(looks.len()), self.moment);
         }
         self.moment += 1;
         self.twin.state().take_gone();
@@ -429,7 +429,15 @@ impl World {
         }
         let completed = self.moment;
         let looks = self.looks.remove(&number).unwrap_or_default();
+        // A get looks up each name once.
+        let names = match &request {
+            Request::Get { ids, .. } => ids.clone(),
+            _ => Vec::new(),
+        };
         for (index, (request, reply)) in split(request, reply).into_iter().enumerate() {
+            let name = names.get(index);
+            let first = name.and_then(|name| names.iter().position(|other| other == name));
+            let index = first.unwrap_or(index);
             let served = looks.get(index).copied().unwrap_or(served);
             let (what, part) = (What::Asked(request, reply), Some((number, index)));
             self.history.push(Operation { client, begun, served, completed, what, part });

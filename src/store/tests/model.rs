@@ -131,7 +131,7 @@ pub struct Waiting {
     seen: BTreeSet<ObjectId>,
     want: Want,
     deadline: Option<Timestamp>,
-    /// It was answered at once.
+    /// It was answered in one go.
     is_new: bool,
 }
 
@@ -193,6 +193,8 @@ pub struct Model {
     /// The first create that waits does so for that memory: its deadline does not come.
     pub is_head_spared: bool,
     births: u64,
+    /// Most ids of a get that the store answers in one go.
+    pub ids_in_one_go: usize,
     /// What the store tells its readers the time by.
     pub tick: u64,
 }
@@ -213,6 +215,7 @@ impl Model {
             slice: None,
             is_head_spared: false,
             births: 0,
+            ids_in_one_go: usize::MAX,
             tick: 0,
         }
     }

@@ -6,4 +6,4 @@ mod serving;
 mod waitlist;
 
 pub use create_queue::{CreateQueue, Creation, QueuedCreate, Turn};
-pub use waitlist::{Waiter, WaiterId, Waitlist, Want};
+pub use waitlist::{Place, Waiter, WaiterId, Waitlist, Want};

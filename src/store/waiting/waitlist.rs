@@ -1,9 +1,9 @@
 //! Requests that wait for objects to be sealed: `get` and `wait`.
 //!
-//! A waiter owns the *set* of distinct ids it still misses, so ids that are named twice are counted
-//! once, and everybody else knows it by its [`WaiterId`] only. Three ordered indexes find waiters
-//! by missing id, by deadline and by who asked; each change costs the logarithm of their number.
-//! What a reply looks like is not known here, and neither is the clock.
+//! A waiter knows of each of its ids whether it has been seen sealed; everybody else knows the
+//! waiter by its [`WaiterId`]. Three ordered indexes find waiters by missing id, by deadline and by
+//! who asked; each change is about one id and costs the logarithm of their number. What a reply
+//! looks like is not known here, and neither is the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,11 +36,34 @@ pub enum Want {
         /// Give up when the creator of a missing object does.
         fail_if_abandoned: bool,
     },
-    /// To know when so many ids have been seen sealed. Nothing is held.
+    /// To know when so many distinct ids have been seen sealed. Nothing is held.
     Seen {
-        /// How many distinct ids are still to come.
-        remaining: usize,
+        /// How many.
+        count: usize,
     },
+}
+
+/// What is known of one of the ids of a waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It has been seen sealed. A get holds it.
+    There,
+    /// The waiter is told when it is sealed.
+    Missing,
+    /// It was not there, or has been let go, and the waiter does not wait for it.
+    Left,
+    /// It was named before, at this position.
+    As(usize),
+}
+
+/// How far a waiter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its ids are being looked up.
+    Gathering,
+    Waiting,
+    /// It is being answered.
+    Ending,
 }
 
 /// One waiting request.
@@ -50,43 +73,84 @@ pub struct Waiter {
     pub asked: Asked,
     /// The ids as they were asked for.
     pub ids: Vec<ObjectId>,
-    /// The ids that are not sealed yet, each with how often it was named.
-    pub missing: BTreeMap<ObjectId, u32>,
-    pub want: Want,
+    /// What is known of each of them, as far as they have been looked up.
+    places: Vec<Place>,
+    /// How many distinct ids that are, and how many of them have been seen sealed.
+    distinct: usize,
+    seen: usize,
+    want: Want,
     /// When it is answered at the latest.
-    pub deadline: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    stage: Stage,
+    /// What was given up while its ids were being looked up, if it wants to know.
+    pub abandoned: Option<ObjectId>,
 }
 
 impl Waiter {
+    pub fn new(asked: Asked, ids: Vec<ObjectId>, want: Want, deadline: Option<Timestamp>) -> Self {
+        Self {
+            asked,
+            places: Vec::with_capacity(ids.len()),
+            ids,
+            distinct: 0,
+            seen: 0,
+            want,
+            deadline,
+            stage: Stage::Gathering,
+            abandoned: None,
+        }
+    }
+
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub const fn is_get(&self) -> bool {
+        matches!(self.want, Want::Get { .. })
+    }
+
+    /// Whether the id at this position has been seen sealed.
+    pub fn is_there(&self, position: usize) -> bool {
+        match self.places[position] {
+            Place::As(first) => self.places[first] == Place::There,
+            place => place == Place::There,
+        }
+    }
+
     /// What it keeps in memory.
     pub const fn cost(&self) -> WaitCost {
         WaitCost { ids: self.ids.len(), bytes: 0 }
     }
 
-    fn is_complete(&self) -> bool {
+    /// Whether it has all that it wants, of the ids that have been looked up.
+    pub fn is_complete(&self) -> bool {
         match self.want {
-            Want::Get { .. } => self.missing.is_empty(),
-            Want::Seen { remaining } => remaining == 0,
+            Want::Get { .. } => self.seen == self.distinct,
+            Want::Seen { count } => self.seen >= count.min(self.distinct),
         }
     }
-}
 
-/// What a seal did to one waiter.
-#[derive(Debug)]
-pub struct Progress {
-    /// Who waited.
-    pub client: ClientId,
-    /// Holds to take for that client: how often a get named the id; none for a wait.
-    pub holds: u32,
-    /// The waiter itself, if it has all it wants.
-    pub completed: Option<Waiter>,
+    /// Whether it is to be answered because it has all that it wants.
+    pub fn has_waited_enough(&self) -> bool {
+        self.stage == Stage::Waiting && self.is_complete()
+    }
+
+    const fn wants_to_know(&self) -> bool {
+        matches!(self.want, Want::Get { fail_if_abandoned: true })
+    }
+
+    fn see(&mut self, position: usize) {
+        self.places[position] = Place::There;
+        self.seen += 1;
+    }
 }
 
 /// All requests that wait for objects.
 #[derive(Debug, Default)]
 pub struct Waitlist {
     waiters: BTreeMap<WaiterId, Waiter>,
-    by_object: BTreeSet<(ObjectId, WaiterId)>,
+    /// With the position at which the waiter has named it first.
+    by_object: BTreeMap<(ObjectId, WaiterId), usize>,
     by_deadline: BTreeSet<(Timestamp, WaiterId)>,
     by_asked: BTreeSet<(Asked, WaiterId)>,
     next_id: u64,
@@ -97,15 +161,86 @@ impl Waitlist {
         self.waiters.len()
     }
 
-    /// Adds a waiter that misses at least one id.
-    pub fn add(&mut self, waiter: Waiter) {
-        debug_assert!(!waiter.is_complete(), "a complete request does not wait");
+    /// Adds a waiter whose ids are going to be looked up.
+    pub fn add(&mut self, waiter: Waiter) -> WaiterId {
         self.next_id += 1;
         let id = WaiterId(self.next_id);
-        self.by_object.extend(waiter.missing.keys().map(|object| (*object, id)));
-        self.by_deadline.extend(waiter.deadline.map(|deadline| (deadline, id)));
         self.by_asked.insert((waiter.asked, id));
         self.waiters.insert(id, waiter);
+        id
+    }
+
+    pub fn try_get(&self, id: WaiterId) -> Option<&Waiter> {
+        self.waiters.get(&id)
+    }
+
+    pub fn get(&self, id: WaiterId) -> &Waiter {
+        self.try_get(id).expect("the waiter exists")
+    }
+
+    fn get_mut(&mut self, id: WaiterId) -> &mut Waiter {
+        self.waiters.get_mut(&id).expect("the waiter exists")
+    }
+
+    /// The next id of a waiter has been looked up. Returns whether it is there.
+    pub fn add_place(&mut self, id: WaiterId, place: Place) -> bool {
+        let waiter = self.get_mut(id);
+        let position = waiter.places.len();
+        waiter.places.push(place);
+        waiter.distinct += usize::from(!matches!(place, Place::As(_)));
+        waiter.seen += usize::from(place == Place::There);
+        let (object, is_there) = (waiter.ids[position], waiter.is_there(position));
+        if place == Place::Missing {
+            self.by_object.insert((object, id), position);
+        }
+        is_there
+    }
+
+    /// All ids of a waiter have been looked up, and now it waits.
+    pub fn start(&mut self, id: WaiterId) {
+        let waiter = self.get_mut(id);
+        debug_assert!(!waiter.is_complete(), "a complete request does not wait");
+        waiter.stage = Stage::Waiting;
+        let deadline = waiter.deadline;
+        self.by_deadline.extend(deadline.map(|deadline| (deadline, id)));
+    }
+
+    /// A waiter is going to be answered, and no deadline comes any more.
+    pub fn end(&mut self, id: WaiterId) {
+        let waiter = self.get_mut(id);
+        waiter.stage = Stage::Ending;
+        if let Some(deadline) = waiter.deadline {
+            self.by_deadline.remove(&(deadline, id));
+        }
+    }
+
+    /// A waiter does not wait for one of its missing ids any more.
+    pub fn leave_id(&mut self, id: WaiterId, position: usize) {
+        let waiter = self.get_mut(id);
+        waiter.places[position] = Place::Left;
+        let object = waiter.ids[position];
+        self.by_object.remove(&(object, id));
+    }
+
+    /// An id that it has left is there after all.
+    pub fn found(&mut self, id: WaiterId, position: usize) {
+        self.get_mut(id).see(position);
+    }
+
+    /// It has let go of an id that was there.
+    pub fn lose(&mut self, id: WaiterId, position: usize) {
+        self.get_mut(id).places[position] = Place::Left;
+    }
+
+    /// Forgets the last one of its ids that has been looked up. False if there is none left.
+    pub fn forget_place(&mut self, id: WaiterId) -> bool {
+        let waiter = self.get_mut(id);
+        let Some(place) = waiter.places.pop() else { return false };
+        let object = waiter.ids[waiter.places.len()];
+        if place == Place::Missing {
+            self.by_object.remove(&(object, id));
+        }
+        true
     }
 
     /// The name of the waiter that came last.
@@ -113,23 +248,12 @@ impl Waitlist {
         WaiterId(self.next_id)
     }
 
-    /// An object has been sealed: what that means to the next one who waited for it, in order of
-    /// arrival.
-    pub fn sealed(&mut self, object: &ObjectId) -> Option<Progress> {
+    /// An object has been sealed: the next one who waited for it, in order of arrival, sees it.
+    pub fn sealed(&mut self, object: &ObjectId) -> Option<WaiterId> {
         let id = self.waiting_for(object, WaiterId::FIRST).next()?;
-        self.by_object.remove(&(*object, id));
-        let waiter = self.waiters.get_mut(&id).expect("indexed waiters exist");
-        let named = waiter.missing.remove(object).expect("indexed ids are missing");
-        let client = waiter.asked.client;
-        let holds = match &mut waiter.want {
-            Want::Get { .. } => named,
-            Want::Seen { remaining } => {
-                *remaining -= 1;
-                0
-            }
-        };
-        let completed = waiter.is_complete().then(|| self.remove(id));
-        Some(Progress { client, holds, completed })
+        let position = self.by_object.remove(&(*object, id)).expect("it was found there");
+        self.get_mut(id).see(position);
+        Some(id)
     }
 
     pub fn is_awaited(&self, object: &ObjectId) -> bool {
@@ -137,40 +261,44 @@ impl Waitlist {
     }
 
     /// The creator of an object gave up: looks at the next one who waits for it, from `from` to
-    /// `last`, and takes it out if it wants to know. Returns where to look next.
+    /// `last`, and names it if it has waited and wants to know. Returns where to look next.
     pub fn abandoned(
         &mut self,
         object: &ObjectId,
         from: WaiterId,
         last: WaiterId,
-    ) -> Option<(WaiterId, Option<Waiter>)> {
+    ) -> Option<(WaiterId, Option<WaiterId>)> {
         let id = self.waiting_for(object, from).next().filter(|id| *id <= last)?;
-        let wants_to_know = matches!(self.waiters[&id].want, Want::Get { fail_if_abandoned: true });
-        Some((id.next(), wants_to_know.then(|| self.remove(id))))
+        let waiter = self.get_mut(id);
+        let wants_to_know = waiter.wants_to_know();
+        if waiter.stage == Stage::Gathering && wants_to_know {
+            waiter.abandoned = Some(*object);
+        }
+        let is_told = waiter.stage == Stage::Waiting && wants_to_know;
+        Some((id.next(), is_told.then_some(id)))
     }
 
-    /// Takes out one waiter whose deadline has come.
-    pub fn expired(&mut self, now: Timestamp) -> Option<Waiter> {
+    /// A waiter whose deadline has come.
+    pub fn expired(&self, now: Timestamp) -> Option<WaiterId> {
         let (deadline, id) = *self.by_deadline.first()?;
-        (deadline <= now).then(|| self.remove(id))
+        (deadline <= now).then_some(id)
     }
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.by_deadline.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Takes out the waiter of one request.
-    pub fn cancelled(&mut self, asked: Asked) -> Option<Waiter> {
+    /// The waiter of one request.
+    pub fn find(&self, asked: Asked) -> Option<WaiterId> {
         let all = (asked, WaiterId::FIRST)..=(asked, WaiterId::LAST);
-        let (_, id) = *self.by_asked.range(all).next()?;
-        Some(self.remove(id))
+        self.by_asked.range(all).next().map(|(_, id)| *id)
     }
 
-    /// Takes out one waiter of a client that left.
-    pub fn disconnected(&mut self, client: ClientId) -> Option<Waiter> {
+    /// Some waiter of this client.
+    pub fn first_of(&self, client: ClientId) -> Option<WaiterId> {
         let first = (Asked { client, request: RequestId(0) }, WaiterId::FIRST);
         let (asked, id) = *self.by_asked.range(first..).next()?;
-        (asked.client == client).then(|| self.remove(id))
+        (asked.client == client).then_some(id)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Waiter> {
@@ -183,33 +311,33 @@ impl Waitlist {
         from: WaiterId,
     ) -> impl Iterator<Item = WaiterId> + use<'_> {
         let last = (*object, WaiterId::LAST);
-        self.by_object.range((*object, from)..=last).map(|(_, id)| *id)
+        self.by_object.range((*object, from)..=last).map(|((_, id), _)| *id)
     }
 
-    fn remove(&mut self, id: WaiterId) -> Waiter {
+    /// Takes out a waiter that waits for no id any more.
+    pub fn remove(&mut self, id: WaiterId) -> Waiter {
+        self.end(id);
         let waiter = self.waiters.remove(&id).expect("the waiter exists");
-        for object in waiter.missing.keys() {
-            self.by_object.remove(&(*object, id));
-        }
-        if let Some(deadline) = waiter.deadline {
-            self.by_deadline.remove(&(deadline, id));
-        }
         self.by_asked.remove(&(waiter.asked, id));
         waiter
     }
 
     /// Checks that the indexes agree with the waiters.
     pub fn check_invariants(&self) {
-        let mut missing = 0;
+        let (mut missing, mut deadlines) = (0, 0);
         for (id, waiter) in &self.waiters {
-            assert!(!waiter.is_complete(), "a waiter misses something");
-            for object in waiter.missing.keys() {
-                assert!(self.by_object.contains(&(*object, *id)), "a missing id is indexed");
+            assert!(!waiter.has_waited_enough(), "a waiter misses something");
+            let places = || waiter.places.iter().zip(&waiter.ids).enumerate();
+            for (position, (_, object)) in places().filter(|(_, (p, _))| **p == Place::Missing) {
+                let indexed = self.by_object.get(&(*object, *id));
+                assert_eq!(indexed, Some(&position), "a missing id is indexed");
+                missing += 1;
             }
-            missing += waiter.missing.len();
             assert!(self.by_asked.contains(&(waiter.asked, *id)), "who waits is indexed");
-            let indexed = waiter.deadline.is_none_or(|at| self.by_deadline.contains(&(at, *id)));
-            assert!(indexed, "a deadline is indexed");
+            if let (Stage::Waiting, Some(at)) = (waiter.stage, waiter.deadline) {
+                assert!(self.by_deadline.contains(&(at, *id)), "a deadline is indexed");
+                deadlines += 1;
+            }
         }
         assert_eq!(self.by_object.len(), missing, "only missing ids are indexed");
         assert_eq!(
@@ -217,7 +345,6 @@ impl Waitlist {
             self.waiters.len(),
             "only waiters are indexed by who asked"
         );
-        let deadlines = self.waiters.values().filter(|waiter| waiter.deadline.is_some()).count();
         assert_eq!(self.by_deadline.len(), deadlines, "only deadlines of waiters are indexed");
     }
 }

@@ -22,18 +22,18 @@ impl Model {
         let found: BTreeSet<ObjectId> = ids.iter().filter(is_sealed).copied().collect();
         let is_answered = found.len() == ids.iter().collect::<BTreeSet<_>>().len()
             || timeout == Some(Duration::ZERO);
+        let is_new = is_answered && ids.len() <= self.ids_in_one_go;
         if matches!(want, Want::Get { .. }) {
             self.counters.ids_requested += ids.len() as u64;
             for id in ids.iter().filter(|id| found.contains(id)) {
                 self.counters.ids_hit += 1;
-                // A reader who need not wait only gets pins, which is no use that counts.
-                if !(is_answered && self.clients[&call.client].is_reader) {
+                // A reader who is answered in one go only gets pins, which is no use that counts.
+                if !(is_new && self.clients[&call.client].is_reader) {
                     self.hold(call.client, *id, Hold { granted: 0, waiting: 1 });
                 }
             }
         }
         let deadline = deadline(call.now, timeout);
-        let is_new = is_answered;
         let waiting = Waiting { call, ids: ids.to_vec(), seen: found, want, deadline, is_new };
         if waiting.is_complete() || timeout == Some(Duration::ZERO) {
             self.answer(waiting, seen);
@@ -60,10 +60,9 @@ impl Model {
                         object.check_content(id, seen.segment);
                         Granted { location: object.location, pin: Some(seen.slots[id]) }
                     }));
-                    let is_held = has(id) && self.objects[id].holds.contains_key(&client);
-                    if is_held && self.objects[id].holds[&client].waiting > 0 && !waiting.is_new {
-                        self.drop_hold(client, *id, Hold { granted: 0, waiting: 1 }, seen);
-                    }
+                }
+                if !waiting.is_new {
+                    self.let_go_of_waited(client, &waiting, seen);
                 }
                 seen.reply(waiting.call, Reply::Granted(granted));
             }
@@ -80,6 +79,16 @@ impl Model {
                     }));
                 }
                 seen.reply(waiting.call, Reply::Objects(found));
+            }
+        }
+    }
+
+    /// What a get held while it waited is let go, in the order in which it is named first.
+    fn let_go_of_waited(&mut self, client: ClientId, waiting: &Waiting, seen: &mut Seen) {
+        for (index, id) in waiting.ids.iter().enumerate() {
+            if waiting.seen.contains(id) && !waiting.ids[..index].contains(id) {
+                let times = waiting.ids.iter().filter(|other| *other == id).count() as u64;
+                self.drop_hold(client, *id, Hold { granted: 0, waiting: times }, seen);
             }
         }
     }
@@ -242,9 +251,7 @@ impl Model {
         while let Some(index) = self.waiting.iter().position(wants_to_know) {
             let waiting = self.waiting.remove(index);
             let client = waiting.call.client;
-            for held in waiting.ids.iter().filter(|id| waiting.seen.contains(id)) {
-                self.drop_hold(client, *held, Hold { granted: 0, waiting: 1 }, seen);
-            }
+            self.let_go_of_waited(client, &waiting, seen);
             self.refuse(waiting.call, Refusal::Abandoned(id), seen);
         }
     }
