@@ -500,6 +500,7 @@ fn an_idle_loop_waits_for_deadlines_only() {
     // The time of one turn may be over when the request is served.
     (0..3).for_each(|_| harness.turn());
     let timeout = harness.reactor.poll_timeout().expect("somebody waits");
+    assert!(timeout > Duration::from_secs(3000), "{timeout:?}");
 
     peer.send(RequestId(2), get(1, Some(Duration::from_millis(1))));
     let message = harness.reply_to(&mut peer);
