@@ -149,11 +149,11 @@ fn outbox_bytes_max() {
     let reply_bytes = 8 + other.receive_payload().expect("a list").len();
     let sent_before = stats(&mut other).counter("frames_sent");
 
-    // 100 times what may be unsent, asked for by somebody who does not read.
-    let lists = 100 * limits::OUTBOX_BYTES_MAX / reply_bytes;
+    // 20 times what may be unsent, asked for by somebody who does not read.
+    let lists = 20 * limits::OUTBOX_BYTES_MAX / reply_bytes;
     let mut peer = store.raw_client();
     let first = peer.request_all((0..lists).map(|_| list.clone()));
-    let pings = 100;
+    let pings = 2000;
     for _ in 0..pings {
         stats(&mut other);
     }
@@ -476,13 +476,17 @@ fn events_part_max() {
         Reply::Events(events) => events,
         other => panic!("{other:?}"),
     };
-    // A snapshot and what comes after are cut in the same way.
     assert_eq!(part().len(), max);
     assert!(matches!(part()[..], [Event::Sealed { .. }, Event::SnapshotEnd]));
     let ids = (0..max as u64 + 1).map(numbered).collect();
     assert!(matches!(producer.call(Request::Delete { ids }), Reply::Deleted(_)));
-    assert_eq!(part().len(), max);
-    assert!(matches!(part()[..], [Event::Deleted { .. }]));
+    let mut deleted = 0;
+    while deleted < max + 1 {
+        let events = part();
+        assert!(events.len() <= max && matches!(events[0], Event::Deleted { .. }));
+        deleted += events.len();
+    }
+    assert_eq!(deleted, max + 1);
     store.assert_serves();
 }
 
@@ -494,16 +498,18 @@ fn drain_time_max() {
     let mut other = store.raw_client();
     assert_eq!(other.call(put_numbered(0..2000)), Reply::Done);
     // More than a socket takes and less than stops the store from reading the last request.
+    const LISTS: usize = 100;
     let list = Request::List { cursor: 0 };
     let goodbye = |peer: &mut RawPeer| {
-        let mut requests = vec![list.clone(); 6];
+        let mut requests = vec![list.clone(); LISTS];
         requests.push(Request::Disconnect);
         peer.request_all(requests);
     };
     let mut reader = store.raw_client();
     goodbye(&mut reader);
-    for _ in 0..6 {
-        assert!(reader.receive_payload().expect("a list").len() > 2000 * 20);
+    for _ in 0..LISTS {
+        let list = reader.receive_payload().expect("a list");
+        assert!(list.len() > limits::LIST_PART_MAX * 20);
     }
     assert_eq!(reader.receive().expect("an answer to the goodbye").reply, Reply::Done);
     assert!(reader.receive_payload().is_none(), "whoever reads gets everything");

@@ -360,7 +360,16 @@ fn evict_all(observer: &Client) {
 }
 
 fn answer(peer: &mut RawPeer) -> Reply {
-    peer.receive().expect("an answer").reply
+    let mut answer = peer.receive().expect("an answer").reply;
+    // A list comes in parts.
+    while let Reply::ObjectList { objects, next: Some(cursor) } = answer {
+        answer = peer.call(Request::List { cursor });
+        let Reply::ObjectList { objects: more, .. } = &mut answer else {
+            panic!("no list: {answer:?}")
+        };
+        more.extend(objects);
+    }
+    answer
 }
 
 #[test]
