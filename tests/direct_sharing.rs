@@ -233,7 +233,8 @@ fn every_answer_of_a_large_get_is_that_of_its_own_id() {
         let at_hand = reader.get_at_hand(&ids).expect("get works");
         assert_eq!(at_hand.is_some(), asked.iter().all(is_there), "{count}");
         ObjectBuffer::release_all(found.into_iter().flatten().chain(at_hand.into_iter().flatten()));
-        assert_eq!(writer.stats().expect("stats work").pinned, 0, "{count}");
+        // Without a directory a long release takes the store several slices.
+        wait_until("nothing is in use", || writer.stats().expect("stats work").pinned == 0);
     }
 }
 
