@@ -217,8 +217,7 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 pub const SWEEPS_IDLE_MAX: u32 = 20;
 
 /// What a client allows for releases of others that wait ([`SWEEP_INTERVAL`]) before it reports
-/// that an object is in use or that there is no room: an interval, and the time to send. Where the
-/// store has a directory none waits.
+/// that an object is in use or that there is no room: an interval, and the time to send.
 pub const RELEASE_GRACE: Duration = Duration::from_millis(3);
 
 /// Releases that wait together at most, 24 bytes each; then they are sent.

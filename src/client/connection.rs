@@ -139,12 +139,10 @@ impl Connection {
         answer(self.call(request)?).map_err(|other| self.unexpected(name, &other))
     }
 
-    /// Gives what others have let go the time to come to the store, where it takes any.
+    /// Gives what others have let go the time to come to the store: those without a table say so by
+    /// message, and the store may read ours before theirs.
     pub(super) fn allow_for_releases(&self, interrupt: &mut Interrupt<'_>) -> Result<()> {
-        match self.connected.has_directory {
-            true => Ok(()),
-            false => pause(&self.transport.clock, RELEASE_GRACE, interrupt),
-        }
+        pause(&self.transport.clock, RELEASE_GRACE, interrupt)
     }
 
     pub(super) fn error(&self, fault: Fault) -> Error {

@@ -53,8 +53,7 @@ impl Client {
     /// ```
     ///
     /// What another client released a moment ago may not have come to the store yet. So where
-    /// somebody else uses an object, this looks once more before it says so: at once, or after 3 ms
-    /// if the store has no directory.
+    /// somebody else uses an object, this looks once more after 3 ms before it says so.
     pub fn delete(&self, ids: &[ObjectId]) -> Result<Vec<DeleteOutcome>> {
         let connection = self.connection()?;
         let mut all = Vec::with_capacity(ids.len());

@@ -41,8 +41,8 @@ pub struct CreateOptions {
     /// Whether objects that nobody uses may be evicted, least recently used first. True by default.
     pub evict: bool,
     /// How long to wait for room: `None` for ever, zero (the default) not at all. But if somebody
-    /// holds objects, the store is asked twice, for what he has let go may still be on its way: at
-    /// once, or after 3 ms if the store has no directory.
+    /// holds objects, the store is asked again after 3 ms, for what he has let go may still be on
+    /// its way.
     pub timeout: Option<Duration>,
 }
 

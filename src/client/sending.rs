@@ -24,10 +24,8 @@
 //!
 //! So another client may find an object in use that this one has let go a moment ago. It gives
 //! that moment to us (`RELEASE_GRACE`) before it tells its user that there is no room, or that an
-//! object is in use. Where there is a directory nobody has to: most clients have pins, which the
-//! store sees, and the releases of the others are sent at once. A sweeper that gets no processor
-//! time (real-time scheduling, a stopped process) keeps holds for as long; so does a thread that
-//! would send them at once.
+//! object is in use. A sweeper that gets no processor time (real-time scheduling, a stopped
+//! process) keeps holds for as long; so does a thread that would send them at once.
 
 use std::io;
 use std::os::fd::AsRawFd;
