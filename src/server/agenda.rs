@@ -6,6 +6,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 
 use crate::ids::ClientId;
+use crate::limits::TURN_READ_TIME;
 use crate::store::request_memory::Process;
 
 /// Who has to be looked at by a phase of the turn, in the order in which they were put down, each
@@ -52,7 +53,7 @@ impl Agenda {
 }
 
 /// What a process has used, and which of its clients wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Account {
     used: Duration,
     waiting: VecDeque<ClientId>,
@@ -63,7 +64,8 @@ struct Account {
 /// for those who ask for much, however many these are.
 ///
 /// Time is not saved up: a process that was away begins with what the one that had the last turn
-/// has used.
+/// has used. One that comes for the first time begins a turn behind that, so an endless row of
+/// newcomers cannot keep the others from theirs.
 #[derive(Debug, Default)]
 pub struct FairAgenda {
     accounts: HashMap<Process, Account, FixedState>,
@@ -88,9 +90,11 @@ impl FairAgenda {
         if !self.members.insert(client) {
             return;
         }
-        let account = self.accounts.entry(process).or_default();
+        let floor = self.floor;
+        let newcomer = || Account { used: floor + TURN_READ_TIME, waiting: VecDeque::new() };
+        let account = self.accounts.entry(process).or_insert_with(newcomer);
         if account.waiting.is_empty() {
-            account.used = account.used.max(self.floor);
+            account.used = account.used.max(floor);
             self.order.insert((account.used, process));
         }
         account.waiting.push_back(client);
@@ -182,9 +186,30 @@ mod tests {
             assert_eq!(pop_all(&mut agenda), [10]);
             put_down(&mut agenda, &[(10, 1)]);
         }
-        // Somebody else comes for the first time: he is before the busy one, but not for long.
-        put_down(&mut agenda, &[(20, 2), (21, 2), (22, 2), (11, 1)]);
+        // Somebody comes for the first time, and later once more: then he is first, but is not
+        // ahead by all the time that he has not used.
+        put_down(&mut agenda, &[(20, 2), (11, 1)]);
+        assert_eq!(pop_all(&mut agenda), [10, 11, 20]);
+        for _ in 0..1000 {
+            put_down(&mut agenda, &[(10, 1)]);
+            assert_eq!(pop_all(&mut agenda), [10]);
+        }
+        put_down(&mut agenda, &[(10, 1), (20, 2), (21, 2), (22, 2), (11, 1)]);
         assert_eq!(pop_all(&mut agenda), [20, 10, 21, 11, 22]);
+    }
+
+    #[test]
+    fn an_endless_row_of_newcomers_keeps_nobody_waiting_for_ever() {
+        let mut agenda = FairAgenda::default();
+        put_down(&mut agenda, &[(1, 1)]);
+        agenda.charge(Process::Pid(1), Duration::from_millis(1));
+        let turn = (2..1000).find(|pid| {
+            put_down(&mut agenda, &[(u64::from(*pid), *pid)]);
+            let (client, process) = agenda.pop().expect("two wait");
+            agenda.charge(process, EACH);
+            client == ClientId(1)
+        });
+        assert!(turn.is_some(), "it never has its turn");
     }
 
     #[test]
