@@ -29,5 +29,6 @@ else
     export PLASMA_STEPS="${steps:-20000}"
     if [[ -n "$seeds" ]]; then export PLASMA_SEEDS="$seeds"; fi
 fi
+export PLASMA_NEW_SEEDS=1
 export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
 exec cargo test --release --quiet --lib store::tests::simulation -- --nocapture
