@@ -154,7 +154,8 @@ impl Request {
             Self::SetOptions { quota, .. } => {
                 Traits { changes_objects: quota.is_some(), ..Traits::of("set_options", Nothing) }
             }
-            // Creates and puts look for themselves, when there is no room.
+            // Creates and puts look for themselves, when there is no room. What a create makes goes
+            // with the connection, unless it is sealed.
             Self::Create { .. } => Traits::of("create", Nothing).changing().waiting(),
             Self::Put { .. } => Traits::of("put", Nothing).changing().with_effects().waiting(),
             Self::Seal { id, .. } => Traits::of("seal", Objects(std::slice::from_ref(id)))

@@ -55,9 +55,9 @@ impl Store {
         was_idle
     }
 
-    /// Whether an idle object that might go turns out to have been used by readers since it got its
-    /// place, so that now others go first.
-    pub(super) fn steps_back(&mut self, slot: Slot) -> bool {
+    /// Gives an idle object that might go another place if readers have used it since it got its
+    /// own. Whether others go first now.
+    pub(super) fn step_back_if_used(&mut self, slot: Slot) -> bool {
         let owner = self.objects.get(slot).account();
         let next = self.idle_after(owner, slot);
         self.charge_look();
@@ -170,7 +170,8 @@ impl Store {
         }
     }
 
-    /// Before an object leaves its place in an order: who stands on it goes one on.
+    /// Before an object leaves its place in an order: a search for room that goes on from there
+    /// goes on from the next one.
     fn leaves_its_place(&mut self, slot: Slot) {
         if let Some((turn, mut search)) = self.search.take() {
             search.step_off(slot, |owner, slot| self.idle_after(owner, slot));

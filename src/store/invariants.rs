@@ -88,7 +88,10 @@ impl Store {
     /// A search for room stands on objects that are idle.
     fn check_search(&self) {
         for slot in self.search.iter().flat_map(|(_, search)| search.cursors()) {
-            assert!(self.objects.try_get(slot).is_some(), "nobody stands on what is gone");
+            assert!(
+                self.objects.try_get(slot).is_some(),
+                "a search goes on from an object that is there"
+            );
             assert!(self.is_idle(slot), "nor on what is in use");
         }
     }

@@ -207,7 +207,7 @@ impl Store {
             let first = self.first_idle(eviction.owner).filter(|_| eviction.looks > 0);
             if let Some(slot) = first {
                 eviction.looks -= 1;
-                if self.steps_back(slot) {
+                if self.step_back_if_used(slot) {
                     continue;
                 }
                 let size = self.objects.get(slot).size();

@@ -127,7 +127,7 @@ impl Store {
             let looks_left = &mut self.clients.get_mut(client).looks_left;
             let may_step_back = *looks_left > 0;
             *looks_left = looks_left.saturating_sub(1);
-            if !(may_step_back && self.is_idle(slot) && self.steps_back(slot)) {
+            if !(may_step_back && self.is_idle(slot) && self.step_back_if_used(slot)) {
                 self.becomes_everybodys(slot);
             }
         } else if let Some(slot) = self.first_unsealed(client, Slot(0)) {

@@ -93,8 +93,8 @@ impl Store {
         self.directory.tables() / TABLES_PER_STEP
     }
 
-    /// Whether readers have it pinned; if so, it is in use from now on.
-    pub(super) fn is_pinned(&mut self, slot: Slot) -> bool {
+    /// If readers have it pinned, it is in use from now on. Whether they have.
+    pub(super) fn park_if_pinned(&mut self, slot: Slot) -> bool {
         let is_free = self.retire(slot);
         if is_free {
             self.directory.restore(slot);

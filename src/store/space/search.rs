@@ -374,7 +374,7 @@ impl Store {
     }
 
     fn see(&mut self, search: &mut Search, slot: Slot) {
-        if self.steps_back(slot) || self.is_pinned(slot) {
+        if self.step_back_if_used(slot) || self.park_if_pinned(slot) {
             return;
         }
         let object = self.objects.get(slot);
